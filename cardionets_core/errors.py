@@ -1,0 +1,84 @@
+"""Everything that CardioNets raises on purpose.
+
+    CardioNetsError
+    |-- ConfigError      a run, site or command-line setting is wrong
+    |-- DataError        a file, record or table of the hospital cannot be used
+    |-- WireError        a message between server and site is not what it should be
+    |-- CheckpointError  a checkpoint is missing, torn or of another run
+    |-- EngineError      Flower, a port or a process did not do its part
+    |-- RunError         a run could not go on (too few sites, every reply refused)
+    `-- SiteError        what a site tells the coordinator: a code, never a text
+
+Every message names the thing, the cause and the next step. None may hold a patient identifier;
+a message may hold a path, so only the code of an error ever crosses the wall of a site (SiteError).
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class CardioNetsError(Exception):
+    """Root of all errors that a user can cause; its text is meant to be shown as it is."""
+
+
+class ConfigError(CardioNetsError):
+    """A setting is unknown, missing or out of range."""
+
+
+class DataError(CardioNetsError):
+    """A file, record or table cannot be used."""
+
+
+class WireError(CardioNetsError):
+    """A message does not follow the wire protocol (docs/wire_protocol.md)."""
+
+
+class CheckpointError(CardioNetsError):
+    """A checkpoint is missing, torn, or belongs to another configuration."""
+
+
+class EngineError(CardioNetsError):
+    """A Flower process, a port or the machine did not do its part."""
+
+
+class RunError(CardioNetsError):
+    """The run cannot go on; the message names the stage and the sites."""
+
+
+class SiteError(CardioNetsError):
+    """What leaves a site when it cannot serve a task: a code and nothing else.
+
+    Args:
+        code: one of `SITE_ERROR_CODES`.
+    """
+
+    def __init__(self, code: str) -> None:
+        if code not in SITE_ERROR_CODES:
+            raise ValueError(f"unknown site error code {code!r}")
+        super().__init__(code)
+        self.code = code
+
+
+SITE_ERROR_CODES: dict[str, str] = {
+    "config": "the site's own configuration is wrong",
+    "data": "the site's data cannot be read",
+    "refused_stage": "the site's policy does not allow this stage",
+    "refused_cohort": "the site has fewer patients than its policy or the task asks for",
+    "refused_version": "the site runs another version than the coordinator",
+    "refused_task": "the task asks for something that the site's policy does not allow",
+    "wire": "the task could not be understood",
+    "diverged": "the loss or the weights were not finite",
+    "internal": "the site failed; the site's own log says why",
+}
+"""Code -> what a coordinator may know about it."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return ` (did you mean 'x'?)` for the known word closest to `word`, or an empty string."""
+    close = get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""

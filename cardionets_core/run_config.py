@@ -1,0 +1,220 @@
+"""RunConfig: all that the coordinator decides about a run. Hydra composes it; nothing else is consulted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from cardionets_core.config_tree import build
+from cardionets_core.errors import ConfigError, nearest
+from cardionets_core.evaluation.options import EvaluationOptions
+from cardionets_core.model_config import ModelConfig
+from cardionets_core.vocabulary import DISEASES, PHENOTYPE_NAMES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+StageName = Literal[
+    "handshake",
+    "ecg_masked",
+    "cmr_masked",
+    "tokenizer",
+    "contrastive",
+    "generative",
+    "phenotypes",
+    "diseases",
+    "evaluate",
+]
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """How one training stage runs.
+
+    Attributes:
+        rounds: FedAvg rounds.
+        local_epochs: passes over the site's training patients per round.
+        batch_size: patients per step.
+        lr: peak learning rate of AdamW; warmed up over `warmup_rounds`, then half-cosine to `lr_floor` x lr.
+        warmup_rounds: rounds (fractions allowed are not) of linear warm-up.
+        lr_floor: final learning rate as a share of the peak.
+        weight_decay: AdamW's.
+        clip_norm: gradient norm that is clipped to; 0 is off.
+        max_steps: cap on local steps per round; 0 is none.
+        min_sites: replies that a round needs; fewer repeats the round once, then ends the run.
+        deadline_s: seconds that the server waits for the sites of one round.
+        ema_half_life: patients after which the server's moving average has forgotten half; 0 is off.
+        options: numbers for the objective (temperature, sigma, phenotype_weight ...).
+    """
+
+    rounds: int = 1
+    local_epochs: int = 1
+    batch_size: int = 32
+    lr: float = 1e-3
+    warmup_rounds: int = 0
+    lr_floor: float = 0.05
+    weight_decay: float = 0.05
+    clip_norm: float = 3.0
+    max_steps: int = 0
+    min_sites: int = 1
+    deadline_s: float = 1800.0
+    ema_half_life: float = 0.0
+    options: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot run."""
+        for name in ("rounds", "local_epochs", "batch_size", "min_sites"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("lr", "deadline_s"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+
+    def lr_at(self, round_index: int) -> float:
+        """Return the learning rate of a round (0-based): linear warm-up, then half-cosine."""
+        import math
+
+        if round_index < self.warmup_rounds:
+            return self.lr * (round_index + 1) / (self.warmup_rounds + 1)
+        span = max(1, self.rounds - self.warmup_rounds)
+        share = (round_index - self.warmup_rounds) / span
+        return self.lr * (self.lr_floor + (1 - self.lr_floor) * 0.5 * (1 + math.cos(math.pi * share)))
+
+
+@dataclass(frozen=True)
+class StrategyConfig:
+    """How updates become the next global model. `fedavg`: mean weighted by training patients."""
+
+    name: Literal["fedavg"] = "fedavg"
+
+
+@dataclass(frozen=True)
+class PrivacyRequest:
+    """What the coordinator asks of the sites; a site may always demand more."""
+
+    mode: Literal["none"] = "none"
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """MLflow. An empty `tracking_uri` is the embedded default: SQLite in the output folder."""
+
+    tracking_uri: str = ""
+    experiment: str = "cardionets"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A whole run.
+
+    Attributes:
+        name: the run's name, also its folder's.
+        seed: every random number of the run follows from it.
+        threads: CPU threads per process; it changes the order of sums, so it is part of the run.
+        stages: which stages run, in order.
+        stage: settings of each stage, by name.
+        phenotypes: names of the phenotypes that the model predicts.
+        diseases: names of the diseases that the model predicts.
+        min_patients: a site with fewer training patients than this for a stage sits it out.
+    """
+
+    name: str
+    seed: int
+    model: ModelConfig
+    stages: tuple[StageName, ...]
+    stage: dict[str, StageConfig]
+    strategy: StrategyConfig = field(default_factory=StrategyConfig)
+    privacy: PrivacyRequest = field(default_factory=PrivacyRequest)
+    mlflow: TrackingConfig = field(default_factory=TrackingConfig)
+    evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
+    threads: int = 1
+    phenotypes: tuple[str, ...] = PHENOTYPE_NAMES
+    diseases: tuple[str, ...] = ()
+    min_patients: int = 5
+
+    def __post_init__(self) -> None:
+        """Refuse names that do not exist and stages out of order."""
+        _known("phenotypes", self.phenotypes, PHENOTYPE_NAMES)
+        _known("diseases", self.diseases, DISEASES)
+        if not self.stages or self.stages[0] != "handshake":
+            raise ValueError("stages must begin with 'handshake'")
+        for name in self.stages:
+            if name not in ("handshake", "evaluate") and name not in self.stage:
+                raise ValueError(f"stage.{name} is missing: the settings of stage {name!r}")
+
+    def sized_model(self) -> ModelConfig:
+        """Return the model config with the run's numbers of phenotypes and diseases."""
+        return replace(
+            self.model, num_phenotypes=len(self.phenotypes), num_diseases=len(self.diseases)
+        )
+
+
+def _known(what: str, names: Sequence[str], known: Iterable[str]) -> None:
+    known = list(known)
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{what}: {name!r} is not in the vocabulary{nearest(name, known)}")
+    if len(set(names)) != len(names):
+        raise ValueError(f"{what}: a name stands twice")
+
+
+def run_config_from(values: dict[str, Any]) -> RunConfig:
+    """Build a RunConfig from a plain mapping, refusing unknown keys."""
+    return build(RunConfig, values, "run")
+
+
+def compose(config_name: str, overrides: Sequence[str], *, package: str) -> dict[str, Any]:
+    """Compose `config_name` of the YAML package with Hydra and return it as plain values.
+
+    Args:
+        config_name: a file of the package, without `.yaml`.
+        overrides: Hydra overrides, `key=value`.
+        package: an importable package that holds YAML, for instance `cardionets_core.conf`.
+
+    Raises:
+        ConfigError: an override that Hydra refuses, naming the nearest right key.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_module
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        with initialize_config_module(package, version_base="1.3"):
+            config = hydra_compose(config_name, overrides=list(overrides))
+            values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_explain(str(error), config_name, package)) from None
+    return values
+
+
+def _explain(text: str, config_name: str, package: str) -> str:
+    """Turn Hydra's message into one line with the nearest right key."""
+    import re
+
+    first = text.strip().splitlines()[0].rstrip(".")
+    wrong = re.search(r"override '([^']+)'|Key '([^']+)'", text)
+    if not wrong:
+        return f"{first}. Overrides are written key=value (Hydra)."
+    key = next(g for g in wrong.groups() if g)
+    keys = _keys(compose(config_name, [], package=package)) if "override" in first else []
+    leaf = nearest(key, keys) or nearest(key.split(".")[-1], {k.split(".")[-1] for k in keys})
+    return f"Unknown setting {key!r}{leaf}. Write overrides as key=value; --help shows examples."
+
+
+def _keys(values: dict[str, Any], prefix: str = "") -> list[str]:
+    found: list[str] = []
+    for key, value in values.items():
+        found.append(prefix + str(key))
+        if isinstance(value, dict):
+            found += _keys(value, f"{prefix}{key}.")
+    return found
+
+
+def conf_files(package: str, group: str) -> list[str]:
+    """Return the names of the YAML files of a config group, for help texts and presets."""
+    folder = resources.files(package) / group
+    return sorted(Path(f.name).stem for f in folder.iterdir() if f.name.endswith(".yaml"))

@@ -1,0 +1,128 @@
+"""SiteConfig: all that a hospital decides about itself. It never leaves the site."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from cardionets_core.config_tree import build
+from cardionets_core.errors import ConfigError
+
+SITE_CONFIG_ENV = "SITE_CONFIG"
+"""The environment variable that names the site's YAML to its own processes."""
+
+
+@dataclass(frozen=True)
+class SiteData:
+    """Where this hospital's records lie.
+
+    Attributes:
+        root: folder that every path of the manifest is relative to, and must stay inside of.
+        manifest: the cohort table (CSV).
+        cache: folder for prepared arrays; it holds patient data, so it stays at the site.
+        salt: secret that the train/validation/test split is drawn with.
+    """
+
+    root: str
+    manifest: str
+    cache: str
+    salt: str = ""
+
+
+@dataclass(frozen=True)
+class SitePolicy:
+    """What this hospital allows.
+
+    Attributes:
+        stages: stages that it takes part in; empty means all.
+        min_patients: it answers no task over fewer training patients than this.
+        max_local_epochs: more than this in one task is refused.
+    """
+
+    stages: tuple[str, ...] = ()
+    min_patients: int = 5
+    max_local_epochs: int = 200
+
+
+@dataclass(frozen=True)
+class SiteConfig:
+    """One hospital.
+
+    Attributes:
+        site: the name that the coordinator and the reports know it by.
+        title: a name for people.
+        device: `auto` takes CUDA where there is one, else the CPU.
+        compile: use torch.compile for training steps.
+        workers: processes that prepare records.
+    """
+
+    site: str
+    data: SiteData
+    title: str = ""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    compile: bool = False
+    workers: int = 1
+    policy: SitePolicy = field(default_factory=SitePolicy)
+
+    def __post_init__(self) -> None:
+        """Refuse names that would not survive in a file name or a report."""
+        if not self.site or not all(c.isalnum() or c in "-_" for c in self.site):
+            raise ValueError(f"site {self.site!r} must be letters, digits, '-' or '_'")
+
+
+def load_site_config(path: Path) -> SiteConfig:
+    """Read a site's YAML and check that what it names is there.
+
+    Raises:
+        ConfigError: the file, a key or a folder is wrong; names the key and the next step.
+    """
+    config = site_config_from(read_yaml(path), where=path.name)
+    for key, value in (("data.root", config.data.root), ("data.manifest", config.data.manifest)):
+        if not Path(value).exists():
+            raise ConfigError(
+                f"{path.name}: {key} names {value}, which does not exist. "
+                "Correct the path, or run `cardionets cohort` to make a virtual hospital."
+            )
+    return config
+
+
+def site_config_from(values: dict[str, Any], where: str = "site") -> SiteConfig:
+    """Build a SiteConfig from a plain mapping, refusing unknown keys."""
+    return build(SiteConfig, values, where)
+
+
+def load_own_site_config() -> SiteConfig:
+    """Load the YAML that the environment of this process names (SITE_CONFIG)."""
+    path = os.environ.get(SITE_CONFIG_ENV)
+    if not path:
+        raise ConfigError(
+            f"{SITE_CONFIG_ENV} is not set: start the node with `cardionets-site start --config FILE`."
+        )
+    return load_site_config(Path(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file of plain values; nothing in it can name code."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    if not path.is_file():
+        raise ConfigError(f"{path} does not exist; copy site_configs/template.yaml and fill it in.")
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except (YAMLError, OmegaConfBaseException) as error:
+        line = str(error).strip().splitlines()[-1].strip()
+        raise ConfigError(f"{path.name} is not readable as YAML: {line}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path.name} holds no keys; copy site_configs/template.yaml.")
+    return {str(k): v for k, v in values.items()}
+
+
+def write_yaml(path: Path, values: dict[str, Any]) -> None:
+    """Write plain values as YAML."""
+    from omegaconf import OmegaConf
+
+    path.write_text(OmegaConf.to_yaml(OmegaConf.create(values)))

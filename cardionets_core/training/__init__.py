@@ -1,0 +1,1 @@
+"""Objectives, the loop and the stages; free of the network."""

@@ -1,0 +1,1 @@
+"""The hospital: one Flower ClientApp, its policy and its local training."""

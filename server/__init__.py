@@ -1,0 +1,1 @@
+"""The coordinator: one Flower ServerApp, our own rounds, exact aggregation, tracking."""

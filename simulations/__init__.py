@@ -1,0 +1,1 @@
+"""Whole federations on one machine, with the same two apps that hospitals run."""
