@@ -1,0 +1,250 @@
+"""Start processes with a log file each, and leave none of them behind, however we end.
+
+Three layers: `stop` ends the whole family in order; SIGTERM and SIGHUP are turned into exceptions,
+so that `stop` runs; and a watchdog process ends the family when this process was killed outright.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+import psutil
+
+from cardionets_core.errors import EngineError
+from cardionets_core.flower_command import LOOPBACK, Command
+from simulations import watchdog
+
+TAIL_LINES = 15
+
+
+class ProcessGroup:
+    """Named child processes, each a session of its own, that end together.
+
+    Args:
+        logs: folder of the log files, `<name>.log`; created if needed.
+        env: environment of every child, before its command's own variables.
+        cwd: working folder of every child.
+    """
+
+    def __init__(self, logs: Path, *, env: Mapping[str, str], cwd: Path) -> None:
+        self.logs = logs
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._token = uuid.uuid4().hex
+        self._env = {**env, watchdog.TOKEN: self._token}
+        self._cwd = cwd
+        self._sessions: set[int] = set()
+        self._watchdog: subprocess.Popen[bytes] | None = None
+        logs.mkdir(parents=True, exist_ok=True)
+
+    def start(self, name: str, command: Command) -> None:
+        """Start a process under a name; its output goes to `<logs>/<name>.log`.
+
+        Raises:
+            EngineError: the program is not there.
+        """
+        if self._watchdog is None:
+            self._watchdog = self._start_watchdog()
+        with self.log_path(name).open("ab") as log:
+            process = self._spawn(command, log)
+        self.processes[name] = process
+        self._sessions.add(process.pid)
+        self._tell_watchdog(process.pid)
+
+    def run(self, command: Command, *, seconds: float) -> subprocess.CompletedProcess[str]:
+        """Run a short command of the family to its end and return its output.
+
+        Raises:
+            EngineError: the program is not there, or takes longer than `seconds`.
+        """
+        try:
+            return subprocess.run(
+                command.argv,
+                env=command.environment(self._env),
+                cwd=self._cwd,
+                capture_output=True,
+                text=True,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                timeout=seconds,
+                check=False,
+            )
+        except FileNotFoundError as missing:
+            raise _not_installed(command) from missing
+        except subprocess.TimeoutExpired as late:
+            raise EngineError(
+                f"`{' '.join(command.argv[:3])}` did not answer within {seconds:g} s; "
+                f"the logs in {self.logs} may say why"
+            ) from late
+
+    def stop(self, *, patience: float = watchdog.TERMINATE_S) -> None:
+        """End every process of the family, grandchildren included; may be called twice.
+
+        Raises:
+            EngineError: something survived SIGKILL.
+        """
+        with _no_interrupts():
+            gone = watchdog.end_family(self._token, self._sessions, patience=patience)
+            for process in self.processes.values():
+                process.poll()
+            self._dismiss_watchdog()
+        if not gone:
+            raise EngineError(f"processes of {self.logs.parent} could not be ended; see `ps -ef`")
+
+    def members(self) -> list[psutil.Process]:
+        """Return all living processes of the family, grandchildren included."""
+        return watchdog.family(self._token, self._sessions)
+
+    def ended(self, name: str) -> int | None:
+        """Return the exit code of a process that has ended, or None while it lives."""
+        return self.processes[name].poll()
+
+    def runs_below(self, name: str, program: str) -> bool:
+        """Return whether a process has a descendant whose command line names a program."""
+        try:
+            children = psutil.Process(self.processes[name].pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return False
+        return any(program in word for child in children for word in _command_line(child))
+
+    def log_path(self, name: str) -> Path:
+        """Return the log file of a process."""
+        return self.logs / f"{name}.log"
+
+    def tail(self, name: str) -> str:
+        """Return where a process's log is and its last lines, for an error message."""
+        path = self.log_path(name)
+        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+        last = "\n".join(f"    {line}" for line in lines[-TAIL_LINES:] if line.strip())
+        return f"its log {path} ends with:\n{last}" if last else f"its log {path} is empty"
+
+    def _spawn(self, command: Command, log: IO[bytes]) -> subprocess.Popen[bytes]:
+        try:
+            return subprocess.Popen(
+                command.argv,
+                env=command.environment(self._env),
+                cwd=self._cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except FileNotFoundError as missing:
+            raise _not_installed(command) from missing
+
+    def _start_watchdog(self) -> subprocess.Popen[bytes]:
+        # Not a member: it gets no token. -P keeps this folder's modules out of its path.
+        return subprocess.Popen(
+            [sys.executable, "-P", watchdog.__file__, self._token, str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def _tell_watchdog(self, session: int) -> None:
+        if self._watchdog is not None and self._watchdog.stdin is not None:
+            self._watchdog.stdin.write(f"{session}\n".encode())
+            self._watchdog.stdin.flush()
+
+    def _dismiss_watchdog(self) -> None:
+        if self._watchdog is not None and self._watchdog.stdin is not None:
+            self._watchdog.stdin.close()
+            self._watchdog.wait(timeout=2 * watchdog.KILL_S)
+            self._watchdog = None
+
+
+@contextmanager
+def signals_as_exceptions() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP leave through `finally` blocks, with the shell's exit code.
+
+    Does nothing outside the main thread, where Python allows no signal handlers.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {n: signal.signal(n, _exit_like_a_shell) for n in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _exit_like_a_shell(number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+@contextmanager
+def _no_interrupts() -> Iterator[None]:
+    """Ignore Ctrl-C while ending processes: a second one must not leave orphans."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def free_ports(count: int) -> list[int]:
+    """Return TCP ports of loopback that nobody listens on right now."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind((LOOPBACK, 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def check_port(port: int) -> None:
+    """Raise EngineError if somebody listens on a loopback port, naming the process if we may."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except (OSError, OverflowError) as taken:
+            raise EngineError(
+                f"port {port} is in use by {_listener(port)}; stop that process, choose another "
+                "port, or use port=0 to let CardioNets pick a free one"
+            ) from taken
+
+
+def _command_line(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def _listener(port: int) -> str:
+    try:
+        for connection in psutil.net_connections(kind="tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr[1:2] == (port,):
+                if connection.pid is not None:
+                    return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
+    except psutil.Error:
+        return "another process"
+    return "another process"
+
+
+def _not_installed(command: Command) -> EngineError:
+    return EngineError(
+        f"{command.argv[0]} was not found; Flower is not installed in this environment: "
+        "pip install cardionets"
+    )

@@ -1,0 +1,366 @@
+"""engine=processes: a real SuperLink, its SuperExec and one SuperNode per site, on loopback.
+
+    with Federation(run_folder, sites) as federation:
+        run_id = federation.submit({"run": run_folder.name, "config-hash": digest})
+        state = federation.wait(run_id, on_tick=show_progress)
+
+What an operator would type is what is started (server/launch.py, client/launch.py); nothing is left
+running afterwards, whatever ended the run.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import secrets
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from cardionets_core.errors import ConfigError, EngineError
+from cardionets_core.flower_command import LOOPBACK, Command
+from client import launch as client_launch
+from server import launch as server_launch
+from simulations.process_group import (
+    ProcessGroup,
+    check_port,
+    free_ports,
+    signals_as_exceptions,
+)
+from simulations.run_state import RunState, json_answer, run_state
+
+__all__ = ["Federation", "RunState", "check_sites", "site_process"]
+
+SUPERLINK = "superlink"
+SUPEREXEC = "superexec"
+SERVER_APP_PROGRAM = "flwr-serverapp"
+
+TICK_S = 0.5
+FIRST_LOOK_S = 5.0
+NEXT_LOOK_S = 30.0
+CLI_S = 60.0
+PACKAGES = Path(__file__).resolve().parents[1]
+_SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+_no_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class Federation:
+    """All processes of one federation on this machine; a context manager.
+
+    Args:
+        folder: the run folder; logs go to `folder/logs`, Flower's own files to `folder/engine`.
+        sites: site name -> the site's resolved YAML file (its absolute path becomes SITE_CONFIG).
+        port: port of the SuperLink; 0 picks a free one.
+        env: further environment variables for all processes (threads, MLflow's address, ...).
+        site_env: the same for single sites (site name -> variables).
+        outputs: folder that holds run folders, given to the apps as CARDIONETS_OUTPUTS; by
+            default the parent of `folder`.
+        bundle: folder of the app bundle.
+        start_s: seconds until every process must be healthy and every site online.
+        keep_database: keep Flower's queue in `folder/engine/superlink.db`, so that a run survives
+            a restart of the SuperLink; models then lie there in clear.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        sites: Mapping[str, Path],
+        *,
+        port: int = 0,
+        env: Mapping[str, str] | None = None,
+        site_env: Mapping[str, Mapping[str, str]] | None = None,
+        outputs: Path | None = None,
+        bundle: Path = server_launch.BUNDLE,
+        start_s: float = 120.0,
+        keep_database: bool = False,
+    ) -> None:
+        check_sites(sites)
+        self.folder = folder.resolve()
+        self.engine = self.folder / "engine"
+        self.sites = {name: path.resolve() for name, path in sites.items()}
+        self.port = port
+        self._env = dict(env or {})
+        self._site_env = {name: dict(values) for name, values in (site_env or {}).items()}
+        self._outputs = (outputs or self.folder.parent).resolve()
+        self._bundle = bundle.resolve()
+        self._start_s = start_s
+        self._keep_database = keep_database
+        self._site_ports: dict[str, int] = {}
+        self._undo = ExitStack()
+        self._group: ProcessGroup | None = None
+
+    def __enter__(self) -> Federation:
+        """Start everything; on any failure stop what was started and raise."""
+        try:
+            self._undo.enter_context(signals_as_exceptions())
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop everything, whatever happened."""
+        self.stop()
+
+    @property
+    def processes(self) -> ProcessGroup:
+        """The process group: logs, exit codes, members (for tests and fault injection)."""
+        if self._group is None:
+            raise EngineError("the federation is not running; use it as a context manager")
+        return self._group
+
+    def start(self) -> None:
+        """Start SuperLink, SuperExec and SuperNodes; return when every site is online.
+
+        Raises:
+            EngineError: the folder or the port is in use, or a process does not get healthy in
+                time; the message quotes the end of the right log.
+        """
+        self.engine.mkdir(parents=True, exist_ok=True)
+        self._undo.callback(_lock(self.engine / "lock").close)
+        self._choose_ports()
+        self._group = ProcessGroup(
+            self.folder / "logs", env=_importable(self._env), cwd=self.folder
+        )
+        deadline = time.monotonic() + self._start_s
+        self._start_server()
+        for name in self.sites:
+            self.start_site(name)
+        self._await_health(SUPERLINK, self.port, deadline)
+        for name, port in self._site_ports.items():
+            self._await_health(site_process(name), port, deadline)
+        self._await_sites(deadline)
+
+    def start_site(self, name: str) -> None:
+        """Start the SuperNode of a site (again, after it was killed)."""
+        command = client_launch.supernode(
+            self.sites[name],
+            superlink=f"{LOOPBACK}:{self.port}",
+            port=self._site_ports[name],
+            home=self._home(site_process(name)),
+            env=self._site_env.get(name),
+        )
+        self.processes.start(site_process(name), command)
+
+    def submit(self, run_config: server_launch.RunConfig) -> int:
+        """Submit the bundle with `flwr run` and return the run's id.
+
+        Raises:
+            EngineError: the SuperLink refused it; the message holds its words.
+        """
+        command = server_launch.submit(
+            run_config, home=self._home("cli"), bundle=self._bundle, federation_config=None
+        )
+        return int(self._ask(command)["run-id"])
+
+    def state(self, run_id: int) -> RunState:
+        """Ask the SuperLink for the state of a run."""
+        command = server_launch.list_runs(home=self._home("cli"), run_id=run_id)
+        return run_state(self._ask(command)["runs"][0])
+
+    def stop_run(self, run_id: int) -> None:
+        """Ask the SuperLink to stop a run; the processes stay."""
+        self._ask(server_launch.stop(run_id, home=self._home("cli")))
+
+    def server_log(self, run_id: int) -> str:
+        """Return what the ServerApp logged (Flower uploads it to the SuperLink)."""
+        command = server_launch.show_log(run_id, home=self._home("cli"))
+        return self.processes.run(command, seconds=CLI_S).stdout
+
+    def wait(
+        self,
+        run_id: int,
+        on_tick: Callable[[], None] | None = None,
+        *,
+        seconds: float | None = None,
+    ) -> RunState:
+        """Wait until a run has finished and return its state.
+
+        The SuperLink is asked when the ServerApp's process is gone, and rarely besides: each
+        question is a new Python process, which the sites' training would pay for.
+
+        Args:
+            run_id: the run.
+            on_tick: called about twice a second, for progress; what it raises ends the waiting.
+            seconds: give up after this long; None waits for ever.
+
+        Raises:
+            EngineError: the SuperLink or its SuperExec died, or `seconds` are over.
+        """
+        began = time.monotonic()
+        next_look, was_running = began + FIRST_LOOK_S, False
+        while True:
+            self._check_server()
+            if on_tick is not None:
+                on_tick()
+            running, now = self._server_app_runs(), time.monotonic()
+            if now > next_look or (was_running and not running):
+                state = self.state(run_id)
+                if state.finished:
+                    self._keep_server_log(run_id)
+                    return state
+                next_look = time.monotonic() + NEXT_LOOK_S
+            if seconds is not None and now - began > seconds:
+                raise EngineError(f"run {run_id} did not finish within {seconds:g} s")
+            was_running = running
+            time.sleep(TICK_S)
+
+    def stop(self) -> None:
+        """End every process of the federation, grandchildren included; may be called twice."""
+        try:
+            if self._group is not None:
+                self._group.stop()
+        finally:
+            self._undo.close()
+
+    def _choose_ports(self) -> None:
+        if self.port:
+            check_port(self.port)
+        spare = free_ports(len(self.sites) + 1)
+        self.port = self.port or spare[0]
+        self._site_ports = dict(zip(self.sites, spare[1:], strict=True))
+
+    def _start_server(self) -> None:
+        secret = self.engine / "superexec.secret"
+        _write_secret(secret)
+        database = self.engine / "superlink.db" if self._keep_database else None
+        server_launch.write_connection(self._home("cli"), port=self.port)
+        self.processes.start(
+            SUPERLINK,
+            server_launch.superlink(
+                port=self.port, home=self._home(SUPERLINK), secret=secret, database=database
+            ),
+        )
+        self.processes.start(
+            SUPEREXEC,
+            server_launch.superexec(
+                port=self.port, home=self._home(SUPEREXEC), secret=secret, outputs=self._outputs
+            ),
+        )
+
+    def _home(self, name: str) -> Path:
+        home = self.engine / name
+        home.mkdir(parents=True, exist_ok=True)
+        return home
+
+    def _await_health(self, name: str, port: int, deadline: float) -> None:
+        while not _healthy(port):
+            self._check_starting(name, deadline, "did not answer on its port")
+            time.sleep(0.1)
+
+    def _await_sites(self, deadline: float) -> None:
+        command = server_launch.list_nodes(home=self._home("cli"))
+        while True:
+            nodes = self._ask(command)["nodes"]
+            online = sum(node["status"] == "online" for node in nodes)
+            if online >= len(self.sites):
+                return
+            for name in self.sites:
+                self._check_starting(
+                    site_process(name),
+                    deadline,
+                    f"or another site is not online ({online} of {len(self.sites)} are)",
+                )
+            time.sleep(TICK_S)
+
+    def _check_starting(self, name: str, deadline: float, lacking: str) -> None:
+        code = self.processes.ended(name)
+        if code is not None:
+            raise EngineError(
+                f"{name} stopped with exit code {code} while starting; {self.processes.tail(name)}"
+            )
+        if time.monotonic() > deadline:
+            raise EngineError(
+                f"{name} {lacking} within {self._start_s:g} s; if the machine is only slow, allow "
+                f"more time; {self.processes.tail(name)}"
+            )
+
+    def _check_server(self) -> None:
+        for name in (SUPERLINK, SUPEREXEC):
+            code = self.processes.ended(name)
+            if code is not None:
+                raise EngineError(
+                    f"{name} stopped with exit code {code} during the run; resume from the last "
+                    f"checkpoint; {self.processes.tail(name)}"
+                )
+
+    def _server_app_runs(self) -> bool:
+        return self.processes.runs_below(SUPEREXEC, SERVER_APP_PROGRAM)
+
+    def _keep_server_log(self, run_id: int) -> None:
+        path = self.processes.log_path("serverapp")
+        path.write_text(self.server_log(run_id), encoding="utf-8")
+
+    def _ask(self, command: Command) -> dict[str, Any]:
+        done = self.processes.run(command, seconds=CLI_S)
+        answer = json_answer(done)
+        if answer is None or not answer.get("success"):
+            words = (answer or {}).get("error-message") or done.stderr.strip()[-2000:]
+            raise EngineError(f"`{' '.join(command.argv[:3])}` failed: {words or done.stdout}")
+        return answer
+
+
+def site_process(name: str) -> str:
+    """Return the name of a site's process, which is also that of its log."""
+    return f"site-{name}"
+
+
+def check_sites(sites: Mapping[str, Path]) -> None:
+    """Raise ConfigError unless every site has a usable name and an existing file."""
+    if not sites:
+        raise ConfigError("a federation needs at least one site; name site files to simulate")
+    for name, path in sites.items():
+        if not _SITE_NAME.fullmatch(name):
+            raise ConfigError(
+                f"site name {name!r}: use letters, digits, '.', '_' and '-' only, at most 63"
+            )
+        if not path.is_file():
+            raise ConfigError(f"site {name}: its file {path} does not exist; correct the path")
+
+
+def _healthy(port: int) -> bool:
+    try:
+        with _no_proxy.open(f"http://{LOOPBACK}:{port}/health", timeout=2.0) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _importable(env: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment in which the apps import the same packages as this process."""
+    merged = {**os.environ, **env}
+    known = merged.get("PYTHONPATH")
+    merged["PYTHONPATH"] = f"{PACKAGES}{os.pathsep}{known}" if known else str(PACKAGES)
+    return merged
+
+
+def _write_secret(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(secrets.token_bytes(48))
+
+
+def _lock(path: Path) -> IO[str]:
+    """Hold a run folder for one federation at a time; the lock dies with this process."""
+    file = path.open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as held:
+        file.close()
+        raise EngineError(
+            f"another federation runs in {path.parent.parent}; wait until it has ended or choose "
+            "another output folder"
+        ) from held
+    return file
