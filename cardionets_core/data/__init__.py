@@ -1,0 +1,1 @@
+"""A hospital's files in, batches out: manifest, readers, transforms, cache and data set."""

@@ -1,0 +1,110 @@
+"""Why a record cannot be used: a code for counts, a cause and a next step for people."""
+
+from __future__ import annotations
+
+from cardionets_core.errors import DataError
+
+REASONS: dict[str, tuple[str, str]] = {
+    "missing_file": (
+        "the file is not there",
+        "copy it to the place that the manifest names, or empty the cell",
+    ),
+    "path_escape": (
+        "a path leads out of the data folder",
+        "use paths below the data folder, without '..', links, drives or addresses",
+    ),
+    "header": (
+        "the header does not follow its format",
+        "export the record again from its source",
+    ),
+    "too_large": (
+        "the header claims more data than such a recording can hold",
+        "check the header; if the recording really is this long, cut it",
+    ),
+    "truncated": (
+        "the data file is shorter than its header says",
+        "copy or export the record again",
+    ),
+    "unreadable": (
+        "the data cannot be decoded",
+        "export the record again from its source",
+    ),
+    "file_type": (
+        "this is not a file type that is read here",
+        "convert it to WFDB (.hea) or NIfTI (.nii, .nii.gz)",
+    ),
+    "sampling_rate": (
+        "the sampling rate is not one of an ECG",
+        "check the rate in the header",
+    ),
+    "mixed_rates": (
+        "the leads are sampled at different rates",
+        "resample them to one rate",
+    ),
+    "duplicate_lead": (
+        "two signals have the same lead name",
+        "keep one of them",
+    ),
+    "no_standard_lead": (
+        "no signal has the name of a standard lead",
+        "name the signals I, II, III, aVR, aVL, aVF, V1 to V6",
+    ),
+    "units": (
+        "no lead has a unit of voltage",
+        "state mV, uV or V in the header",
+    ),
+    "no_usable_lead": (
+        "every standard lead is constant or mostly missing",
+        "check the export; a record without signal cannot be used",
+    ),
+    "implausible_amplitude": (
+        "the voltages are not those of an ECG",
+        "check gain and units in the header",
+    ),
+    "too_short": (
+        "the recording is too short",
+        "use recordings of at least two seconds",
+    ),
+    "image_shape": (
+        "the volume is not a cine of one slice or stack",
+        "store it as (x, y, slice, phase)",
+    ),
+    "image_type": (
+        "the pixels are not grey values",
+        "store it as integers or floats",
+    ),
+    "spacing": (
+        "the header has no believable pixel size",
+        "convert the images again and keep their spacing",
+    ),
+    "too_few_phases": (
+        "the cine has too few phases to show the motion of the heart",
+        "store at least four phases over the cycle",
+    ),
+    "empty_image": (
+        "the image is constant or holds values that are not numbers",
+        "convert the images again",
+    ),
+}
+"""Code -> (cause, next step)."""
+
+
+class RecordRefused(DataError):
+    """One record cannot be used; the others can.
+
+    The message holds neither file name nor identifier: whoever knows which record it is adds that.
+
+    Args:
+        code: a key of `REASONS`; the only part that may be counted and reported.
+        detail: numbers that help (sizes, rates), never a name.
+    """
+
+    def __init__(self, code: str, detail: str = "") -> None:
+        cause, step = REASONS[code]
+        more = f" ({detail})" if detail else ""
+        super().__init__(f"{cause}{more}; {step} [{code}]")
+        self.code = code
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type[RecordRefused], tuple[str, str]]:
+        return type(self), (self.code, self.detail)
