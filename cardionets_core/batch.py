@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
     from torch import Tensor
 
@@ -20,7 +22,7 @@ class Batch:
         lead_mask: bool [B, 12], True where the lead was recorded.
         cine: float32 [B, V, K, H, W] in [-1, 1]; V views, K phases.
         view_mask: bool [B, V].
-        covariates: float32 [B, 4] raw units, in the order of vocabulary.COVARIATES; 0 where missing.
+        covariates: float32 [B, 4] raw units, in the order of vocabulary.COVARIATES; 0 if missing.
         covariate_mask: bool [B, 4].
         phenotypes: float32 [B, P], z-scored with the federation's mean and sd; 0 where missing.
         phenotype_mask: bool [B, P].
@@ -46,9 +48,13 @@ class Batch:
         """Return the batch on `device`, copied without blocking where memory is pinned."""
         return self._map(lambda t: t.to(device, non_blocking=True))
 
+    def pin(self) -> Batch:
+        """Return the batch in pinned memory, from which copies to CUDA overlap with work."""
+        return self._map(lambda t: t.pin_memory())
+
     def rows(self, index: Tensor | slice) -> Batch:
         """Return the batch of the patients at `index`."""
         return self._map(lambda t: t[index])
 
-    def _map(self, f) -> Batch:  # type: ignore[no-untyped-def]
+    def _map(self, f: Callable[[Tensor], Tensor]) -> Batch:
         return Batch(**{k.name: f(getattr(self, k.name)) for k in dataclasses.fields(self)})

@@ -1,4 +1,4 @@
-"""Plain mappings (from YAML or JSON) into frozen dataclasses, and back; nothing unknown gets through."""
+"""Plain mappings (YAML, JSON) into frozen dataclasses and back; nothing unknown gets through."""
 
 from __future__ import annotations
 
@@ -92,7 +92,9 @@ def _convert_tuple(args: tuple[Any, ...], value: Any, where: str) -> tuple[Any, 
         return tuple(_convert(args[0], v, f"{where}[{i}]") for i, v in enumerate(value))
     if len(args) != len(value):
         raise ConfigError(f"{where}: expected {len(args)} values, got {len(value)}.")
-    return tuple(_convert(a, v, f"{where}[{i}]") for i, (a, v) in enumerate(zip(args, value, strict=True)))
+    return tuple(
+        _convert(a, v, f"{where}[{i}]") for i, (a, v) in enumerate(zip(args, value, strict=True))
+    )
 
 
 def _scalar(hint: Any, value: Any, where: str) -> Any:

@@ -72,6 +72,7 @@ SITE_ERROR_CODES: dict[str, str] = {
     "refused_version": "the site runs another version than the coordinator",
     "refused_task": "the task asks for something that the site's policy does not allow",
     "wire": "the task could not be understood",
+    "missing_parts": "the site does not hold a frozen part that the task builds on",
     "diverged": "the loss or the weights were not finite",
     "internal": "the site failed; the site's own log says why",
 }

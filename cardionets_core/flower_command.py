@@ -35,14 +35,18 @@ class Command:
     Args:
         argv: program (found on `PATH` of `env`) and its arguments.
         env: variables to set; everything else is inherited.
+        first_on_path: folder whose programs go before all others of the same name.
     """
 
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
+    first_on_path: Path | None = None
 
     def shell(self) -> str:
         """Return the line as one would type it in a POSIX shell (for `--print-command`)."""
         settings = [f"{name}={shlex.quote(value)}" for name, value in sorted(self.env.items())]
+        if self.first_on_path is not None:
+            settings.append(f"PATH={shlex.quote(str(self.first_on_path))}:$PATH")
         return " ".join([*settings, shlex.join(self.argv)])
 
     def environment(self, inherited: Mapping[str, str]) -> dict[str, str]:
@@ -54,6 +58,8 @@ class Command:
         merged = {**inherited, **self.env}
         scripts = sysconfig.get_path("scripts")
         merged["PATH"] = _prepend(scripts, merged.get("PATH", ""), ":")
+        if self.first_on_path is not None:
+            merged["PATH"] = _prepend(str(self.first_on_path), merged["PATH"], ":")
         for name in ("NO_PROXY", "no_proxy"):
             merged[name] = _prepend(f"{LOOPBACK},localhost", merged.get(name, ""), ",")
         return merged

@@ -1,7 +1,9 @@
-"""RunConfig: all that the coordinator decides about a run. Hydra composes it; nothing else is consulted."""
+"""RunConfig: all that the coordinator decides about a run, composed by Hydra."""
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
@@ -15,6 +17,9 @@ from cardionets_core.vocabulary import DISEASES, PHENOTYPE_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+CONF = "cardionets_core.conf"
+"""The package of YAML files that a run is composed from."""
 
 StageName = Literal[
     "handshake",
@@ -37,15 +42,15 @@ class StageConfig:
         rounds: FedAvg rounds.
         local_epochs: passes over the site's training patients per round.
         batch_size: patients per step.
-        lr: peak learning rate of AdamW; warmed up over `warmup_rounds`, then half-cosine to `lr_floor` x lr.
-        warmup_rounds: rounds (fractions allowed are not) of linear warm-up.
+        lr: peak learning rate of AdamW; linear warm-up, then half-cosine to `lr_floor` x lr.
+        warmup_rounds: rounds of linear warm-up.
         lr_floor: final learning rate as a share of the peak.
         weight_decay: AdamW's.
         clip_norm: gradient norm that is clipped to; 0 is off.
         max_steps: cap on local steps per round; 0 is none.
         min_sites: replies that a round needs; fewer repeats the round once, then ends the run.
         deadline_s: seconds that the server waits for the sites of one round.
-        ema_half_life: patients after which the server's moving average has forgotten half; 0 is off.
+        ema_half_life: patients after which the server's moving average forgets half; 0 is off.
         options: numbers for the objective (temperature, sigma, phenotype_weight ...).
     """
 
@@ -74,13 +79,13 @@ class StageConfig:
 
     def lr_at(self, round_index: int) -> float:
         """Return the learning rate of a round (0-based): linear warm-up, then half-cosine."""
-        import math
-
         if round_index < self.warmup_rounds:
             return self.lr * (round_index + 1) / (self.warmup_rounds + 1)
         span = max(1, self.rounds - self.warmup_rounds)
         share = (round_index - self.warmup_rounds) / span
-        return self.lr * (self.lr_floor + (1 - self.lr_floor) * 0.5 * (1 + math.cos(math.pi * share)))
+        return self.lr * (
+            self.lr_floor + (1 - self.lr_floor) * 0.5 * (1 + math.cos(math.pi * share))
+        )
 
 
 @dataclass(frozen=True)
@@ -118,6 +123,8 @@ class RunConfig:
         phenotypes: names of the phenotypes that the model predicts.
         diseases: names of the diseases that the model predicts.
         min_patients: a site with fewer training patients than this for a stage sits it out.
+        min_sites: sites that must answer the handshake.
+        wait_s: seconds that the server waits for them.
     """
 
     name: str
@@ -133,6 +140,8 @@ class RunConfig:
     phenotypes: tuple[str, ...] = PHENOTYPE_NAMES
     diseases: tuple[str, ...] = ()
     min_patients: int = 5
+    min_sites: int = 1
+    wait_s: float = 300.0
 
     def __post_init__(self) -> None:
         """Refuse names that do not exist and stages out of order."""
@@ -165,6 +174,20 @@ def run_config_from(values: dict[str, Any]) -> RunConfig:
     return build(RunConfig, values, "run")
 
 
+def model_preset(name: str) -> ModelConfig:
+    """Return the model of a preset, a file of `cardionets_core/conf/model`.
+
+    Raises:
+        ConfigError: there is no such preset.
+    """
+    known = conf_files(CONF, "model")
+    if name not in known:
+        raise ConfigError(
+            f"preset {name!r} does not exist{nearest(name, known)}. Known: {', '.join(known)}."
+        )
+    return build(ModelConfig, compose("run", [f"model={name}"], package=CONF)["model"], "model")
+
+
 def compose(config_name: str, overrides: Sequence[str], *, package: str) -> dict[str, Any]:
     """Compose `config_name` of the YAML package with Hydra and return it as plain values.
 
@@ -185,16 +208,14 @@ def compose(config_name: str, overrides: Sequence[str], *, package: str) -> dict
     try:
         with initialize_config_module(package, version_base="1.3"):
             config = hydra_compose(config_name, overrides=list(overrides))
-            values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+            values = OmegaConf.to_container(config, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explain(str(error), config_name, package)) from None
-    return values
+    return {str(k): v for k, v in values.items()}
 
 
 def _explain(text: str, config_name: str, package: str) -> str:
     """Turn Hydra's message into one line with the nearest right key."""
-    import re
-
     first = text.strip().splitlines()[0].rstrip(".")
     wrong = re.search(r"override '([^']+)'|Key '([^']+)'", text)
     if not wrong:

@@ -98,7 +98,7 @@ def load_own_site_config() -> SiteConfig:
     path = os.environ.get(SITE_CONFIG_ENV)
     if not path:
         raise ConfigError(
-            f"{SITE_CONFIG_ENV} is not set: start the node with `cardionets-site start --config FILE`."
+            f"{SITE_CONFIG_ENV} is not set: start with `cardionets-site start --config FILE`."
         )
     return load_site_config(Path(path))
 

@@ -25,7 +25,7 @@ COHORT_DISCLAIMER = (
 
 @dataclass(frozen=True)
 class Phenotype:
-    """One CMR phenotype: `name` (manifest column), `title` (for people), `unit`, UK Biobank field."""
+    """One CMR phenotype: `name` (manifest column), `title`, `unit` and its UK Biobank `field`."""
 
     name: str
     title: str

@@ -1,0 +1,100 @@
+"""`cardionets`: files in, files out. Virtual hospitals, predictions, model sizes."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from cardionets_core.errors import CardioNetsError, ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Virtual hospitals, predictions, models."
+)
+console = Console()
+
+
+@contextmanager
+def told_plainly() -> Iterator[None]:
+    """Turn our errors into one line and exit code 2."""
+    try:
+        yield
+    except CardioNetsError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+@app.command()
+def cohort(
+    site: Annotated[str, typer.Option(help="Preset of the hospital: A, B, C or D.")],
+    patients: Annotated[int, typer.Option(min=1, help="How many patients.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; it must not exist.")],
+    seed: Annotated[int, typer.Option(help="The same seed writes the same files.")] = 1,
+    ecg_only: Annotated[bool, typer.Option("--ecg-only", help="Write no cines.")] = False,
+    preview: Annotated[Path | None, typer.Option(help="Also draw a montage into this PNG.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes; 0 is one per core.")] = 0,
+) -> None:
+    """Write a virtual hospital: WFDB records, NIfTI cines and a manifest."""
+    from cardionets_core.cohort.preview import preview as draw
+    from cardionets_core.cohort.write import write_site
+
+    with told_plainly():
+        if out.exists():
+            raise ConfigError(f"{out} exists; choose a new folder, or remove it first.")
+        with Progress(console=console) as progress:
+            task = progress.add_task(f"writing {patients} patients", total=patients)
+            write_site(
+                site,
+                patients=patients,
+                seed=seed,
+                out=out,
+                ecg_only=ecg_only,
+                workers=workers or os.cpu_count() or 1,
+                progress=lambda done: progress.update(task, completed=done),
+            )
+        if preview is not None:
+            draw(out, preview)
+            typer.echo(f"preview    {preview}")
+        typer.echo(f"manifest   {out / 'manifest.csv'}")
+
+
+@app.command()
+def predict(
+    checkpoint: Annotated[Path, typer.Option(help="The checkpoint folder of a run.")],
+    ecg: Annotated[Path, typer.Option(help="Header (.hea) of a WFDB 12-lead record.")],
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("prediction"),
+    samples: Annotated[int, typer.Option(min=1, help="Cines to generate.")] = 4,
+    seed: Annotated[int, typer.Option(help="Of the generated cines.")] = 0,
+) -> None:
+    """Read one ECG; write phenotypes, disease probabilities and a synthetic cine."""
+    from cardionets_core.predict_report import predict_record
+
+    with told_plainly():
+        page = predict_record(checkpoint, ecg, out, samples=samples, seed=seed)
+        typer.echo(f"page       {page}")
+
+
+@app.command()
+def models() -> None:
+    """Print parameters, FLOPs per sample and bytes per round of every preset."""
+    from cardionets_core.models.cost import cost_rows
+    from cardionets_core.run_config import CONF, conf_files, model_preset
+
+    with told_plainly():
+        for preset in conf_files(CONF, "model"):
+            rows = cost_rows(model_preset(preset))
+            table = Table(title=f"preset {preset}", title_justify="left")
+            for i, column in enumerate(rows[0]):
+                table.add_column(column, justify="left" if i == 0 else "right")
+            for row in rows:
+                table.add_row(*(str(v) for v in row.values()))
+            console.print(table)

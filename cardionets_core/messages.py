@@ -1,0 +1,225 @@
+"""The wire: Task (server to site) and Update (site to server) to and from Flower records.
+
+docs/wire_protocol.md lists every field. Nothing else crosses the wall.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+
+from cardionets_core import __version__
+from cardionets_core.config_tree import build
+from cardionets_core.errors import SITE_ERROR_CODES, ConfigError, SiteError, WireError
+from cardionets_core.evaluation.options import EvaluationOptions
+from cardionets_core.model_config import ModelConfig
+from cardionets_core.packing import Groups, pack, unpack
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ARRAYS, CONFIG, REFUSAL = "arrays", "config", "refusal"
+"""Names of the records inside a message; the first two are Flower's own words."""
+
+SUMS = "sums"
+"""Group of the additive float64 sums in an update."""
+
+MISSING_PARTS = "missing_parts"
+"""The code of a site that has not kept a frozen part; the server sends all of them again."""
+
+MESSAGE_TYPES = {"handshake": "query", "evaluate": "evaluate"}
+"""Kind of a task -> Flower's message type; every other kind is `train`."""
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """What the site's training loop must know; see StageConfig for the meaning of each number."""
+
+    local_epochs: int
+    batch_size: int
+    lr: float
+    weight_decay: float
+    clip_norm: float
+    max_steps: int
+    progress: float
+    options: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TaskHeader:
+    """All of a task but its arrays.
+
+    Attributes:
+        run: name of the run.
+        config_hash: SHA-256 of the RunConfig that the coordinator published.
+        version: CardioNets version of the server.
+        stage: name of the stage.
+        action: what the site does: describe itself, train, fit sums or score sums.
+        round: 1-based within the stage.
+        seed: for this stage and round; the site mixes its own name in.
+        threads: CPU threads per process.
+        model: the model to build.
+        phenotypes: names, in the order of the heads' outputs.
+        diseases: likewise.
+        scaler_mean: mean of each phenotype over the federation; empty before the handshake.
+        scaler_sd: likewise.
+        trains: parts that this stage trains.
+        parts: every part that the stage needs -> fingerprint of the weights to use.
+        min_patients: fewer training patients than this: the site answers `refused_cohort`.
+        train: set when action is `train`.
+        evaluation: options of the evaluate stage.
+    """
+
+    run: str
+    config_hash: str
+    stage: str
+    action: Literal["describe", "train", "fit", "score"]
+    round: int
+    seed: int
+    threads: int
+    model: ModelConfig
+    phenotypes: tuple[str, ...]
+    diseases: tuple[str, ...]
+    version: str = __version__
+    scaler_mean: tuple[float, ...] = ()
+    scaler_sd: tuple[float, ...] = ()
+    trains: tuple[str, ...] = ()
+    parts: dict[str, str] = field(default_factory=dict)
+    min_patients: int = 1
+    train: TrainPlan | None = None
+    evaluation: EvaluationOptions | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """A header and the weights of the parts that travel with it (others the site holds already)."""
+
+    header: TaskHeader
+    weights: Groups = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Update:
+    """A site's answer.
+
+    Attributes:
+        site: the name in the site's own YAML.
+        run: as in the task; likewise stage and round.
+        num_examples: training patients behind the update, its weight in the mean.
+        metrics: plain numbers that the site's policy lets out.
+        counts: whole numbers that it lets out (handshake).
+        versions: versions of the site (handshake).
+        modalities: what the site can serve (handshake).
+        delta: new minus old weights of the trained parts.
+        sums: float64 arrays that add up over sites.
+    """
+
+    site: str
+    run: str
+    stage: str
+    round: int
+    num_examples: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    modalities: tuple[str, ...] = ()
+    delta: Groups = field(default_factory=dict)
+    sums: Mapping[str, Any] = field(default_factory=dict)
+
+
+def task_to_records(task: Task) -> RecordDict:
+    """Pack a task for Flower."""
+    return _records(asdict(task.header), task.weights)
+
+
+def task_from_records(content: RecordDict) -> Task:
+    """Unpack a task.
+
+    Raises:
+        WireError: the content is not a task of this version.
+    """
+    header, groups = _contents(content)
+    try:
+        return Task(build(TaskHeader, header, "task"), groups)
+    except ConfigError as error:
+        raise WireError(f"the task cannot be understood: {error}") from None
+
+
+def update_to_records(update: Update) -> RecordDict:
+    """Pack an update for Flower."""
+    header = {k: v for k, v in vars(update).items() if k not in ("delta", "sums")}
+    groups = dict(update.delta)
+    if update.sums:
+        groups[SUMS] = dict(update.sums)
+    return _records(header, groups)
+
+
+def update_from_records(content: RecordDict) -> Update:
+    """Unpack an update.
+
+    Raises:
+        SiteError: the site refused; the error holds its code.
+        WireError: the content is not an update.
+    """
+    if REFUSAL in content:
+        code = str(content[REFUSAL].get("code", "internal"))  # type: ignore[union-attr]
+        raise SiteError(code if code in SITE_ERROR_CODES else "internal")
+    header, groups = _contents(content)
+    sums = groups.pop(SUMS, {})
+    try:
+        update = build(_UpdateHeader, header, "update")
+    except ConfigError as error:
+        raise WireError(f"the update cannot be understood: {error}") from None
+    return Update(**vars(update), delta=groups, sums=sums)
+
+
+def refusal(code: str) -> RecordDict:
+    """Pack a coded refusal; the text behind it stays at the site."""
+    return RecordDict({REFUSAL: ConfigRecord({"code": SiteError(code).code})})
+
+
+def payload_bytes(content: RecordDict) -> int:
+    """Return the bytes of a message's arrays and texts: its cost on the wire, framing aside."""
+    total = 0
+    for record in content.array_records.values():
+        total += sum(len(a.data) for a in record.values())
+    for config in content.config_records.values():
+        total += sum(len(str(v)) for v in config.values())
+    return total
+
+
+@dataclass(frozen=True)
+class _UpdateHeader:
+    site: str
+    run: str
+    stage: str
+    round: int
+    num_examples: int
+    metrics: dict[str, float]
+    counts: dict[str, int]
+    versions: dict[str, str]
+    modalities: tuple[str, ...]
+
+
+def _records(header: dict[str, Any], groups: Groups) -> RecordDict:
+    flat, manifest = pack(groups)
+    arrays = ArrayRecord({k: Array(v) for k, v in flat.items()})
+    config = ConfigRecord({"header": json.dumps(header), "manifest": manifest})
+    return RecordDict({ARRAYS: arrays, CONFIG: config})
+
+
+def _contents(content: RecordDict) -> tuple[dict[str, Any], Groups]:
+    if ARRAYS not in content or CONFIG not in content:
+        raise WireError("the message holds no arrays or no config")
+    config, arrays = content[CONFIG], content[ARRAYS]
+    if not isinstance(config, ConfigRecord) or not isinstance(arrays, ArrayRecord):
+        raise WireError("the records of the message have the wrong kind")
+    try:
+        header = json.loads(str(config["header"]))
+        flat = {k: a.numpy() for k, a in arrays.items()}
+    except (ValueError, KeyError, TypeError):
+        raise WireError("the message's header or arrays are not readable") from None
+    return header, unpack(flat, str(config.get("manifest", "")))

@@ -1,0 +1,143 @@
+"""One site's local training: the loop that every stage shares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from cardionets_core.errors import SiteError
+from cardionets_core.runtime import autocast
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor, nn
+
+    from cardionets_core.data.dataset import SiteDataset
+    from cardionets_core.messages import TrainPlan
+    from cardionets_core.models.cardionet import CardioNet
+    from cardionets_core.training.objectives import Objective
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What local training reports: patients, steps taken, and means of the loss and its terms."""
+
+    num_examples: int
+    steps: int
+    means: dict[str, float]
+
+
+def train_locally(
+    model: CardioNet,
+    dataset: SiteDataset,
+    objective: Objective,
+    *,
+    trains: Sequence[str],
+    indices: np.ndarray,
+    plan: TrainPlan,
+    seed: int,
+    device: torch.device,
+    compile_step: bool = False,
+) -> TrainResult:
+    """Train the parts `trains` of `model` in place on the patients `indices`.
+
+    Args:
+        seed: fixes the order of patients, the ECG crops and every random number of the objective.
+
+    Raises:
+        SiteError: code `diverged`, at the first loss or gradient that is not finite.
+    """
+    freeze_all_but(model, trains)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=plan.lr, weight_decay=plan.weight_decay)
+    order = np.random.default_rng([seed, 0])
+    crops = np.random.default_rng([seed, 1])
+    noise_source = torch.Generator().manual_seed(seed)
+    loss_of = torch.compile(objective.loss) if compile_step else objective.loss
+    sums: dict[str, float] = {}
+    seen = steps = 0
+    model.train()
+    for rows in _batches(indices, plan, order):
+        batch = dataset.batch(rows, rng=crops)
+        noise = objective.draw(model, batch, noise_source)
+        batch = (batch.pin() if device.type == "cuda" else batch).to(device)
+        noise = {k: v.to(device, non_blocking=True) for k, v in noise.items()}
+        with autocast(device):
+            losses = loss_of(model, batch, noise)
+        loss = losses.per_patient.mean()
+        _require_finite(loss)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = clip_gradients(parameters, plan.clip_norm)
+        _require_finite(norm)
+        optimizer.step()
+        terms = {"loss": losses.per_patient, **losses.terms}
+        for name, values in terms.items():
+            sums[name] = sums.get(name, 0.0) + float(values.detach().double().sum())
+        seen += len(rows)
+        steps += 1
+    return TrainResult(len(indices), steps, {k: v / max(seen, 1) for k, v in sums.items()})
+
+
+@torch.no_grad()
+def measure(
+    model: CardioNet,
+    dataset: SiteDataset,
+    objective: Objective,
+    *,
+    indices: np.ndarray,
+    batch_size: int,
+    seed: int,
+    device: torch.device,
+) -> dict[str, float]:
+    """Return the mean loss and its terms over `indices` without training, with fixed randomness."""
+    model.eval()
+    noise_source = torch.Generator().manual_seed(seed)
+    sums: dict[str, float] = {}
+    for start in range(0, len(indices), batch_size):
+        batch = dataset.batch(indices[start : start + batch_size], rng=None)
+        noise = objective.draw(model, batch, noise_source)
+        with autocast(device):
+            losses = objective.loss(
+                model, batch.to(device), {k: v.to(device) for k, v in noise.items()}
+            )
+        for name, values in {"loss": losses.per_patient, **losses.terms}.items():
+            sums[name] = sums.get(name, 0.0) + float(values.double().sum())
+    return {k: v / len(indices) for k, v in sums.items()} if len(indices) else {}
+
+
+def freeze_all_but(model: nn.Module, parts: Sequence[str]) -> None:
+    """Let gradients reach the named parts and nothing else."""
+    for name, child in model.named_children():
+        child.requires_grad_(name in parts)
+
+
+def clip_gradients(parameters: Sequence[nn.Parameter], clip_norm: float) -> Tensor:
+    """Scale gradients so that their joint L2 norm is at most `clip_norm` (0: only measure it)."""
+    limit = clip_norm if clip_norm > 0 else float("inf")
+    return torch.nn.utils.clip_grad_norm_(parameters, limit)
+
+
+def _batches(
+    indices: np.ndarray, plan: TrainPlan, order: np.random.Generator
+) -> Iterator[np.ndarray]:
+    """Yield shuffled batches; a last batch of one patient joins the batch before it."""
+    steps = 0
+    for _ in range(plan.local_epochs):
+        shuffled = order.permutation(indices)
+        # Equal batches rather than a small last one: contrastive losses need company.
+        count = max(1, round(len(shuffled) / plan.batch_size))
+        for rows in np.array_split(shuffled, count):
+            if plan.max_steps and steps >= plan.max_steps:
+                return
+            yield rows
+            steps += 1
+
+
+def _require_finite(value: Tensor) -> None:
+    if not bool(torch.isfinite(value)):
+        raise SiteError("diverged")

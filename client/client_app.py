@@ -1,0 +1,57 @@
+"""The ClientApp that Flower starts at a hospital; one process per message.
+
+This is the wall: one `except` turns every failure into a code. Flower would forward the text of an
+exception to the server, and texts hold file paths, and file paths hold patients' names.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from flwr.app import Message
+from flwr.clientapp import ClientApp
+
+from cardionets_core.errors import CheckpointError, ConfigError, DataError, SiteError, WireError
+from cardionets_core.messages import refusal, task_from_records, update_to_records
+
+if TYPE_CHECKING:
+    from flwr.app import Context, RecordDict
+
+log = logging.getLogger("cardionets.site")
+app = ClientApp()
+
+CODES: dict[type[Exception], str] = {
+    ConfigError: "config",
+    DataError: "data",
+    CheckpointError: "wire",
+    WireError: "wire",
+}
+"""What the coordinator learns of an error of ours; of any other it learns `internal`."""
+
+
+def _answer(message: Message, context: Context) -> Message:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    return Message(answer(message.content), reply_to=message)
+
+
+def answer(content: RecordDict) -> RecordDict:
+    """Serve one task and return what may leave the site."""
+    try:
+        # Imported inside the wall: an installation that is broken must not speak either.
+        from client.local_training import serve
+        from client.site import open_site
+
+        return update_to_records(serve(task_from_records(content), open_site()))
+    except SiteError as error:
+        log.warning("answered with the code %r", error.code)
+        return refusal(error.code)
+    except Exception as error:
+        code = next((c for kind, c in CODES.items() if isinstance(error, kind)), "internal")
+        log.exception("answered with the code %r; the reason stays here", code)
+        return refusal(code)
+
+
+app.query()(_answer)
+app.train()(_answer)
+app.evaluate()(_answer)

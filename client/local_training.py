@@ -1,0 +1,175 @@
+"""What a site does with a task: describe itself, train, or evaluate."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cardionets_core.checkpoint import load_parts, part_arrays
+from cardionets_core.errors import SiteError, WireError
+from cardionets_core.evaluation.evaluate import fit_sums, score_sums
+from cardionets_core.messages import MISSING_PARTS, Task, TaskHeader, Update
+from cardionets_core.models.cardionet import PARTS, CardioNet, build_model
+from cardionets_core.packing import Groups, fingerprint
+from cardionets_core.runtime import derive_seed, pick_device, set_up, versions
+from cardionets_core.training.loop import measure, train_locally
+from cardionets_core.training.objectives import make_objective
+from cardionets_core.training.stages import STAGES, configured
+from client.policy import admit, outgoing, require_patients
+
+if TYPE_CHECKING:
+    from cardionets_core.data.dataset import SiteDataset
+    from client.site import Site
+
+PROBES = "probes"
+"""Group of arrays in a score task that are not model weights."""
+
+
+def serve(task: Task, site: Site) -> Update:
+    """Serve one task.
+
+    Raises:
+        SiteError: the site refuses, with the code that the coordinator gets.
+    """
+    header = task.header
+    admit(site.config.policy, header)
+    set_up(header.threads)
+    if header.action == "describe":
+        return _describe(header, site)
+    if header.action == "train":
+        return _train(task, site)
+    return _evaluate(task, site)
+
+
+def _describe(header: TaskHeader, site: Site) -> Update:
+    dataset = site.dataset(header)
+    counts = dataset.counts()
+    require_patients(site.config.policy, header, counts["patients"])
+    return Update(
+        site=site.name,
+        run=header.run,
+        stage=header.stage,
+        round=header.round,
+        counts=counts,
+        versions=versions(),
+        modalities=tuple(sorted(dataset.modalities)),
+        sums=dataset.statistics(),
+    )
+
+
+def _train(task: Task, site: Site) -> Update:
+    header, plan = task.header, task.header.train
+    if plan is None or header.stage not in STAGES:
+        raise WireError(f"a train task for stage {header.stage!r} without a plan")
+    stage = configured(header.stage, plan.options, header.model)
+    if set(header.trains) != set(stage.trains):
+        # The site knows what a stage trains; a server cannot widen it.
+        raise SiteError("refused_task")
+    dataset = site.dataset(header)
+    indices = dataset.indices("train", stage.needs)
+    require_patients(site.config.policy, header, len(indices))
+    device = pick_device(site.config.device)
+    weights = gather_weights(task, site)
+    model = load_model(header, weights).to(device)
+    seed = derive_seed(header.seed, site.name)
+    objective = make_objective(stage.name, plan.options, plan.progress)
+    before = measure(
+        model,
+        dataset,
+        objective,
+        indices=dataset.indices("validation", stage.needs),
+        batch_size=plan.batch_size,
+        # The same draw every round, so that the curve shows the model and not the dice.
+        seed=derive_seed(header.run, stage.name, site.name),
+        device=device,
+    )
+    result = train_locally(
+        model,
+        dataset,
+        objective,
+        trains=stage.trains,
+        indices=indices,
+        plan=plan,
+        seed=seed,
+        device=device,
+        compile_step=site.config.compile,
+    )
+    if stage.name == "tokenizer":
+        update_latent_statistics(model, dataset, indices, plan.batch_size)
+    metrics = {f"train_{k}": v for k, v in result.means.items()}
+    metrics |= {f"validation_{k}": v for k, v in before.items()}
+    return Update(
+        site=site.name,
+        run=header.run,
+        stage=header.stage,
+        round=header.round,
+        num_examples=result.num_examples,
+        metrics=outgoing(metrics),
+        delta=difference(model, {p: weights[p] for p in stage.trains}),
+    )
+
+
+def _evaluate(task: Task, site: Site) -> Update:
+    header = task.header
+    if header.evaluation is None:
+        raise WireError("an evaluate task without options")
+    dataset = site.dataset(header)
+    require_patients(site.config.policy, header, dataset.counts()["patients"])
+    weights = gather_weights(task, site)
+    model = load_model(header, weights).to(pick_device(site.config.device)).eval()
+    if header.action == "fit":
+        sums = fit_sums(model, dataset, header.evaluation)
+    else:
+        probes = {k: np.array(v) for k, v in task.weights.get(PROBES, {}).items()}
+        seed = derive_seed(header.seed, site.name)
+        sums = score_sums(model, dataset, probes, header.evaluation, seed=seed)
+    return Update(site=site.name, run=header.run, stage=header.stage, round=header.round, sums=sums)
+
+
+def gather_weights(task: Task, site: Site) -> Groups:
+    """Return the weights of every part of the task: those that travelled and those kept here.
+
+    Raises:
+        SiteError: `missing_parts`, when a frozen part neither travelled nor is kept.
+        WireError: weights that do not have the fingerprint of the header.
+    """
+    weights: Groups = {}
+    for part, mark in task.header.parts.items():
+        arrays = task.weights.get(part)
+        if arrays is None:
+            arrays = site.kept_part(part, mark)
+            if arrays is None:
+                raise SiteError(MISSING_PARTS)
+        elif fingerprint(arrays) != mark:
+            raise WireError(f"part {part!r} does not have the fingerprint of its task")
+        elif part not in task.header.trains:
+            site.keep_part(part, arrays)
+        weights[part] = arrays
+    return weights
+
+
+def load_model(header: TaskHeader, weights: Groups) -> CardioNet:
+    """Build the model of a task and load the parts that it names."""
+    model = build_model(header.model)
+    load_parts(model, {p: a for p, a in weights.items() if p in PARTS})
+    return model
+
+
+def difference(model: CardioNet, before: Groups) -> Groups:
+    """Return new minus old weights of the parts in `before`, in their dtypes."""
+    return {
+        part: {n: new - old[n] for n, new in part_arrays(model, part).items()}
+        for part, old in before.items()
+    }
+
+
+def update_latent_statistics(
+    model: CardioNet, dataset: SiteDataset, indices: np.ndarray, batch_size: int
+) -> None:
+    """Measure the mean and mean square of the tokenizer's latents over the training patients."""
+    model.eval()
+    model.update_latent_statistics(
+        dataset.batch(indices[i : i + batch_size], rng=None).to(next(model.parameters()).device)
+        for i in range(0, len(indices), batch_size)
+    )

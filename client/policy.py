@@ -1,0 +1,44 @@
+"""The hospital's veto: what is asked against what its own YAML allows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cardionets_core import __version__
+from cardionets_core.errors import SiteError
+
+if TYPE_CHECKING:
+    from cardionets_core.messages import TaskHeader
+    from cardionets_core.site_config import SitePolicy
+
+METRIC_PREFIXES = ("train_", "validation_", "steps")
+"""Metrics that may leave a site; every other name stays."""
+
+
+def admit(policy: SitePolicy, header: TaskHeader) -> None:
+    """Let a task in, or refuse it.
+
+    Raises:
+        SiteError: `refused_version`, `refused_stage` or `refused_task`.
+    """
+    if header.version != __version__:
+        raise SiteError("refused_version")
+    if policy.stages and header.stage not in policy.stages:
+        raise SiteError("refused_stage")
+    if header.train is not None and header.train.local_epochs > policy.max_local_epochs:
+        raise SiteError("refused_task")
+
+
+def require_patients(policy: SitePolicy, header: TaskHeader, patients: int) -> None:
+    """Refuse to answer over too few patients.
+
+    Raises:
+        SiteError: `refused_cohort`.
+    """
+    if patients < max(policy.min_patients, header.min_patients, 1):
+        raise SiteError("refused_cohort")
+
+
+def outgoing(metrics: dict[str, float]) -> dict[str, float]:
+    """Return the metrics that may leave, in the order of their names."""
+    return {k: v for k, v in sorted(metrics.items()) if k.startswith(METRIC_PREFIXES)}

@@ -1,0 +1,218 @@
+"""`cardionets-coordinator`: what the coordinator of a federation types."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import subprocess
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cardionets_core.config_tree import digest, to_mapping
+from cardionets_core.errors import CardioNetsError, ConfigError, EngineError, RunError
+from cardionets_core.flower_command import ServerTls
+from cardionets_core.run_config import CONF, compose, run_config_from
+from server import launch
+from server.progress import read_progress
+from server.server_app import write_config
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cardionets_core.run_config import RunConfig
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="The coordinator of a federation."
+)
+console = Console()
+
+Output = Annotated[Path, typer.Option(help="Folder of all runs.")]
+ENGINE = ".engine"
+
+
+@contextmanager
+def told_plainly() -> Iterator[None]:
+    """Turn our errors into one line and exit code 2."""
+    try:
+        yield
+    except CardioNetsError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+@app.command()
+def start(
+    output: Output = Path("outputs"),
+    port: Annotated[int, typer.Option(help="Port of the SuperLink on loopback.")] = 8080,
+    certificate: Annotated[Path | None, typer.Option(help="TLS certificate (PEM).")] = None,
+    key: Annotated[Path | None, typer.Option(help="Its key (PEM).")] = None,
+    authority: Annotated[
+        Path | None, typer.Option(help="The authority that signed it (PEM).")
+    ] = None,
+    print_command: Annotated[
+        bool, typer.Option("--print-command", help="Only print them.")
+    ] = False,
+) -> None:
+    """Start the SuperLink and its SuperExec; Ctrl-C ends both.
+
+    Without certificates the SuperLink speaks plain HTTP: for one machine only.
+    """
+    with told_plainly():
+        tls = _tls(certificate, key, authority)
+        home = (output / ENGINE).resolve()
+        home.mkdir(parents=True, exist_ok=True)
+        secret = home / "superexec.secret"
+        if not secret.exists():
+            secret.touch(mode=0o600)
+            secret.write_bytes(secrets.token_bytes(48))
+        launch.write_connection(home / "cli", port=port, root_certificates=authority)
+        commands = (
+            launch.superlink(
+                port=port,
+                home=home / "superlink",
+                secret=secret,
+                database=home / "superlink.db",
+                tls=tls,
+            ),
+            launch.superexec(
+                port=port,
+                home=home / "superexec",
+                secret=secret,
+                outputs=output.resolve(),
+                root_certificates=authority,
+            ),
+        )
+        if print_command:
+            for command in commands:
+                typer.echo(command.shell())
+            return
+        _run_together(commands)
+
+
+@app.command()
+def run(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Hydra overrides, e.g. model=small seed=3")
+    ] = None,
+    output: Output = Path("outputs"),
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Only print the plan.")
+    ] = False,
+) -> None:
+    """Submit a run to the coordinator that `start` brought up, and follow it to its end."""
+    with told_plainly():
+        config = _plan(overrides or [])
+        if print_config:
+            typer.echo(json.dumps(to_mapping(config), indent=1))
+            return
+        folder = output.resolve() / config.name
+        home = output.resolve() / ENGINE / "cli"
+        if not home.exists():
+            raise EngineError(
+                f"no coordinator was started in {output}; `cardionets-coordinator start`."
+            )
+        if folder.exists():
+            raise ConfigError(f"{folder} exists; choose another name=.")
+        write_config(folder, config)
+        answer = _ask(launch.submit({"run": config.name, "config-hash": digest(config)}, home=home))
+        typer.echo(f"run {answer['run-id']} submitted; {folder}")
+        _follow(folder)
+
+
+@app.command()
+def status(output: Output = Path("outputs")) -> None:
+    """Show the runs of the output folder and how each stands."""
+    table = Table("run", "state", "stage", "round")
+    for path in sorted(output.glob("*/config.json")):
+        entries = read_progress(path.parent)
+        rounds = [e for e in entries if e["event"] == "round"]
+        last = rounds[-1] if rounds else {"stage": "-", "round": "-"}
+        state = entries[-1]["event"] if entries else "submitted"
+        table.add_row(
+            path.parent.name,
+            "running" if state == "round" else state,
+            last["stage"],
+            str(last["round"]),
+        )
+    console.print(table)
+
+
+def _plan(overrides: list[str]) -> RunConfig:
+    values = compose("run", overrides, package=CONF)
+    values["name"] = values["name"] or time.strftime("run-%Y%m%d-%H%M%S")
+    return run_config_from(values)
+
+
+def _tls(certificate: Path | None, key: Path | None, authority: Path | None) -> ServerTls | None:
+    if certificate is None and key is None and authority is None:
+        return None
+    if certificate is None or key is None or authority is None:
+        raise ConfigError("TLS needs all three of --certificate, --key and --authority.")
+    return ServerTls(certificate, key, authority)
+
+
+def _run_together(commands: tuple[launch.Command, ...]) -> None:
+    """Run the processes until one of them ends or the user stops them; then end the others."""
+    running = [
+        subprocess.Popen(c.argv, env=c.environment(os.environ), start_new_session=True)
+        for c in commands
+    ]
+    try:
+        while all(p.poll() is None for p in running):
+            time.sleep(0.5)
+        raise EngineError("the SuperLink or its SuperExec ended; the lines above say why.")
+    except KeyboardInterrupt:
+        typer.echo("stopping")
+    finally:
+        for process in reversed(running):
+            process.terminate()
+        for process in running:
+            process.wait()
+
+
+def _ask(command: launch.Command) -> dict[str, str]:
+    done = subprocess.run(
+        command.argv,
+        env=command.environment(os.environ),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    start = done.stdout.find("{")
+    answer = json.loads(done.stdout[start:]) if start >= 0 else {}
+    if not answer.get("success"):
+        words = answer.get("error-message") or done.stderr.strip() or "it did not answer"
+        raise EngineError(f"the SuperLink refused the run: {words}")
+    return dict(answer)
+
+
+def _follow(folder: Path) -> None:
+    """Print one line per round until the run has ended.
+
+    Raises:
+        RunError: it failed.
+    """
+    shown = 0
+    while True:
+        entries = read_progress(folder)
+        for entry in entries[shown:]:
+            if entry["event"] == "round":
+                sites = ", ".join(entry["accepted"])
+                place = f"{entry['stage']} {entry['round']}/{entry['rounds']}"
+                typer.echo(f"{place}  {entry['seconds']:.1f} s  {sites}")
+            elif entry["event"] == "failed":
+                raise RunError(f"the run failed: {entry['reason']}")
+            elif entry["event"] == "completed":
+                typer.echo(
+                    f"summary    {folder / 'summary.json'}\ncheckpoint {folder / 'checkpoint'}"
+                )
+                return
+        shown = len(entries)
+        time.sleep(0.5)

@@ -1,0 +1,69 @@
+"""The evaluate stage: sites fit sums, the server solves the probes, sites score with them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cardionets_core.errors import RunError
+from cardionets_core.evaluation.evaluate import residual_sd, solve_probes, summarise
+from cardionets_core.evaluation.sums import merge
+from cardionets_core.models.cardionet import PARTS
+from server.exchange import Run, header, round_record, send_round
+
+if TYPE_CHECKING:
+    from cardionets_core.evaluation.sums import Sums
+    from cardionets_core.messages import Update
+    from cardionets_core.packing import Groups
+    from server.exchange import Action
+    from server.state import RunState
+
+PROBES = "probes"
+"""Group of the solved probes in a score task."""
+
+DEADLINE_S = 3600.0
+
+
+def run_evaluation(run: Run, state: RunState) -> RunState:
+    """Run both rounds of the evaluate stage and return the state with its metrics.
+
+    Raises:
+        RunError: no site answered.
+    """
+    state, fitted = _collect(run, state, "fit", 1, {})
+    merged = merge(fitted[n] for n in sorted(fitted))
+    probes = solve_probes(merged, run.config.evaluation)
+    state, scored = _collect(run, state, "score", 2, {PROBES: dict(probes)})
+    total = merge(scored[n] for n in sorted(scored))
+    metrics = summarise(scored, total, run.config.phenotypes, run.config.diseases)
+    residual = residual_sd(merged)
+    return replace(state, metrics=metrics, residual_sd=tuple(float(v) for v in residual))
+
+
+def _collect(
+    run: Run, state: RunState, action: Action, number: int, extra: Groups
+) -> tuple[RunState, dict[str, Sums]]:
+    sums: dict[str, Sums] = {}
+
+    def accept(site: str, update: Update) -> str | None:
+        if (update.site, update.run, update.round) != (site, run.config.name, number):
+            return "identity"
+        if not all(np.isfinite(v).all() for v in update.sums.values()):
+            return "not_finite"
+        sums[site] = dict(update.sums)
+        return None
+
+    head = header(run, state, "evaluate", action=action, number=number, parts=PARTS)
+    result = send_round(
+        run, state, head, sites=sorted(run.nodes), accept=accept, deadline_s=DEADLINE_S, extra=extra
+    )
+    if not sums:
+        raise RunError(
+            f"evaluate ({action}): no site answered (refused: {result.refused}). "
+            "Look into the sites' logs; the run can be resumed."
+        )
+    record: dict[str, Any] = round_record("evaluate", number, 2, result, {})
+    run.report(record)
+    return replace(state, history=(*state.history, record)), sums

@@ -1,0 +1,149 @@
+"""What handshake, training and evaluation share: the run's facts, task headers, and sending."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from cardionets_core.config_tree import digest
+from cardionets_core.messages import Task, TaskHeader, TrainPlan, Update
+from cardionets_core.packing import Groups, fingerprint
+from cardionets_core.runtime import derive_seed
+from server.rounds import RoundResult, run_round
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from flwr.serverapp import Grid
+
+    from cardionets_core.run_config import RunConfig
+    from server.state import RunState
+
+Action = Literal["describe", "train", "fit", "score"]
+
+
+@dataclass
+class Run:
+    """The engine, the plan, and who is there.
+
+    Attributes:
+        grid: Flower's message door.
+        config: the frozen plan.
+        folder: the run's folder.
+        report: called after every round with its record (progress, tracking).
+        nodes: site name -> node id, from the handshake of this Flower run.
+        sent: site name -> part -> fingerprint of the frozen weights that the site holds.
+    """
+
+    grid: Grid
+    config: RunConfig
+    folder: Path
+    report: Callable[[dict[str, Any]], None]
+    nodes: dict[str, int] = field(default_factory=dict)
+    sent: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    @property
+    def checkpoint(self) -> Path:
+        """Folder of the checkpoint that is written after every round."""
+        return self.folder / "checkpoint"
+
+
+def header(
+    run: Run,
+    state: RunState,
+    stage: str,
+    *,
+    action: Action = "train",
+    number: int = 1,
+    trains: Iterable[str] = (),
+    parts: Iterable[str] = (),
+    plan: TrainPlan | None = None,
+) -> TaskHeader:
+    """Make the header of a task; the weights that it names are the deployed ones where frozen."""
+    trains, config = tuple(trains), run.config
+    frozen = state.deployed()
+    return TaskHeader(
+        run=config.name,
+        config_hash=digest(config),
+        stage=stage,
+        action=action,
+        round=number,
+        seed=derive_seed(config.seed, stage, action, number),
+        threads=config.threads,
+        model=config.sized_model(),
+        phenotypes=config.phenotypes,
+        diseases=config.diseases,
+        scaler_mean=state.scaler_mean,
+        scaler_sd=state.scaler_sd,
+        trains=trains,
+        parts={p: fingerprint(state.weights[p] if p in trains else frozen[p]) for p in parts},
+        min_patients=config.min_patients,
+        train=plan,
+        evaluation=config.evaluation if stage == "evaluate" else None,
+    )
+
+
+def send_round(
+    run: Run,
+    state: RunState,
+    head: TaskHeader,
+    sites: list[str],
+    accept: Callable[[str, Update], str | None],
+    deadline_s: float,
+    extra: Groups | None = None,
+) -> RoundResult:
+    """Run one round: trained parts always travel, frozen ones where a site lacks them.
+
+    Args:
+        extra: further groups of arrays for every site (the probes of the evaluate stage).
+    """
+    frozen = state.deployed()
+
+    def make(site: str, everything: bool) -> Task:
+        held = {} if everything else run.sent.setdefault(site, {})
+        weights = {p: state.weights[p] for p in head.trains}
+        for part, mark in head.parts.items():
+            if part not in head.trains and held.get(part) != mark:
+                weights[part] = frozen[part]
+        return Task(head, weights | (extra or {}))
+
+    result = run_round(
+        run.grid,
+        {s: run.nodes[s] for s in sites},
+        make_task=make,
+        accept=accept,
+        deadline_s=deadline_s,
+    )
+    kept = {p: m for p, m in head.parts.items() if p not in head.trains}
+    for site in result.accepted:
+        run.sent.setdefault(site, {}).update(kept)
+    return result
+
+
+def round_record(
+    stage: str, number: int, rounds: int, result: RoundResult, updates: dict[str, Update]
+) -> dict[str, Any]:
+    """Return the JSON record of a round: who, how long, how many bytes, mean metrics."""
+    total = sum(u.num_examples for u in updates.values())
+    names = sorted({k for u in updates.values() for k in u.metrics})
+    return {
+        "stage": stage,
+        "round": number,
+        "rounds": rounds,
+        "seconds": round(result.seconds, 3),
+        "accepted": result.accepted,
+        "refused": result.refused,
+        "bytes_down": dict(sorted(result.bytes_down.items())),
+        "bytes_up": dict(sorted(result.bytes_up.items())),
+        "num_examples": {n: u.num_examples for n, u in sorted(updates.items())},
+        "metrics": {k: _weighted(k, updates, total) for k in names},
+        "site_metrics": {n: dict(sorted(u.metrics.items())) for n, u in sorted(updates.items())},
+    }
+
+
+def _weighted(key: str, updates: dict[str, Update], total: int) -> float:
+    """Return the mean of a metric over the sites that report it, weighted by training patients."""
+    having = [u for _, u in sorted(updates.items()) if key in u.metrics]
+    weight = sum(u.num_examples for u in having)
+    return sum(u.metrics[key] * u.num_examples for u in having) / weight

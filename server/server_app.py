@@ -1,0 +1,124 @@
+"""The ServerApp that Flower starts: loads the plan, begins or resumes it, says how it ended."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flwr.serverapp import ServerApp
+
+from cardionets_core.checkpoint import FILE_NAME
+from cardionets_core.config_tree import digest, to_mapping
+from cardionets_core.errors import CardioNetsError, CheckpointError, ConfigError
+from cardionets_core.run_config import RunConfig, run_config_from
+from cardionets_core.runtime import set_up
+from server.evaluation import run_evaluation
+from server.exchange import Run
+from server.handshake import greet
+from server.progress import Progress
+from server.state import RunState, fresh_state, load_state, save_state
+from server.summary import write_summary
+from server.training import train_stage
+
+if TYPE_CHECKING:
+    from flwr.app import Context
+    from flwr.serverapp import Grid
+
+OUTPUTS_ENV = "CARDIONETS_OUTPUTS"
+"""The environment variable that names the folder of all runs to the ServerApp's process."""
+
+CONFIG_FILE = "config.json"
+
+log = logging.getLogger("cardionets.server")
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run what the run folder's config.json plans; Flower calls this."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    folder = run_folder(str(context.run_config["run"]))
+    started = time.time()
+    progress = Progress(folder)
+    try:
+        config = load_config(folder, str(context.run_config["config-hash"]))
+        set_up(config.threads)
+        with progress.tracking(config):
+            state = execute(Run(grid, config, folder, progress.round), begin(config, folder))
+            write_summary(folder, config, state, status="completed", seconds=time.time() - started)
+            progress.completed()
+    except BaseException as error:
+        # Also on Ctrl-C or a stop by Flower: whoever reads the folder must see how the run ended.
+        progress.failed(error if isinstance(error, CardioNetsError) else None, error)
+        raise
+
+
+def execute(run: Run, state: RunState) -> RunState:
+    """Bring the run from `state` to its end, saving after every round.
+
+    Raises:
+        RunError: a stage has too few sites.
+    """
+    state = greet(run, state)
+    for index, name in enumerate(run.config.stages):
+        if index < state.stage:
+            continue
+        if name == "evaluate":
+            state = run_evaluation(run, state)
+        elif name != "handshake":
+            state = train_stage(run, state, name)
+        state = save_state(replace(state, stage=index + 1, round=0), run.config, run.checkpoint)
+    return state
+
+
+def begin(config: RunConfig, folder: Path) -> RunState:
+    """Return the saved state of the run folder, or a fresh one."""
+    checkpoint = folder / "checkpoint"
+    if (checkpoint / FILE_NAME).exists():
+        state = load_state(config, checkpoint)
+        log.info("resuming after stage %d, round %d", state.stage, state.round)
+        return state
+    return fresh_state(config)
+
+
+def run_folder(name: str) -> Path:
+    """Return the folder of a run by its name.
+
+    Raises:
+        ConfigError: the environment names no outputs folder, or the name is not a plain one.
+    """
+    outputs = os.environ.get(OUTPUTS_ENV)
+    if not outputs:
+        raise ConfigError(
+            f"{OUTPUTS_ENV} is not set; start the SuperExec with `cardionets-coordinator`."
+        )
+    if not name or Path(name).name != name:
+        raise ConfigError(f"run name {name!r} is not a plain folder name.")
+    return Path(outputs) / name
+
+
+def write_config(folder: Path, config: RunConfig) -> None:
+    """Write the plan that the ServerApp will load."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG_FILE).write_text(json.dumps(to_mapping(config), indent=1))
+
+
+def load_config(folder: Path, expected_hash: str = "") -> RunConfig:
+    """Load the plan of a run folder.
+
+    Raises:
+        CheckpointError: there is none, or it is not the one that was submitted.
+    """
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise CheckpointError(f"{folder} holds no {CONFIG_FILE}; name a run folder, outputs/RUN.")
+    values: dict[str, Any] = json.loads(path.read_text())
+    config = run_config_from(values)
+    if expected_hash and digest(config) != expected_hash:
+        raise CheckpointError(f"{path} was changed after the run was submitted; start a new run.")
+    return config

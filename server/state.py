@@ -1,0 +1,150 @@
+"""Where a run stands: everything that a restarted server needs to go on, and how it is saved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cardionets_core.checkpoint import (
+    CheckpointInfo,
+    part_arrays,
+    read_info,
+    read_tensors,
+    to_groups,
+    to_tensors,
+    write_checkpoint,
+)
+from cardionets_core.config_tree import digest
+from cardionets_core.errors import CheckpointError
+from cardionets_core.models.cardionet import PARTS, build_model
+from cardionets_core.runtime import versions
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cardionets_core.packing import Groups
+    from cardionets_core.run_config import RunConfig
+
+
+@dataclass(frozen=True)
+class SiteRecord:
+    """What a site said of itself in the handshake."""
+
+    modalities: tuple[str, ...]
+    counts: dict[str, int]
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class RunState:
+    """The whole state of a run between two rounds.
+
+    Attributes:
+        weights: part -> name -> array, the global model.
+        average: moving average of the parts that keep one.
+        scaler_mean: mean of each phenotype; empty before the handshake.
+        scaler_sd: likewise.
+        residual_sd: see CheckpointInfo.
+        sites: what each site said in the handshake.
+        stage: index of the stage in hand.
+        round: rounds of it that are done.
+        history: one record per round, for the summary and the curves.
+        metrics: result of the evaluate stage.
+        saves: checkpoints written so far.
+    """
+
+    weights: Groups
+    average: Groups = field(default_factory=dict)
+    scaler_mean: tuple[float, ...] = ()
+    scaler_sd: tuple[float, ...] = ()
+    residual_sd: tuple[float, ...] = ()
+    sites: dict[str, SiteRecord] = field(default_factory=dict)
+    stage: int = 0
+    round: int = 0
+    history: tuple[dict[str, Any], ...] = ()
+    metrics: dict[str, Any] = field(default_factory=dict)
+    saves: int = 0
+
+    def deployed(self) -> Groups:
+        """Return the weights that evaluation and prediction use: the average where there is one."""
+        return {**self.weights, **self.average}
+
+
+def fresh_state(config: RunConfig) -> RunState:
+    """Return the state before the first round; the weights follow from the config and its seed."""
+    model = build_model(config.sized_model(), seed=config.seed)
+    return RunState(weights={part: part_arrays(model, part) for part in PARTS})
+
+
+def save_state(state: RunState, config: RunConfig, folder: Path) -> RunState:
+    """Write the checkpoint folder and return the state with its save counted."""
+    state = replace(state, saves=state.saves + 1)
+    info = CheckpointInfo(
+        model=config.sized_model(),
+        phenotypes=config.phenotypes,
+        diseases=config.diseases,
+        scaler_mean=state.scaler_mean,
+        scaler_sd=state.scaler_sd,
+        residual_sd=state.residual_sd,
+        provenance={
+            "run": config.name,
+            "config_hash": digest(config),
+            "seed": config.seed,
+            "stages_done": list(config.stages[: state.stage]),
+            "sites": {n: vars(s) for n, s in state.sites.items()},
+            "versions": versions(),
+        },
+        metrics=state.metrics,
+        state={
+            "stage": state.stage,
+            "round": state.round,
+            "saves": state.saves,
+            "history": list(state.history),
+        },
+    )
+    tensors = to_tensors(state.deployed())
+    if state.average:
+        # Prediction uses the average, training goes on from the raw weights: both are kept.
+        raw = {p: state.weights[p] for p in state.average}
+        tensors |= to_tensors(raw, "raw")
+    write_checkpoint(folder, info, tensors, number=state.saves)
+    return state
+
+
+def load_state(config: RunConfig, folder: Path) -> RunState:
+    """Read the state back.
+
+    Raises:
+        CheckpointError: torn, or of another configuration.
+    """
+    info = read_info(folder)
+    if info.provenance.get("config_hash") != digest(config):
+        raise CheckpointError(
+            f"{folder} belongs to another configuration than this run's config.json; "
+            "resume with the run folder as it was written, or start a new run."
+        )
+    tensors = read_tensors(folder, info)
+    deployed, raw = to_groups(tensors), to_groups(tensors, "raw")
+    return RunState(
+        weights={**deployed, **raw},
+        average={p: deployed[p] for p in raw},
+        scaler_mean=info.scaler_mean,
+        scaler_sd=info.scaler_sd,
+        residual_sd=info.residual_sd,
+        sites={
+            n: SiteRecord(tuple(s["modalities"]), s["counts"], s["versions"])
+            for n, s in info.provenance["sites"].items()
+        },
+        stage=int(info.state["stage"]),
+        round=int(info.state["round"]),
+        history=tuple(info.state["history"]),
+        metrics=info.metrics,
+        saves=int(info.state["saves"]),
+    )
+
+
+def finite(values: np.ndarray) -> list[float | None]:
+    """Return floats for JSON, with None where a value is not defined."""
+    return [float(v) if np.isfinite(v) else None for v in values]

@@ -1,0 +1,109 @@
+"""summary.json and the model card: what a run says of itself (keys: docs/summary.md)."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from typing import TYPE_CHECKING, Any
+
+from cardionets_core.checkpoint import read_info
+from cardionets_core.config_tree import digest, to_mapping
+from cardionets_core.runtime import versions
+from cardionets_core.vocabulary import PHENOTYPE_BY_NAME
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cardionets_core.run_config import RunConfig
+    from server.state import RunState
+
+SCHEMA = 1
+
+
+def write_summary(
+    folder: Path, config: RunConfig, state: RunState, *, status: str, seconds: float
+) -> None:
+    """Write `summary.json` and `model_card.md` into the run's folder."""
+    summary = summarise_run(folder, config, state, status=status, seconds=seconds)
+    temporary = folder / ".summary.json.tmp"
+    temporary.write_text(json.dumps(summary, indent=1, allow_nan=False))
+    temporary.replace(folder / "summary.json")
+    (folder / "model_card.md").write_text(model_card(config, state, summary))
+
+
+def summarise_run(
+    folder: Path, config: RunConfig, state: RunState, *, status: str, seconds: float
+) -> dict[str, Any]:
+    """Return the summary as JSON values."""
+    return {
+        "schema": SCHEMA,
+        "run": config.name,
+        "status": status,
+        "seed": config.seed,
+        "config_hash": digest(config),
+        "weights_sha256": read_info(folder / "checkpoint").sha256,
+        "preset": config.model.preset,
+        "versions": versions(),
+        "machine": {"platform": platform.platform(), "cpus": os.cpu_count()},
+        "seconds": round(seconds, 1),
+        "privacy": to_mapping(config.privacy),
+        "stages": [_stage(name, state) for name in config.stages],
+        "sites": {name: _site(name, state) for name in sorted(state.sites)},
+        "rounds": list(state.history),
+        "metrics": state.metrics,
+    }
+
+
+def _stage(name: str, state: RunState) -> dict[str, Any]:
+    rounds = [r for r in state.history if r["stage"] == name]
+    return {
+        "name": name,
+        "rounds": len(rounds),
+        "seconds": round(sum(r["seconds"] for r in rounds), 1),
+        "sites": sorted({s for r in rounds for s in r["accepted"]}),
+        "bytes_down": sum(sum(r["bytes_down"].values()) for r in rounds),
+        "bytes_up": sum(sum(r["bytes_up"].values()) for r in rounds),
+    }
+
+
+def _site(name: str, state: RunState) -> dict[str, Any]:
+    record = state.sites[name]
+    return {
+        "modalities": list(record.modalities),
+        "counts": record.counts,
+        "versions": record.versions,
+        "bytes_down": sum(r["bytes_down"].get(name, 0) for r in state.history),
+        "bytes_up": sum(r["bytes_up"].get(name, 0) for r in state.history),
+    }
+
+
+def model_card(config: RunConfig, state: RunState, summary: dict[str, Any]) -> str:
+    """Return a model card in Markdown: what it is, from whom it learned, what it is for."""
+    ecg, cine = config.model.ecg, config.model.cine
+    names = ", ".join(PHENOTYPE_BY_NAME[p].title for p in config.phenotypes[:6])
+    sites = "\n".join(
+        f"| {n} | {', '.join(s.modalities)} | {s.counts.get('patients', 0)} |"
+        for n, s in sorted(state.sites.items())
+    )
+    return f"""# Model card: {config.name}
+
+CardioNets, preset `{config.model.preset}`: a 12-lead ECG in; out come {len(config.phenotypes)} CMR
+phenotypes ({names} ...), {len(config.diseases)} disease probabilities
+and a synthetic four-chamber cine.
+
+**Research use only; not a medical device.** Trained by federated averaging; no record left a site.
+
+| site | modalities | patients |
+|---|---|---|
+{sites}
+
+- ECG: 12 leads, {ecg.sampling_rate_hz} Hz, {ecg.record_seconds:g} s, zero-phase Butterworth
+  order {ecg.filter_order}, {ecg.highpass_hz:g}-{ecg.lowpass_hz:g} Hz.
+- Cine: {cine.size_px} px of {cine.pixel_mm:g} mm, {cine.phases} phases.
+- Stages: {", ".join(config.stages)}. Seed {config.seed}. Config SHA-256 `{summary["config_hash"]}`.
+- Weights SHA-256 `{summary["weights_sha256"]}`.
+- Differential privacy: {config.privacy.mode} (no epsilon is claimed).
+- Held-out results with 95 % intervals: `summary.json`, key `metrics`.
+- Versions: {", ".join(f"{k} {v}" for k, v in summary["versions"].items())}.
+"""

@@ -1,0 +1,109 @@
+"""`cardionets-simulate`: a whole federation on one machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+from cardionets_core.errors import CardioNetsError
+from simulations.run import simulate
+from simulations.settings import compose_simulation, scenario_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cardionets_core.run_config import RunConfig
+
+app = typer.Typer(add_completion=False)
+console = Console()
+
+
+class RichScreen:
+    """Shows the simulation's progress as bars and one line per round."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._rounds: TaskID | None = None
+        self._shown = 0
+
+    def note(self, text: str) -> None:
+        """Show one line."""
+        self._progress.console.print(text, soft_wrap=True, highlight=False)
+
+    def hospital(self, title: str, patients: int) -> Callable[[int], None]:
+        """Show a bar for a hospital that is written to disk."""
+        task = self._progress.add_task(f"writing {title}", total=patients)
+        return lambda done: self._progress.update(task, completed=done)
+
+    def plan(self, config: RunConfig) -> None:
+        """Show a bar over all rounds of the run."""
+        rounds = 1 + sum(config.stage[s].rounds for s in config.stages if s in config.stage)
+        rounds += 2 if "evaluate" in config.stages else 0
+        self._rounds = self._progress.add_task("starting", total=rounds)
+
+    def follow(self, folder: Path) -> None:
+        """Show the rounds that have finished since the last look."""
+        from server.progress import read_progress
+
+        entries = read_progress(folder)
+        for entry in entries[self._shown :]:
+            if entry["event"] == "round":
+                self._round(entry)
+        self._shown = len(entries)
+
+    def _round(self, entry: dict[str, Any]) -> None:
+        metrics = entry["metrics"]
+        shown = [f"{k} {metrics[k]:.4g}" for k in ("train_loss", "validation_loss") if k in metrics]
+        sites = f"{len(entry['accepted'])} sites"
+        refused = ", ".join(f"{s}: {why}" for s, why in entry["refused"].items())
+        line = f"  {entry['stage']:<12} round {entry['round']}/{entry['rounds']}  {sites}"
+        line += f"  {entry['seconds']:5.1f} s  {'  '.join(shown)}"
+        self.note(line + (f"  refused: {refused}" if refused else ""))
+        if self._rounds is not None:
+            self._progress.update(self._rounds, advance=1, description=entry["stage"])
+
+
+@app.command(context_settings={"help_option_names": ["-h", "--help"]})
+def main(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Hydra overrides, e.g. scenario=demo engine=inprocess seed=3", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Run a federation of hospitals on this machine, from their files to a report.
+
+    Success is what the run's own summary and Flower's run state say; then the exit code is 0.
+    """
+    words = overrides or []
+    columns = (
+        TextColumn("{task.description:<34}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    try:
+        scenario_name(words)
+        simulation, rest = compose_simulation(words)
+        with Progress(*columns, console=console) as progress:
+            results = simulate(simulation, rest, RichScreen(progress))
+    except CardioNetsError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        typer.echo("stopped; no process was left behind", err=True)
+        raise typer.Exit(130) from None
+    for name, path in vars(results).items():
+        typer.echo(f"{name:<11}{path}")

@@ -1,0 +1,204 @@
+"""A federation on one machine, from nothing to a report."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from cardionets_core.config_tree import digest
+from cardionets_core.errors import ConfigError, EngineError, RunError
+from server.progress import read_progress
+from server.server_app import load_config, write_config
+from simulations.hospitals import Hospital, make_hospitals, read_hospitals, write_site_files
+from simulations.report import write_report
+from simulations.settings import compose_run, run_name, scenario_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from cardionets_core.run_config import RunConfig
+    from simulations.settings import SimulationConfig
+
+
+@dataclass(frozen=True)
+class Results:
+    """The three things that a finished run leaves for people."""
+
+    summary: Path
+    report: Path
+    checkpoint: Path
+
+
+class Screen(Protocol):
+    """What the simulation tells while it works; simulations/cli.py shows it with rich."""
+
+    def note(self, text: str) -> None:
+        """Show one line."""
+
+    def hospital(self, title: str, patients: int) -> Callable[[int], None]:
+        """Show that a hospital is written; returns what to call with the patients done."""
+
+    def plan(self, config: RunConfig) -> None:
+        """Show the rounds to come."""
+
+    def follow(self, folder: Path) -> None:
+        """Look at the run's progress file and show what is new."""
+
+
+def simulate(simulation: SimulationConfig, overrides: Sequence[str], screen: Screen) -> Results:
+    """Run a whole federation and return where its results lie.
+
+    Args:
+        simulation: sites, engine, places.
+        overrides: those of the run; none are allowed when a run is resumed.
+        screen: where progress is shown.
+
+    Raises:
+        CardioNetsError: anything that a user can mend; nothing half-written is left behind.
+    """
+    output = Path(simulation.output).resolve()
+    output.mkdir(parents=True, exist_ok=True)
+    with lock(output):
+        if simulation.resume:
+            folder, config, hospitals = _resumed(simulation, overrides)
+            screen.note(f"resuming {folder}")
+        else:
+            folder, config, hospitals = _fresh(simulation, overrides, screen, output)
+        try:
+            sites = write_site_files(hospitals, folder / "sites")
+            screen.plan(config)
+            run_engine(simulation, config, folder, sites, screen)
+        except BaseException:
+            if not (folder / "checkpoint").exists() and not simulation.resume:
+                # Nothing to go on from: keep only the logs, which say why.
+                _leave_only_logs(folder)
+            raise
+        screen.note("drawing the report")
+        report = write_report(folder, hospitals)
+    return Results(folder / "summary.json", report, folder / "checkpoint")
+
+
+def run_engine(
+    simulation: SimulationConfig,
+    config: RunConfig,
+    folder: Path,
+    sites: dict[str, Path],
+    screen: Screen,
+) -> None:
+    """Run the two apps on the chosen engine until the run has ended.
+
+    Raises:
+        RunError: the run did not complete, by its own word or by Flower's.
+    """
+    before = len(read_progress(folder))
+    submitted = {"run": config.name, "config-hash": digest(config)}
+    if simulation.engine == "inprocess":
+        from client.client_app import app as client_app
+        from server.server_app import app as server_app
+        from simulations.grid import run_in_process
+
+        run_in_process(
+            server_app, client_app, run_config=submitted, sites=sites, outputs=folder.parent
+        )
+        screen.follow(folder)
+    elif simulation.engine == "ray":
+        from simulations.ray_engine import run_with_ray
+
+        run_with_ray(folder, sites, run_config=submitted, on_tick=lambda: screen.follow(folder))
+    else:
+        from simulations.processes import Federation
+
+        threads = {"OMP_NUM_THREADS": str(config.threads), "MKL_NUM_THREADS": str(config.threads)}
+        with Federation(folder, sites, port=simulation.port, env=threads) as federation:
+            screen.note(f"SuperLink on 127.0.0.1:{federation.port}, {len(sites)} SuperNodes online")
+            run_id = federation.submit(submitted)
+            state = federation.wait(run_id, on_tick=lambda: screen.follow(folder))
+            if not state.completed:
+                _explain(folder, before, f"Flower says {state.status}")
+    _explain(folder, before, "")
+
+
+def _explain(folder: Path, before: int, flower: str) -> None:
+    """Raise unless our own record of this run says completed and Flower agrees."""
+    entries = read_progress(folder)[before:]
+    last = entries[-1] if entries else {"event": "nothing"}
+    if last["event"] == "completed" and not flower and (folder / "summary.json").is_file():
+        return
+    reason = last.get("reason") or flower or f"its last word was {last['event']!r}"
+    again = f"Resume it with resume={folder}." if (folder / "checkpoint").exists() else ""
+    raise RunError(f"the run failed: {reason}. Logs: {folder / 'logs'}. {again}".rstrip())
+
+
+def _fresh(
+    simulation: SimulationConfig, overrides: Sequence[str], screen: Screen, output: Path
+) -> tuple[Path, RunConfig, list[Hospital]]:
+    name = run_name(overrides) or time.strftime("run-%Y%m%d-%H%M%S")
+    folder = output / name
+    if folder.exists():
+        raise ConfigError(f"{folder} exists; choose another name=, or go on with resume={folder}.")
+    # Composed before anything is written, so that a wrong key costs no time.
+    compose_run(simulation, overrides, name=name, sites=1)
+    _check_port(simulation)
+    hospitals = make_hospitals(simulation, announce=screen.hospital)
+    config = compose_run(simulation, overrides, name=name, sites=len(hospitals))
+    write_config(folder, config)
+    return folder, config, hospitals
+
+
+def _resumed(
+    simulation: SimulationConfig, overrides: Sequence[str]
+) -> tuple[Path, RunConfig, list[Hospital]]:
+    if overrides:
+        raise ConfigError(
+            f"{overrides[0]}: a resumed run keeps its plan; leave it out, or start a new run."
+        )
+    folder = Path(simulation.resume).resolve()
+    config = load_config(folder)
+    if (folder / "summary.json").exists():
+        raise ConfigError(
+            f"{folder} is complete; open {folder / 'report.html'}, or start a new run."
+        )
+    _check_port(simulation)
+    return folder, config, read_hospitals(folder / "sites")
+
+
+def _check_port(simulation: SimulationConfig) -> None:
+    if simulation.engine == "processes" and simulation.port:
+        from simulations.process_group import check_port
+
+        check_port(simulation.port)
+
+
+def _leave_only_logs(folder: Path) -> None:
+    for path in folder.iterdir() if folder.exists() else ():
+        if path.name == "logs":
+            continue
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if folder.exists() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+@contextmanager
+def lock(output: Path) -> Iterator[None]:
+    """Hold the output folder for one simulation at a time; the lock dies with the process.
+
+    Raises:
+        EngineError: another simulation holds it.
+    """
+    with (output / ".lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise EngineError(
+                f"another simulation is running in {output}; wait until it ends, "
+                "or give this one its own folder: output=OTHER."
+            ) from None
+        yield
+
+
+__all__ = ["Results", "Screen", "run_engine", "scenario_name", "simulate"]
