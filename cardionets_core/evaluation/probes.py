@@ -97,6 +97,31 @@ def fusion_equations(
     return {key: np.concatenate([part[key] for part in parts]) for key in ("n", "gram", "moment")}
 
 
+def solve_fusion(equations: Mapping[str, Floats], covariates: Floats, *, ridge: float) -> Floats:
+    """Return late-fusion coefficients [P, C + 1] for `fuse`.
+
+    Three numbers per phenotype are learnt (intercept, weight of the covariates' own prediction,
+    change of the ECG's weight): a small validation split cannot carry ten. They follow from the
+    same sums, because both predictions are linear in the columns that were summed.
+
+    Args:
+        equations: of `fusion_equations`.
+        covariates: [P, C] coefficients of the covariates-only probe, from training patients.
+        ridge: shrinks towards the ECG's own prediction.
+    """
+    phenotypes, terms = covariates.shape
+    basis = np.zeros((phenotypes, terms + 1, 3))
+    basis[:, 0, 0] = 1.0
+    basis[:, :terms, 1] = covariates
+    basis[:, terms, 2] = 1.0
+    small = {
+        "n": equations["n"],
+        "gram": np.einsum("pci,pcd,pdj->pij", basis, equations["gram"], basis),
+        "moment": np.einsum("pci,pc->pi", basis, equations["moment"]),
+    }
+    return np.asarray(np.einsum("pci,pi->pc", basis, solve(small, ridge=ridge)))
+
+
 def fuse(design: Floats, prediction: Floats, coefficients: Floats) -> Floats:
     """Return the late fusion [N, P] with the coefficients [P, C + 1] of `fusion_equations`."""
     correction = design @ coefficients[:, :-1].T + prediction * coefficients[:, -1]

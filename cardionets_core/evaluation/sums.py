@@ -65,8 +65,7 @@ def bootstrap_weights(patients: Sequence[str], *, replicates: int, seed: int) ->
     """Return Poisson(1) weights [1 + replicates, N]; row 0 is all ones (the estimate itself).
 
     A patient's weights depend on the seed and the patient alone: all studies of a patient move
-    together, the order of rows is of no account, and two sites never draw the same numbers for
-    different patients.
+    together, and neither the order of rows nor the other patients are of any account.
     """
     weights = np.ones((1 + replicates, len(patients)))
     drawn: dict[str, Floats] = {}
