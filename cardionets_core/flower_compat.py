@@ -8,6 +8,7 @@ here. Nothing else in the project may import from `flwr.supercore`, `flwr.common
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,7 @@ __all__ = [
     "fuse_run_config",
     "online_node",
     "raised_reply",
+    "run_supernode",
     "stamp_message_id",
     "task_identity",
 ]
@@ -114,3 +116,22 @@ def fuse_run_config(bundle: Path, overrides: Scalars) -> dict[str, str | int | f
 def build_bundle(folder: Path) -> bytes:
     """Return the app bundle (FAB) that `flwr run` would ship from this folder."""
     return bytes(build_fab_from_disk(folder))
+
+
+class _ShortSleeps:
+    """Stands in for the `time` module in Flower's SuperNode loop; only the pauses are shorter."""
+
+    def __init__(self, longest: float) -> None:
+        self._longest = longest
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(min(seconds, self._longest))
+
+
+def run_supernode(longest_pause: float) -> None:
+    """Run `flower-supernode` (arguments in sys.argv) with pauses of at most `longest_pause` s."""
+    from flwr.supernode import start_client_internal
+    from flwr.supernode.cli import flower_supernode
+
+    vars(start_client_internal)["time"] = _ShortSleeps(longest_pause)
+    flower_supernode()

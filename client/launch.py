@@ -5,6 +5,7 @@ Pure functions: they start nothing. `Command.shell()` prints what they give.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,6 +26,8 @@ def supernode(
     root_certificates: Path | None = None,
     node_key: Path | None = None,
     env: Mapping[str, str] | None = None,
+    programs: Path | None = None,
+    poll_s: float | None = None,
 ) -> Command:
     """Return the command of a site's SuperNode.
 
@@ -40,10 +43,16 @@ def supernode(
             for loopback only.
         node_key: the site's private key (PEM); the coordinator registers its public half.
         env: further variables for the ClientApp (threads, device, ...).
+        programs: folder with the site's own `flwr-clientapp`, which Flower then starts.
+        poll_s: ask for messages at least this often (client/quick_supernode.py); None is plain
+            `flower-supernode`, which asks every 3 s.
     """
-    argv = ["flower-supernode", "--superlink", superlink, "--host", LOOPBACK, "--port", str(port)]
+    program = ["flower-supernode"]
+    if poll_s is not None:
+        program = [sys.executable, "-m", "client.quick_supernode", f"{poll_s:g}"]
+    argv = [*program, "--superlink", superlink, "--host", LOOPBACK, "--port", str(port)]
     argv += client_tls(root_certificates)
     if node_key is not None:
         argv += ["--auth-supernode-private-key", str(node_key)]
     settings = {**quiet_environment(home), "SITE_CONFIG": str(site_config), **(env or {})}
-    return Command(tuple(argv), settings)
+    return Command(tuple(argv), settings, first_on_path=programs)

@@ -85,6 +85,7 @@ def superexec(
     host: str = LOOPBACK,
     root_certificates: Path | None = None,
     env: Mapping[str, str] | None = None,
+    programs: Path | None = None,
 ) -> Command:
     """Return the command of the SuperExec that starts the ServerApp's process.
 
@@ -97,11 +98,12 @@ def superexec(
         host: address of the SuperLink.
         root_certificates: authority of the SuperLink's certificate; None is plain HTTP.
         env: further variables for the ServerApp (MLflow's address, threads, ...).
+        programs: folder with an own `flwr-serverapp`, which the SuperExec then starts.
     """
     argv = ["flower-superexec", "--runtime-api-address", f"{host}:{port}"]
     argv += ["--superexec-auth-secret-file", str(secret), *client_tls(root_certificates)]
     settings = {**quiet_environment(home), "CARDIONETS_OUTPUTS": str(outputs), **(env or {})}
-    return Command(tuple(argv), settings)
+    return Command(tuple(argv), settings, first_on_path=programs)
 
 
 def write_connection(

@@ -10,23 +10,30 @@ running afterwards, whatever ended the run.
 
 from __future__ import annotations
 
-import fcntl
-import os
-import re
-import secrets
+import shutil
+import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
-from cardionets_core.errors import ConfigError, EngineError
+from cardionets_core.errors import EngineError
 from cardionets_core.flower_command import LOOPBACK, Command
 from client import launch as client_launch
+from client import warm
 from server import launch as server_launch
+from simulations.preparation import (
+    SERVER_APP_PROGRAM,
+    check_sites,
+    client_modules,
+    healthy,
+    importable,
+    lock_folder,
+    write_secret,
+    write_server_program,
+)
 from simulations.process_group import (
     ProcessGroup,
     check_port,
@@ -39,15 +46,14 @@ __all__ = ["Federation", "RunState", "check_sites", "site_process"]
 
 SUPERLINK = "superlink"
 SUPEREXEC = "superexec"
-SERVER_APP_PROGRAM = "flwr-serverapp"
+SERVER_APP = "serverapp"
+WARM = "warm-starter"
 
+SITE_POLL_S = 0.5
 TICK_S = 0.5
 FIRST_LOOK_S = 5.0
 NEXT_LOOK_S = 30.0
 CLI_S = 60.0
-PACKAGES = Path(__file__).resolve().parents[1]
-_SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
-_no_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class Federation:
@@ -63,6 +69,9 @@ class Federation:
             default the parent of `folder`.
         bundle: folder of the app bundle.
         start_s: seconds until every process must be healthy and every site online.
+        warm: start apps from a warm starter (client/warm.py); False: as Flower does, which costs
+            seconds of import per message.
+        site_poll_s: how often sites ask for messages; None: every 3 s, as plain Flower.
         keep_database: keep Flower's queue in `folder/engine/superlink.db`, so that a run survives
             a restart of the SuperLink; models then lie there in clear.
     """
@@ -78,6 +87,8 @@ class Federation:
         outputs: Path | None = None,
         bundle: Path = server_launch.BUNDLE,
         start_s: float = 120.0,
+        warm: bool = True,
+        site_poll_s: float | None = SITE_POLL_S,
         keep_database: bool = False,
     ) -> None:
         check_sites(sites)
@@ -91,6 +102,8 @@ class Federation:
         self._bundle = bundle.resolve()
         self._start_s = start_s
         self._keep_database = keep_database
+        self._warm = warm
+        self._site_poll_s = site_poll_s
         self._site_ports: dict[str, int] = {}
         self._undo = ExitStack()
         self._group: ProcessGroup | None = None
@@ -129,19 +142,22 @@ class Federation:
                 time; the message quotes the end of the right log.
         """
         self.engine.mkdir(parents=True, exist_ok=True)
-        self._undo.callback(_lock(self.engine / "lock").close)
+        self._undo.callback(lock_folder(self.engine / "lock").close)
         self._choose_ports()
-        self._group = ProcessGroup(
-            self.folder / "logs", env=_importable(self._env), cwd=self.folder
-        )
+        self._group = ProcessGroup(self.folder / "logs", env=importable(self._env), cwd=self.folder)
         deadline = time.monotonic() + self._start_s
         self._start_server()
+        if self._warm:
+            self._start_warm()
         for name in self.sites:
             self.start_site(name)
         self._await_health(SUPERLINK, self.port, deadline)
         for name, port in self._site_ports.items():
             self._await_health(site_process(name), port, deadline)
         self._await_sites(deadline)
+        while self._warm and not self._socket.exists():
+            self._check_starting(WARM, deadline, "did not finish its imports")
+            time.sleep(0.1)
 
     def start_site(self, name: str) -> None:
         """Start the SuperNode of a site (again, after it was killed)."""
@@ -150,7 +166,9 @@ class Federation:
             superlink=f"{LOOPBACK}:{self.port}",
             port=self._site_ports[name],
             home=self._home(site_process(name)),
-            env=self._site_env.get(name),
+            env={**self._warm_env(), **self._site_env.get(name, {})},
+            programs=self.engine / "site-programs" if self._warm else None,
+            poll_s=self._site_poll_s,
         )
         self.processes.start(site_process(name), command)
 
@@ -173,11 +191,6 @@ class Federation:
     def stop_run(self, run_id: int) -> None:
         """Ask the SuperLink to stop a run; the processes stay."""
         self._ask(server_launch.stop(run_id, home=self._home("cli")))
-
-    def server_log(self, run_id: int) -> str:
-        """Return what the ServerApp logged (Flower uploads it to the SuperLink)."""
-        command = server_launch.show_log(run_id, home=self._home("cli"))
-        return self.processes.run(command, seconds=CLI_S).stdout
 
     def wait(
         self,
@@ -209,7 +222,6 @@ class Federation:
             if now > next_look or (was_running and not running):
                 state = self.state(run_id)
                 if state.finished:
-                    self._keep_server_log(run_id)
                     return state
                 next_look = time.monotonic() + NEXT_LOOK_S
             if seconds is not None and now - began > seconds:
@@ -234,7 +246,7 @@ class Federation:
 
     def _start_server(self) -> None:
         secret = self.engine / "superexec.secret"
-        _write_secret(secret)
+        write_secret(secret)
         database = self.engine / "superlink.db" if self._keep_database else None
         server_launch.write_connection(self._home("cli"), port=self.port)
         self.processes.start(
@@ -246,9 +258,29 @@ class Federation:
         self.processes.start(
             SUPEREXEC,
             server_launch.superexec(
-                port=self.port, home=self._home(SUPEREXEC), secret=secret, outputs=self._outputs
+                port=self.port,
+                home=self._home(SUPEREXEC),
+                secret=secret,
+                outputs=self._outputs,
+                programs=write_server_program(
+                    self.engine / "server-programs", self.processes.log_path(SERVER_APP)
+                ),
             ),
         )
+
+    def _start_warm(self) -> None:
+        # A socket's path must be short, and run folders are often long: hence the system's own.
+        folder = Path(tempfile.mkdtemp(prefix="cardionets-"))
+        self._undo.callback(shutil.rmtree, folder, ignore_errors=True)
+        self._socket = folder / "warm"
+        warm.install(self.engine / "site-programs")
+        modules = client_modules(self._bundle)
+        self.processes.start(
+            WARM, warm.starter(self._socket, home=self._home(WARM), modules=modules)
+        )
+
+    def _warm_env(self) -> dict[str, str]:
+        return {warm.SOCKET_ENV: str(self._socket)} if self._warm else {}
 
     def _home(self, name: str) -> Path:
         home = self.engine / name
@@ -256,7 +288,7 @@ class Federation:
         return home
 
     def _await_health(self, name: str, port: int, deadline: float) -> None:
-        while not _healthy(port):
+        while not healthy(port):
             self._check_starting(name, deadline, "did not answer on its port")
             time.sleep(0.1)
 
@@ -299,10 +331,6 @@ class Federation:
     def _server_app_runs(self) -> bool:
         return self.processes.runs_below(SUPEREXEC, SERVER_APP_PROGRAM)
 
-    def _keep_server_log(self, run_id: int) -> None:
-        path = self.processes.log_path("serverapp")
-        path.write_text(self.server_log(run_id), encoding="utf-8")
-
     def _ask(self, command: Command) -> dict[str, Any]:
         done = self.processes.run(command, seconds=CLI_S)
         answer = json_answer(done)
@@ -315,52 +343,3 @@ class Federation:
 def site_process(name: str) -> str:
     """Return the name of a site's process, which is also that of its log."""
     return f"site-{name}"
-
-
-def check_sites(sites: Mapping[str, Path]) -> None:
-    """Raise ConfigError unless every site has a usable name and an existing file."""
-    if not sites:
-        raise ConfigError("a federation needs at least one site; name site files to simulate")
-    for name, path in sites.items():
-        if not _SITE_NAME.fullmatch(name):
-            raise ConfigError(
-                f"site name {name!r}: use letters, digits, '.', '_' and '-' only, at most 63"
-            )
-        if not path.is_file():
-            raise ConfigError(f"site {name}: its file {path} does not exist; correct the path")
-
-
-def _healthy(port: int) -> bool:
-    try:
-        with _no_proxy.open(f"http://{LOOPBACK}:{port}/health", timeout=2.0) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
-
-
-def _importable(env: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment in which the apps import the same packages as this process."""
-    merged = {**os.environ, **env}
-    known = merged.get("PYTHONPATH")
-    merged["PYTHONPATH"] = f"{PACKAGES}{os.pathsep}{known}" if known else str(PACKAGES)
-    return merged
-
-
-def _write_secret(path: Path) -> None:
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(secrets.token_bytes(48))
-
-
-def _lock(path: Path) -> IO[str]:
-    """Hold a run folder for one federation at a time; the lock dies with this process."""
-    file = path.open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as held:
-        file.close()
-        raise EngineError(
-            f"another federation runs in {path.parent.parent}; wait until it has ended or choose "
-            "another output folder"
-        ) from held
-    return file
