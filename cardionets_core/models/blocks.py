@@ -8,10 +8,15 @@ possible.
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
 
 
 class LearnedTokens(nn.Module):
@@ -173,6 +178,13 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
 def at_least_one(mask: Tensor) -> Tensor:
     """Turn all-False rows of mask [B, L] all True: attention over nothing is NaN."""
     return mask | ~mask.any(dim=1, keepdim=True)
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Return a context with autocast off on `device` (`meta` has no autocast to turn off)."""
+    if device.type == "meta":
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def initialise_weights(model: nn.Module, generator: torch.Generator) -> None:

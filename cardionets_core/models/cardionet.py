@@ -6,7 +6,7 @@ the model draws random numbers except `generate`, from the generator that it is 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -113,7 +113,7 @@ class CardioNet(nn.Module):
         return self.disease_head(ecg, lead_mask, self.ecg_encoder)  # type: ignore[no-any-return]
 
     @torch.no_grad()
-    def start_head(self, part: Literal["phenotype_head", "disease_head"]) -> None:
+    def start_head(self, part: str) -> None:
         """Start a head from the aligned encoder, once, before its first round.
 
         A head with its own encoder takes a copy of ecg_encoder's weights. The phenotype head also

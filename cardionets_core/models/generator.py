@@ -19,6 +19,7 @@ from cardionets_core.models.blocks import (
     LearnedTokens,
     Mlp,
     Transformer,
+    full_precision,
     gather_tokens,
 )
 from cardionets_core.models.masking import Visible, fill_hidden
@@ -218,7 +219,7 @@ class Generator(nn.Module):
             guided: Tensor = free + guidance * (conditional - free)
             return guided
 
-        with torch.autocast(start.device.type, enabled=False):
+        with full_precision(start.device):
             return self.head.sample(predict, start, steps=steps, generator=generator)
 
 

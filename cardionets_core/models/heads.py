@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cardionets_core.models.blocks import Mlp
+from cardionets_core.models.blocks import Mlp, full_precision
 from cardionets_core.models.ecg_encoder import EcgVit
 from cardionets_core.models.s4d import EcgS4d
 
@@ -45,12 +44,12 @@ class Projector(nn.Module):
 
     def forward(self, pooled: Tensor) -> Tensor:
         """Return unit vectors [B, E] of pooled features [B, W], in fp32."""
-        with torch.autocast(pooled.device.type, enabled=False):
+        with full_precision(pooled.device):
             return F.normalize(self.embed(pooled.float()), dim=-1)
 
     def phenotypes(self, pooled: Tensor) -> Tensor:
         """Return z-scored phenotypes [B, P], in fp32."""
-        with torch.autocast(pooled.device.type, enabled=False):
+        with full_precision(pooled.device):
             return self.regress(pooled.float())[:, : self.outputs]  # type: ignore[no-any-return]
 
 
@@ -75,5 +74,5 @@ class SupervisedHead(nn.Module):
         """Return [B, outputs] in fp32; `shared` is the aligned encoder."""
         encoder = self.encoder if self.owns_encoder else shared
         pooled = encoder(ecg, lead_mask).pooled
-        with torch.autocast(pooled.device.type, enabled=False):
+        with full_precision(pooled.device):
             return self.readout(pooled.float())[:, : self.outputs]  # type: ignore[no-any-return]

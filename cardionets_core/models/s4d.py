@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from cardionets_core.models.blocks import masked_mean
+from cardionets_core.models.blocks import full_precision, masked_mean
 from cardionets_core.models.ecg_encoder import EcgFeatures, patchify_ecg
 from cardionets_core.vocabulary import LEADS
 
@@ -79,7 +79,7 @@ class StateSpaceBlock(nn.Module):
 
     def _filter(self, signal: Tensor) -> Tensor:
         length = signal.shape[1]
-        with torch.autocast(signal.device.type, enabled=False):  # complex numbers have no bf16
+        with full_precision(signal.device):  # complex numbers have no bf16
             forwards, backwards = self.kernel(length)
             # A circular kernel of twice the length: backwards taps lie at negative lags.
             kernel = torch.cat(

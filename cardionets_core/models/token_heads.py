@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cardionets_core.models.blocks import sinusoid
+from cardionets_core.models.blocks import full_precision, sinusoid
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -126,7 +126,7 @@ class FlowHead(nn.Module):
 
     def loss(self, target: Tensor, source: Tensor, *, time: Tensor, noise: Tensor) -> Tensor:
         """Return the mean squared error of the velocity per token, [...]."""
-        with torch.autocast(target.device.type, enabled=False):
+        with full_precision(target.device):
             target, source = target.float(), source.float()
             weight = time[..., None]
             velocity = self.mlp((1.0 - weight) * noise + weight * target, time, source)
@@ -172,7 +172,7 @@ class DdpmHead(nn.Module):
 
     def loss(self, target: Tensor, source: Tensor, *, time: Tensor, noise: Tensor) -> Tensor:
         """Return the mean squared error of the predicted noise per token, [...]."""
-        with torch.autocast(target.device.type, enabled=False):
+        with full_precision(target.device):
             target, source = target.float(), source.float()
             signal = self.signal[self._step(time)][..., None]
             noisy = signal.sqrt() * target + (1.0 - signal).sqrt() * noise
