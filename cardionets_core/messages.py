@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from cardionets_core import __version__
@@ -21,6 +23,8 @@ from cardionets_core.packing import Groups, pack, unpack
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from numpy.typing import NDArray
+
 ARRAYS, CONFIG, REFUSAL = "arrays", "config", "refusal"
 """Names of the records inside a message; the first two are Flower's own words."""
 
@@ -29,6 +33,9 @@ SUMS = "sums"
 
 MISSING_PARTS = "missing_parts"
 """The code of a site that has not kept a frozen part; the server sends all of them again."""
+
+LARGEST_COUNT = 2**40
+"""More than any site can count; keeps sums of counts far from overflow."""
 
 MESSAGE_TYPES = {"handshake": "query", "evaluate": "evaluate"}
 """Kind of a task -> Flower's message type; every other kind is `train`."""
@@ -165,7 +172,7 @@ def update_from_records(content: RecordDict) -> Update:
         WireError: the content is not an update.
     """
     if REFUSAL in content:
-        code = str(content[REFUSAL].get("code", "internal"))  # type: ignore[union-attr]
+        code = str(content[REFUSAL].get("code", "internal"))
         raise SiteError(code if code in SITE_ERROR_CODES else "internal")
     header, groups = _contents(content)
     sums = groups.pop(SUMS, {})
@@ -173,6 +180,7 @@ def update_from_records(content: RecordDict) -> Update:
         update = build(_UpdateHeader, header, "update")
     except ConfigError as error:
         raise WireError(f"the update cannot be understood: {error}") from None
+    _check_numbers(update)
     return Update(**vars(update), delta=groups, sums=sums)
 
 
@@ -219,7 +227,29 @@ def _contents(content: RecordDict) -> tuple[dict[str, Any], Groups]:
         raise WireError("the records of the message have the wrong kind")
     try:
         header = json.loads(str(config["header"]))
-        flat = {k: a.numpy() for k, a in arrays.items()}
-    except (ValueError, KeyError, TypeError):
-        raise WireError("the message's header or arrays are not readable") from None
+    except (ValueError, KeyError, RecursionError):
+        raise WireError("the message's header is not readable") from None
+    if not isinstance(header, dict):
+        raise WireError("the message's header is not an object")
+    flat = {k: _read_array(k, a) for k, a in arrays.items()}
     return header, unpack(flat, str(config.get("manifest", "")))
+
+
+def _read_array(key: str, array: Array) -> NDArray[Any]:
+    try:
+        values = array.numpy()
+    # NumPy's reader of foreign bytes raises a dozen kinds, from EOFError to tokenize.TokenError.
+    except Exception:
+        raise WireError(f"array {key!r} is not readable") from None
+    if not isinstance(values, np.ndarray):
+        raise WireError(f"array {key!r} is an archive, not an array")
+    return values
+
+
+def _check_numbers(update: _UpdateHeader) -> None:
+    """Refuse what would break a checkpoint's JSON or a sum much later."""
+    whole = [update.num_examples, update.round, *update.counts.values()]
+    if not all(0 <= n <= LARGEST_COUNT for n in whole):
+        raise WireError("the update holds a count below 0 or beyond any hospital")
+    if not all(isfinite(v) for v in update.metrics.values()):
+        raise WireError("the update holds a metric that is not finite")

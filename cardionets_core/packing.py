@@ -27,6 +27,9 @@ Arrays = dict[str, "NDArray[Any]"]
 Groups = dict[str, Arrays]
 """Group (a model part, or `sums`) -> its named arrays."""
 
+Tensors = list[tuple[str, tuple[int, ...]]]
+"""Names and shapes, in the order in which they lie in a flat array."""
+
 DTYPES = ("float32", "float64", "int64", "uint8")
 """The dtypes that may travel."""
 
@@ -49,7 +52,7 @@ def pack(groups: Mapping[str, Mapping[str, NDArray[Any]]]) -> tuple[Arrays, str]
         for dtype, names in sorted(by_dtype.items()):
             if dtype not in DTYPES:
                 raise WireError(f"{group}.{names[0]} is {dtype}; only {', '.join(DTYPES)} travel.")
-            tensors = [np.ascontiguousarray(groups[group][n]) for n in names]
+            tensors = [groups[group][n] for n in names]
             key = f"{group}|{dtype}"
             flat[key] = np.concatenate([t.reshape(-1) for t in tensors])
             manifest[key] = {
@@ -65,14 +68,7 @@ def unpack(flat: Mapping[str, NDArray[Any]], manifest: str) -> Groups:
     Raises:
         WireError: anything that does not agree with the manifest.
     """
-    try:
-        entries: dict[str, Any] = json.loads(manifest)
-        pairs = {
-            k: [(str(n), tuple(int(d) for d in s)) for n, s in e["tensors"]]
-            for k, e in entries.items()
-        }
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise WireError("the manifest of a message is not readable") from None
+    entries, pairs = _read_manifest(manifest)
     if set(flat) != set(pairs):
         raise WireError("the arrays of a message are not those of its manifest")
     groups: Groups = {}
@@ -87,16 +83,34 @@ def unpack(flat: Mapping[str, NDArray[Any]], manifest: str) -> Groups:
     return groups
 
 
-def _split(key: str, array: NDArray[Any], tensors: list[tuple[str, tuple[int, ...]]]) -> Arrays:
+def _read_manifest(manifest: str) -> tuple[dict[str, Any], dict[str, Tensors]]:
+    try:
+        entries: dict[str, Any] = json.loads(manifest)
+        pairs = {
+            k: [(str(n), tuple(int(d) for d in s)) for n, s in e["tensors"]]
+            for k, e in entries.items()
+        }
+    # A RecursionError is a text of 100,000 brackets, an OverflowError a size of Infinity.
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
+        raise WireError("the manifest of a message is not readable") from None
+    return entries, pairs
+
+
+def _split(key: str, array: NDArray[Any], tensors: Tensors) -> Arrays:
     if any(d < 0 for _, shape in tensors for d in shape):
         raise WireError(f"array {key!r} claims a negative size")
+    if len({name for name, _ in tensors}) != len(tensors):
+        raise WireError(f"array {key!r} names a tensor twice")
     if sum(prod(shape) for _, shape in tensors) != array.size:
         raise WireError(f"array {key!r} has not the length of its manifest")
     parts: Arrays = {}
     start = 0
     for name, shape in tensors:
         size = prod(shape)
-        parts[name] = array[start : start + size].reshape(shape)
+        try:
+            parts[name] = array[start : start + size].reshape(shape)
+        except (ValueError, OverflowError):  # 80 dimensions, or 0 x 10^30
+            raise WireError(f"array {key!r} claims a shape that no array has") from None
         start += size
     return parts
 
@@ -105,7 +119,7 @@ def fingerprint(arrays: Mapping[str, NDArray[Any]]) -> str:
     """Return the SHA-256 over names, dtypes, shapes and bytes, in the order of the names."""
     total = hashlib.sha256()
     for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
+        array = arrays[name]
         total.update(f"{name}|{array.dtype}|{array.shape}|".encode())
         total.update(array.tobytes())
     return total.hexdigest()

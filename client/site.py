@@ -69,7 +69,7 @@ class Site:
         path = self._part_path(part)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")
-        temporary.write_bytes(save_tensors({k: np.ascontiguousarray(v) for k, v in arrays.items()}))
+        temporary.write_bytes(save_tensors({k: np.asarray(v, order="C") for k, v in arrays.items()}))
         temporary.replace(path)
 
     def _part_path(self, part: str) -> Path:
@@ -94,7 +94,7 @@ def open_dataset(
     phenotypes: tuple[str, ...],
     diseases: tuple[str, ...],
     scaler: Scaler | None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> SiteDataset:
     """Open a site's records as the model wants them, preparing them where that was not done yet."""
     manifest = read_manifest(Path(config.data.manifest), Path(config.data.root))
