@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, help="Virtual hospitals, predictions, models."
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    help="Virtual hospitals, predictions, models.",
 )
 console = Console()
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from cardionets_core.config_tree import build
 from cardionets_core.errors import ConfigError, nearest
@@ -27,6 +26,7 @@ StageName = Literal[
     "cmr_masked",
     "tokenizer",
     "contrastive",
+    "distill",
     "generative",
     "phenotypes",
     "diseases",
@@ -149,6 +149,7 @@ class RunConfig:
         _known("diseases", self.diseases, DISEASES)
         if not self.stages or self.stages[0] != "handshake":
             raise ValueError("stages must begin with 'handshake'")
+        _known("stage", tuple(self.stage), get_args(StageName))
         for name in self.stages:
             if name not in ("handshake", "evaluate") and name not in self.stage:
                 raise ValueError(f"stage.{name} is missing: the settings of stage {name!r}")
@@ -180,16 +181,14 @@ def model_preset(name: str) -> ModelConfig:
     Raises:
         ConfigError: there is no such preset.
     """
-    known = conf_files(CONF, "model")
-    if name not in known:
-        raise ConfigError(
-            f"preset {name!r} does not exist{nearest(name, known)}. Known: {', '.join(known)}."
-        )
     return build(ModelConfig, compose("run", [f"model={name}"], package=CONF)["model"], "model")
 
 
 def compose(config_name: str, overrides: Sequence[str], *, package: str) -> dict[str, Any]:
     """Compose `config_name` of the YAML package with Hydra and return it as plain values.
+
+    An override may name a key that the YAML leaves at its default; whether the key exists at all is
+    for the dataclass to say, which knows the nearest right one.
 
     Args:
         config_name: a file of the package, without `.yaml`.
@@ -197,7 +196,7 @@ def compose(config_name: str, overrides: Sequence[str], *, package: str) -> dict
         package: an importable package that holds YAML, for instance `cardionets_core.conf`.
 
     Raises:
-        ConfigError: an override that Hydra refuses, naming the nearest right key.
+        ConfigError: an override that Hydra cannot read, or a choice that does not exist.
     """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_module
@@ -205,34 +204,34 @@ def compose(config_name: str, overrides: Sequence[str], *, package: str) -> dict
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    words = [_forced(word, package) for word in overrides]
     try:
         with initialize_config_module(package, version_base="1.3"):
-            config = hydra_compose(config_name, overrides=list(overrides))
+            config = hydra_compose(config_name, overrides=words)
             values = OmegaConf.to_container(config, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_explain(str(error), config_name, package)) from None
+        first = str(error).strip().splitlines()[0].rstrip(".")
+        raise ConfigError(f"{first}. Overrides are written key=value (Hydra).") from None
     return {str(k): v for k, v in values.items()}
 
 
-def _explain(text: str, config_name: str, package: str) -> str:
-    """Turn Hydra's message into one line with the nearest right key."""
-    first = text.strip().splitlines()[0].rstrip(".")
-    wrong = re.search(r"override '([^']+)'|Key '([^']+)'", text)
-    if not wrong:
-        return f"{first}. Overrides are written key=value (Hydra)."
-    key = next(g for g in wrong.groups() if g)
-    keys = _keys(compose(config_name, [], package=package)) if "override" in first else []
-    leaf = nearest(key, keys) or nearest(key.split(".")[-1], {k.split(".")[-1] for k in keys})
-    return f"Unknown setting {key!r}{leaf}. Write overrides as key=value; --help shows examples."
-
-
-def _keys(values: dict[str, Any], prefix: str = "") -> list[str]:
-    found: list[str] = []
-    for key, value in values.items():
-        found.append(prefix + str(key))
-        if isinstance(value, dict):
-            found += _keys(value, f"{prefix}{key}.")
-    return found
+def _forced(word: str, package: str) -> str:
+    """Return an override that sets a key whether or not the YAML names it."""
+    key, equals, value = word.partition("=")
+    if not equals:
+        raise ConfigError(f"{word!r} is not an override; write key=value, for instance seed=3.")
+    folder = resources.files(package) / key
+    if key[:1] in "+~" or not key:
+        return word
+    if not folder.is_dir():
+        return f"++{word}"
+    choices = conf_files(package, key)
+    if value not in choices:
+        known = f"Known: {', '.join(choices)}."
+        raise ConfigError(
+            f"{key}={value}: there is no such {key}{nearest(value, choices)}. {known}"
+        )
+    return word
 
 
 def conf_files(package: str, group: str) -> list[str]:

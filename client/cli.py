@@ -17,7 +17,12 @@ from cardionets_core.site_config import load_site_config
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="One hospital of a federation.")
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    help="One hospital of a federation.",
+)
 console = Console()
 
 Config = Annotated[

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from cardionets_core.config_tree import digest, to_mapping
 from cardionets_core.errors import CardioNetsError, ConfigError, EngineError, RunError
-from cardionets_core.flower_command import ServerTls
+from cardionets_core.flower_command import Command, ServerTls
 from cardionets_core.run_config import CONF, compose, run_config_from
 from server import launch
 from server.progress import read_progress
@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     from cardionets_core.run_config import RunConfig
 
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, help="The coordinator of a federation."
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    help="The coordinator of a federation.",
 )
 console = Console()
 
@@ -158,7 +161,7 @@ def _tls(certificate: Path | None, key: Path | None, authority: Path | None) -> 
     return ServerTls(certificate, key, authority)
 
 
-def _run_together(commands: tuple[launch.Command, ...]) -> None:
+def _run_together(commands: tuple[Command, ...]) -> None:
     """Run the processes until one of them ends or the user stops them; then end the others."""
     running = [
         subprocess.Popen(c.argv, env=c.environment(os.environ), start_new_session=True)
@@ -177,7 +180,7 @@ def _run_together(commands: tuple[launch.Command, ...]) -> None:
             process.wait()
 
 
-def _ask(command: launch.Command) -> dict[str, str]:
+def _ask(command: Command) -> dict[str, str]:
     done = subprocess.run(
         command.argv,
         env=command.environment(os.environ),

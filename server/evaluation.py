@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cardionets_core.errors import RunError
-from cardionets_core.evaluation.evaluate import residual_sd, solve_probes, summarise
+from cardionets_core.evaluation.evaluate import solve_probes, summarise
 from cardionets_core.evaluation.sums import merge
 from cardionets_core.models.cardionet import PARTS
 from server.exchange import Run, header, round_record, send_round
@@ -38,8 +38,8 @@ def run_evaluation(run: Run, state: RunState) -> RunState:
     state, scored = _collect(run, state, "score", 2, {PROBES: dict(probes)})
     total = merge(scored[n] for n in sorted(scored))
     metrics = summarise(scored, total, run.config.phenotypes, run.config.diseases)
-    residual = residual_sd(merged)
-    return replace(state, metrics=metrics, residual_sd=tuple(float(v) for v in residual))
+    residual = tuple(float(v) for v in probes.get("residual_sd", ()))
+    return replace(state, metrics=metrics, residual_sd=residual)
 
 
 def _collect(

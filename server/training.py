@@ -6,9 +6,11 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from cardionets_core.checkpoint import load_parts, part_arrays
 from cardionets_core.errors import RunError
 from cardionets_core.messages import TrainPlan, Update
-from cardionets_core.training.stages import HEADS, Stage, configured, owns_encoder
+from cardionets_core.models.cardionet import build_model
+from cardionets_core.training.stages import HEADS, Stage, configured
 from server.aggregation import ExactMean, screen
 from server.exchange import Run, header, round_record, send_round
 from server.state import RunState, save_state
@@ -42,13 +44,14 @@ def train_stage(run: Run, state: RunState, name: str) -> RunState:
 
 
 def _prepared(state: RunState, stage: Stage, config: RunConfig) -> RunState:
-    """Start a head that owns an encoder from the aligned one."""
+    """Start a head from the aligned encoder."""
     part = HEADS.get(stage.name)
-    if part is None or not owns_encoder(config.model, part):
+    if part is None:
         return state
-    aligned = {f"encoder.{n}": a for n, a in state.weights["ecg_encoder"].items()}
-    head = state.weights[part] | aligned
-    return replace(state, weights=state.weights | {part: head})
+    model = build_model(config.sized_model())
+    load_parts(model, {p: state.weights[p] for p in ("ecg_encoder", "ecg_projector", part)})
+    model.start_head(part)
+    return replace(state, weights=state.weights | {part: part_arrays(model, part)})
 
 
 def train_round(

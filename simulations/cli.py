@@ -18,14 +18,14 @@ from rich.progress import (
 
 from cardionets_core.errors import CardioNetsError
 from simulations.run import simulate
-from simulations.settings import compose_simulation, scenario_name
+from simulations.settings import compose_simulation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cardionets_core.run_config import RunConfig
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 console = Console()
 
 
@@ -95,7 +95,6 @@ def main(
         TimeElapsedColumn(),
     )
     try:
-        scenario_name(words)
         simulation, rest = compose_simulation(words)
         with Progress(*columns, console=console) as progress:
             results = simulate(simulation, rest, RichScreen(progress))

@@ -142,7 +142,6 @@ def _write_cohort(
         workers=simulation.workers or os.cpu_count() or 1,
         progress=progress,
     )
-    (folder / "data" / "manifest.csv").replace(folder / "manifest.csv")
     (folder / READY).write_text(json.dumps({"cohort_version": COHORT_VERSION}))
 
 

@@ -16,7 +16,7 @@ from server.progress import read_progress
 from server.server_app import load_config, write_config
 from simulations.hospitals import Hospital, make_hospitals, read_hospitals, write_site_files
 from simulations.report import write_report
-from simulations.settings import compose_run, run_name, scenario_name
+from simulations.settings import compose_run, run_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -199,6 +199,3 @@ def lock(output: Path) -> Iterator[None]:
                 "or give this one its own folder: output=OTHER."
             ) from None
         yield
-
-
-__all__ = ["Results", "Screen", "run_engine", "scenario_name", "simulate"]

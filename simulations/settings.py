@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cardionets_core.config_tree import build
-from cardionets_core.errors import ConfigError, nearest
+from cardionets_core.errors import ConfigError
 from cardionets_core.run_config import CONF as RUN_CONF
-from cardionets_core.run_config import RunConfig, compose, conf_files, run_config_from
+from cardionets_core.run_config import RunConfig, compose, run_config_from
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -107,25 +107,11 @@ def run_name(overrides: Sequence[str]) -> str:
     return next((o.partition("=")[2] for o in overrides if o.startswith("name=")), "")
 
 
-def scenario_name(overrides: Sequence[str]) -> str:
-    """Return the scenario that the command line asks for."""
-    chosen = next((o.partition("=")[2] for o in overrides if o.startswith("scenario=")), "demo")
-    known = conf_files(CONF, "scenario")
-    if chosen not in known:
-        raise ConfigError(
-            f"scenario={chosen}: there is no such scenario{nearest(chosen, known)}. "
-            f"Known: {', '.join(known)}."
-        )
-    return chosen
-
-
 def _split(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     keys = {f.name for f in fields(SimulationConfig)} | {"scenario"}
     ours: list[str] = []
     rest: list[str] = []
     for word in overrides:
-        key, equals, _ = word.partition("=")
-        if not equals:
-            raise ConfigError(f"{word!r} is not an override; write key=value, e.g. scenario=demo.")
+        key = word.partition("=")[0]
         (ours if key.lstrip("+~").split(".")[0] in keys else rest).append(word)
     return ours, rest

@@ -71,7 +71,7 @@ def train_locally(
         loss = losses.per_patient.mean()
         _require_finite(loss)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         norm = clip_gradients(parameters, plan.clip_norm)
         _require_finite(norm)
         optimizer.step()
