@@ -20,7 +20,7 @@ from cardionets_core.evaluation.forward import (
     evaluating,
     patient_weights,
     read_batches,
-    read_ecg_outputs,
+    read_ecg,
     read_labels,
 )
 from cardionets_core.evaluation.generation import PAIRED, generation_sums
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cardionets_core.data.dataset import SiteDataset
+    from cardionets_core.evaluation.forward import EcgReading
     from cardionets_core.evaluation.options import EvaluationOptions
     from cardionets_core.models.cardionet import CardioNet
 
@@ -63,13 +64,17 @@ def score_sums(
     sums: Sums = {}
     seed = derive_seed(seed, dataset.manifest.sha256)
     with evaluating(model):
+        heard = read_ecg(model, dataset, "test", size=options.batch_size)
+        if heard is None:
+            return sums
         if "phenotypes" in options.sections:
-            found = _score_phenotypes(model, dataset, probes, options, seed)
+            found = _score_phenotypes(heard, dataset, probes, options, seed)
             sums |= under("phenotypes", found)
         if "diseases" in options.sections:
-            sums |= under("diseases", _score_diseases(model, dataset, probes, options, seed))
+            sums |= under("diseases", _score_diseases(heard, dataset, probes, options, seed))
         if "retrieval" in options.sections:
-            sums |= under("retrieval", _score_retrieval(model, dataset, options, seed))
+            found = _score_retrieval(model, heard, dataset, options, seed)
+            sums |= under("retrieval", found)
         if "generation" in options.sections:
             found = generation_sums(model, dataset, probes, options, seed=seed)
             sums |= under("generation", found)
@@ -77,7 +82,7 @@ def score_sums(
 
 
 def _score_phenotypes(
-    model: CardioNet,
+    heard: EcgReading,
     dataset: SiteDataset,
     probes: Mapping[str, Floats],
     options: EvaluationOptions,
@@ -87,7 +92,7 @@ def _score_phenotypes(
     if len(rows) < options.minimum_patients:
         return {}
     known = read_labels(dataset, rows, size=options.batch_size)
-    guess = read_ecg_outputs(model, dataset, rows, size=options.batch_size).phenotypes
+    guess = heard.of(rows).phenotypes
     design = covariate_design(known.covariates, known.covariate_mask)
     predictions = {"mean": np.zeros_like(guess), "ecg": guess}
     if "covariates_phenotypes" in probes:
@@ -100,7 +105,7 @@ def _score_phenotypes(
 
 
 def _score_diseases(
-    model: CardioNet,
+    heard: EcgReading,
     dataset: SiteDataset,
     probes: Mapping[str, Floats],
     options: EvaluationOptions,
@@ -113,7 +118,7 @@ def _score_diseases(
     mask = enough(known.disease_mask, options.minimum_patients)
     weights = patient_weights(dataset, rows, replicates=options.replicates, seed=seed)
     bins = (options.score_bins, options.replicate_bins, options.calibration_bins)
-    probability = read_ecg_outputs(model, dataset, rows, size=options.batch_size).probability
+    probability = heard.of(rows).probability
     rank = _spread(logit(probability), probes, "ecg")
     found = binary_sums(known.diseases, mask, probability, rank, weights, bins=bins)
     sums = under("ecg", found)
@@ -128,7 +133,11 @@ def _score_diseases(
 
 
 def _score_retrieval(
-    model: CardioNet, dataset: SiteDataset, options: EvaluationOptions, seed: int
+    model: CardioNet,
+    heard: EcgReading,
+    dataset: SiteDataset,
+    options: EvaluationOptions,
+    seed: int,
 ) -> Sums:
     rows = _one_per_patient(dataset, dataset.indices("test", PAIRED))
     if len(rows) > options.retrieval_patients:
@@ -136,7 +145,7 @@ def _score_retrieval(
         rows = np.sort(rng.choice(rows, options.retrieval_patients, replace=False))
     if len(rows) < options.minimum_patients:
         return {}
-    ecg = read_ecg_outputs(model, dataset, rows, size=options.batch_size).embedding
+    ecg = heard.of(rows).embedding
     batches = read_batches(dataset, rows, size=options.batch_size, device=model.device)
     cmr = np.concatenate([cmr_embedding(model, b.cine, b.view_mask) for b in batches])
     weights = patient_weights(dataset, rows, replicates=options.replicates, seed=seed)

@@ -17,7 +17,7 @@ from cardionets_core.evaluation.forward import (
     evaluating,
     feature_projection,
     read_batches,
-    read_ecg_outputs,
+    read_ecg,
     read_labels,
     to_numpy,
     view_features,
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cardionets_core.data.dataset import SiteDataset
+    from cardionets_core.evaluation.forward import EcgReading
     from cardionets_core.models.cardionet import CardioNet
 
 Probes = dict[str, Floats]
@@ -52,13 +53,13 @@ def fit_sums(model: CardioNet, dataset: SiteDataset, options: EvaluationOptions)
     """Return a site's sums for round `fit`; sections that the site cannot serve are left out."""
     sums: Sums = {}
     with evaluating(model):
-        for name, collect in (
-            ("phenotypes", _phenotype_sums),
-            ("diseases", _disease_sums),
-            ("generation", _cine_sums),
-        ):
-            if name in options.sections:
-                sums |= collect(model, dataset, options)
+        heard = read_ecg(model, dataset, "validation", size=options.batch_size)
+        if "phenotypes" in options.sections:
+            sums |= _phenotype_sums(heard, dataset, options)
+        if "diseases" in options.sections:
+            sums |= _disease_sums(heard, dataset, options)
+        if "generation" in options.sections:
+            sums |= _cine_sums(model, dataset, options)
     return sums
 
 
@@ -104,7 +105,9 @@ def logit(probability: Floats) -> Floats:
     return np.log(p / (1 - p))
 
 
-def _phenotype_sums(model: CardioNet, dataset: SiteDataset, options: EvaluationOptions) -> Sums:
+def _phenotype_sums(
+    heard: EcgReading | None, dataset: SiteDataset, options: EvaluationOptions
+) -> Sums:
     sums: Sums = {}
     train = dataset.indices("train", frozenset({"phenotypes"}))
     if len(train) >= options.minimum_patients:
@@ -113,11 +116,11 @@ def _phenotype_sums(model: CardioNet, dataset: SiteDataset, options: EvaluationO
         design = covariate_design(known.covariates, known.covariate_mask)
         sums |= under("covariates_phenotypes", normal_equations(design, known.phenotypes, mask))
     rows = dataset.indices("validation", frozenset({"ecg", "phenotypes"}))
-    if len(rows) >= options.minimum_patients:
+    if heard is not None and len(rows) >= options.minimum_patients:
         known = read_labels(dataset, rows, size=options.batch_size)
         mask = enough(known.phenotype_mask, options.minimum_patients)
         design = covariate_design(known.covariates, known.covariate_mask)
-        guess = read_ecg_outputs(model, dataset, rows, size=options.batch_size).phenotypes
+        guess = heard.of(rows).phenotypes
         error = np.where(mask, known.phenotypes - guess, 0.0)
         sums |= under("fusion", fusion_equations(design, guess, known.phenotypes, mask))
         sums |= {
@@ -128,7 +131,9 @@ def _phenotype_sums(model: CardioNet, dataset: SiteDataset, options: EvaluationO
     return sums
 
 
-def _disease_sums(model: CardioNet, dataset: SiteDataset, options: EvaluationOptions) -> Sums:
+def _disease_sums(
+    heard: EcgReading | None, dataset: SiteDataset, options: EvaluationOptions
+) -> Sums:
     sums: Sums = {}
     train = dataset.indices("train", frozenset({"diseases"}))
     if len(train) >= options.minimum_patients:
@@ -138,8 +143,8 @@ def _disease_sums(model: CardioNet, dataset: SiteDataset, options: EvaluationOpt
         truth = known.diseases.astype(np.float64)
         sums |= under("covariates_diseases", normal_equations(design, truth, mask))
     rows = dataset.indices("validation", frozenset({"ecg", "diseases"}))
-    if len(rows) >= options.minimum_patients:
-        scores = logit(read_ecg_outputs(model, dataset, rows, size=options.batch_size).probability)
+    if heard is not None and len(rows) >= options.minimum_patients:
+        scores = logit(heard.of(rows).probability)
         sums |= {
             "ecg_score/n": np.array([float(len(rows))]),
             "ecg_score/sum": scores.sum(axis=0),

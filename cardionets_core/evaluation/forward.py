@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from cardionets_core.batch import Batch
     from cardionets_core.data.dataset import SiteDataset
+    from cardionets_core.data.manifest import Split
     from cardionets_core.evaluation.sums import Floats
     from cardionets_core.models.cardionet import CardioNet
 
@@ -44,6 +45,27 @@ class EcgOutputs:
     crop_spread: Floats
     probability: Floats
     embedding: Floats
+
+
+@dataclass(frozen=True)
+class EcgReading:
+    """The ECG side's outputs for a split, computed once and shared by the sections.
+
+    Attributes:
+        rows: the studies, ascending.
+        outputs: theirs, in that order.
+    """
+
+    rows: NDArray[np.int64]
+    outputs: EcgOutputs
+
+    def of(self, rows: NDArray[np.int64]) -> EcgOutputs:
+        """Return the outputs of some of the studies."""
+        place = np.searchsorted(self.rows, rows)
+        return EcgOutputs(**{n: getattr(self.outputs, n)[place] for n in _OUTPUTS})
+
+
+_OUTPUTS = ("phenotypes", "crop_spread", "probability", "embedding")
 
 
 @dataclass(frozen=True)
@@ -121,36 +143,59 @@ def ecg_outputs(model: CardioNet, crops: Sequence[Tensor], lead_mask: Tensor) ->
         crops: each [B, 12, T].
         lead_mask: [B, 12].
     """
-    phenotypes, probability, embedding = [], [], []
+    phenotypes, probability = [], []
     with autocast(lead_mask.device):
         for crop in crops:
             phenotypes.append(to_numpy(model.phenotypes(crop, lead_mask)))
             probability.append(to_numpy(torch.sigmoid(model.diseases(crop, lead_mask).float())))
-            pooled = model.encode_ecg(crop, lead_mask).pooled
-            embedding.append(to_numpy(model.project_ecg(pooled)))
-    mean = np.mean(embedding, axis=0)
     return EcgOutputs(
         phenotypes=np.mean(phenotypes, axis=0),
         crop_spread=np.std(phenotypes, axis=0, ddof=1 if len(phenotypes) > 1 else 0),
         probability=np.mean(probability, axis=0),
-        embedding=mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12),
+        embedding=ecg_embedding(model, crops, lead_mask),
     )
 
 
-def read_ecg_outputs(
+def ecg_embedding(model: CardioNet, crops: Sequence[Tensor], lead_mask: Tensor) -> Floats:
+    """Return unit vectors [B, E]: the mean over the crops, projected back to length one."""
+    with autocast(lead_mask.device):
+        pooled = [model.encode_ecg(crop, lead_mask).pooled for crop in crops]
+        mean = np.mean([to_numpy(model.project_ecg(p)) for p in pooled], axis=0)
+    return np.asarray(mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12))
+
+
+def read_ecg(
+    model: CardioNet, dataset: SiteDataset, split: Split, *, size: int
+) -> EcgReading | None:
+    """Return the ECG side's outputs for every study of the split that has an ECG."""
+    rows = dataset.indices(split, frozenset({"ecg"}))
+    if not len(rows):
+        return None
+    parts = [ecg_outputs(model, *crops) for crops in _crops(model, dataset, rows, size)]
+    gathered = {n: np.concatenate([getattr(p, n) for p in parts]) for n in _OUTPUTS}
+    return EcgReading(rows, EcgOutputs(**gathered))
+
+
+def read_embedding(
     model: CardioNet, dataset: SiteDataset, rows: NDArray[np.int64], *, size: int
-) -> EcgOutputs:
-    """Return the ECG side's outputs for the studies `rows`, which must have an ECG."""
-    device, parts = model.device, []
+) -> Floats:
+    """Return the unit vectors [N, E] of the studies `rows`, which must have an ECG."""
+    parts = [ecg_embedding(model, *crops) for crops in _crops(model, dataset, rows, size)]
+    return np.concatenate(parts)
+
+
+def _crops(
+    model: CardioNet, dataset: SiteDataset, rows: NDArray[np.int64], size: int
+) -> Iterator[tuple[list[Tensor], Tensor]]:
+    """Yield (test-time crops, lead mask) of the studies, at most `size` at a time."""
     for start in range(0, len(rows), size):
         chosen = rows[start : start + size]
         batches = [
-            dataset.batch(chosen, rng=None, crop=crop).to(device)
+            dataset.batch(chosen, rng=None, crop=crop)
             for crop in range(model.config.ecg.test_crops)
         ]
-        parts.append(ecg_outputs(model, [b.ecg for b in batches], batches[0].lead_mask))
-    names = ("phenotypes", "crop_spread", "probability", "embedding")
-    return EcgOutputs(**{n: np.concatenate([getattr(p, n) for p in parts]) for n in names})
+        crops = [b.ecg.to(model.device) for b in batches]
+        yield crops, batches[0].lead_mask.to(model.device)
 
 
 def cmr_embedding(model: CardioNet, cine: Tensor, view_mask: Tensor) -> Floats:

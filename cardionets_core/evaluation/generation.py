@@ -27,7 +27,7 @@ from cardionets_core.evaluation.forward import (
     feature_projection,
     patient_weights,
     read_batches,
-    read_ecg_outputs,
+    read_embedding,
     view_features,
 )
 from cardionets_core.evaluation.metrics import regression_sums
@@ -214,8 +214,8 @@ def _nearest_by_ecg(
 ) -> NDArray[np.int64]:
     if not len(training):
         return training
-    asked = read_ecg_outputs(model, dataset, rows, size=size).embedding
-    known = read_ecg_outputs(model, dataset, training, size=size).embedding
+    asked = read_embedding(model, dataset, rows, size=size)
+    known = read_embedding(model, dataset, training, size=size)
     return np.asarray(training[(asked @ known.T).argmax(axis=1)], dtype=np.int64)
 
 

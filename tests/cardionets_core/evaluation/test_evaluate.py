@@ -14,7 +14,7 @@ from cardionets_core.evaluation.evaluate import (
     solve_probes,
     summarise,
 )
-from cardionets_core.evaluation.forward import read_ecg_outputs, read_labels
+from cardionets_core.evaluation.forward import read_ecg, read_labels
 from cardionets_core.evaluation.options import EvaluationOptions
 from cardionets_core.evaluation.probes import covariate_design
 from cardionets_core.evaluation.summary import residual_sd
@@ -49,7 +49,7 @@ def test_phenotype_rows_are_sklearns_on_pooled_predictions(run, model):
         keep = known.phenotype_mask[:, 1]
         design = covariate_design(known.covariates, known.covariate_mask)
         truth.append(known.phenotypes[keep, 1])
-        guess.append(read_ecg_outputs(model, dataset, rows, size=64).phenotypes[keep, 1])
+        guess.append(read_ecg(model, dataset, "test", size=64).of(rows).phenotypes[keep, 1])
         linear.append((design @ probes["covariates_phenotypes"][1])[keep])
     truth, guess, linear = map(np.concatenate, (truth, guess, linear))
     row = report["pooled"]["phenotypes"]["by_phenotype"]["lv_ef"]
@@ -97,7 +97,7 @@ def test_disease_rows_agree_with_sklearn(run, model):
     for dataset in sites.values():
         rows = dataset.indices("test", frozenset({"ecg", "diseases"}))
         truth.append(read_labels(dataset, rows, size=64).diseases[:, 0])
-        score.append(read_ecg_outputs(model, dataset, rows, size=64).probability[:, 0])
+        score.append(read_ecg(model, dataset, "test", size=64).of(rows).probability[:, 0])
     truth, score = np.concatenate(truth), np.concatenate(score)
     row = report["pooled"]["diseases"]["by_disease"]["heart_failure"]
     area, precision = row["ecg"]["auroc"], row["ecg"]["auprc"]
