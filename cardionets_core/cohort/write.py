@@ -1,0 +1,323 @@
+"""Write the folder of a virtual hospital, exactly as a real one would hold it.
+
+WFDB records with the device's own rate, gain and lead names, NIfTI cines with their true affine,
+one manifest. A patient's files depend on (preset, seed, index) only: not on how many patients there
+are, nor on the number of workers.
+"""
+
+from __future__ import annotations
+
+import csv
+import multiprocessing
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import wfdb
+from numpy.typing import NDArray
+
+from cardionets_core.cohort import COHORT_VERSION
+from cardionets_core.cohort.heart import Heart
+from cardionets_core.cohort.patient import Cine, VirtualPatient, open_streams, simulate_patient
+from cardionets_core.cohort.sites import EcgDevice, Missing, SitePreset, find_preset
+from cardionets_core.errors import ConfigError
+from cardionets_core.vocabulary import (
+    COHORT_DISCLAIMER,
+    COVARIATES,
+    LEADS,
+    PHENOTYPE_NAMES,
+    VIEWS,
+)
+
+DISEASE_COLUMNS = (
+    "hypertrophic_cardiomyopathy",
+    "dilated_cardiomyopathy",
+    "left_ventricular_hypertrophy",
+    "myocardial_infarction",
+    "pulmonary_hypertension",
+    "atrial_fibrillation",
+    "left_bundle_branch_block",
+    "right_bundle_branch_block",
+    "conduction_disturbance",
+    "hypertrophy",
+)
+COLUMNS = (
+    "patient_id",
+    "ecg",
+    *(f"cine_{view}" for view in VIEWS),
+    *COVARIATES,
+    *PHENOTYPE_NAMES,
+    *DISEASE_COLUMNS,
+)
+"""Columns of the manifest, in order."""
+_IMAGE_TOP = 1000
+"""Stored intensity of the brightest half percent."""
+
+Row = dict[str, str]
+
+
+@dataclass(frozen=True)
+class CohortSummary:
+    """What was written.
+
+    Attributes:
+        folder: the site's folder.
+        preset: letter of the preset.
+        patients: rows of the manifest.
+        with_cine: rows with at least one cine.
+        diseases: present cases per disease column.
+        seconds: wall time.
+    """
+
+    folder: Path
+    preset: str
+    patients: int
+    with_cine: int
+    diseases: dict[str, int]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One patient to write; travels to a worker process."""
+
+    preset: SitePreset
+    seed: int
+    index: int
+    folder: Path
+    ecg_only: bool
+
+
+def write_site(
+    preset: str,
+    *,
+    patients: int,
+    seed: int,
+    out: Path,
+    ecg_only: bool = False,
+    workers: int = 1,
+    first: int = 0,
+    progress: Callable[[int], None] | None = None,
+    missing: Missing | None = None,
+) -> CohortSummary:
+    """Write a virtual hospital of `patients` patients into the new folder `out`.
+
+    Args:
+        preset: letter of a site preset.
+        patients: how many, at least 1.
+        seed: not negative; with `preset` it fixes every patient.
+        out: folder that does not exist yet or is empty; appears when all is written.
+        ecg_only: no cines; the table keeps its phenotypes (as from reports of another hospital).
+        workers: processes.
+        first: index of the first patient.
+        progress: called with the number of patients written so far.
+        missing: rates of missing data instead of the preset's.
+
+    Raises:
+        ConfigError: unknown preset, a number out of range, or a folder that is in use.
+    """
+    site = find_preset(preset)
+    if missing is not None:
+        site = replace(site, missing=missing)
+    _check(patients=patients, seed=seed, workers=workers, first=first, out=out)
+    started = time.monotonic()
+    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    jobs = [_Job(site, seed, first + k, partial, ecg_only) for k in range(patients)]
+    try:
+        for part in ("ecg",) if ecg_only else ("ecg", "cmr"):
+            (partial / part).mkdir(parents=True)
+        rows = _write_all(jobs, workers, progress)
+        _write_manifest(partial / "manifest.csv", rows)
+        (partial / "README.txt").write_text(_read_me(site, patients, seed, first), "utf-8")
+        if out.is_dir():
+            out.rmdir()
+        partial.replace(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return _summarise(out, preset, rows, time.monotonic() - started)
+
+
+def _check(*, patients: int, seed: int, workers: int, first: int, out: Path) -> None:
+    for name, value, least in (
+        ("patients", patients, 1),
+        ("seed", seed, 0),
+        ("workers", workers, 1),
+        ("first", first, 0),
+    ):
+        if value < least:
+            raise ConfigError(f"{name} is {value}; it must be at least {least}.")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out} is not empty. Name a new folder, or remove this one first.")
+
+
+def _write_all(
+    jobs: list[_Job], workers: int, progress: Callable[[int], None] | None
+) -> list[Row]:
+    rows = []
+    for row in _run(jobs, min(workers, len(jobs))):
+        rows.append(row)
+        if progress is not None:
+            progress(len(rows))
+    return rows
+
+
+def _run(jobs: list[_Job], workers: int) -> Iterator[Row]:
+    if workers == 1:
+        yield from map(_write_patient, jobs)
+        return
+    # spawn: a forked child of a process with threads (torch, BLAS) may hang
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context)
+    try:
+        yield from pool.map(_write_patient, jobs, chunksize=max(1, min(16, len(jobs) // workers)))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _write_patient(job: _Job) -> Row:
+    """Simulate one patient, write the files, return the row of the manifest."""
+    streams = open_streams(job.preset, job.seed, job.index)
+    gaps = _draw_gaps(job.preset.missing, streams.files)
+    with_cmr = not (job.ecg_only or gaps.cmr)
+    patient = simulate_patient(job.preset, streams, with_cmr=with_cmr)
+    name = f"{job.preset.name}{job.index + 1:06d}"
+    ecg = patient.ecg.copy()
+    if gaps.lead is not None:
+        ecg[gaps.lead] = 0.0
+    _write_ecg(ecg, job.preset.device, patient.heart, folder=job.folder / "ecg", name=name)
+    row = {"patient_id": name, "ecg": f"ecg/{name}.hea"}
+    for view, cine in patient.cines.items():
+        if view != gaps.view:
+            row[f"cine_{view}"] = f"cmr/{name}_{view}.nii.gz"
+            _write_cine(cine, job.folder / row[f"cine_{view}"])
+    cells = _cells(patient, table=not gaps.cmr)
+    row |= {key: text for key, text in cells.items() if key not in gaps.cells}
+    if gaps.broken:
+        _tear(job.folder / "ecg" / f"{name}.dat")
+    return row
+
+
+@dataclass(frozen=True)
+class _Gaps:
+    """What one patient lacks."""
+
+    cmr: bool
+    view: str | None
+    lead: int | None
+    cells: frozenset[str]
+    broken: bool
+
+
+def _draw_gaps(missing: Missing, rng: np.random.Generator) -> _Gaps:
+    chance = rng.random(4)
+    view, lead = VIEWS[rng.integers(len(VIEWS))], int(rng.integers(len(LEADS)))
+    names = (*PHENOTYPE_NAMES, *DISEASE_COLUMNS)
+    lost = rng.random(len(names)) < missing.label
+    return _Gaps(
+        cmr=bool(chance[0] < missing.cmr),
+        view=view if chance[1] < missing.view else None,
+        lead=lead if chance[2] < missing.lead else None,
+        cells=frozenset(name for name, gone in zip(names, lost, strict=True) if gone),
+        broken=bool(chance[3] < missing.broken),
+    )
+
+
+def _write_ecg(
+    ecg: NDArray[np.float32], device: EcgDevice, heart: Heart, *, folder: Path, name: str
+) -> None:
+    """Write mV [12, samples] as the device would: its unit, its steps, its lead names."""
+    per_mv = device.adu_per_unit * (1000.0 if device.unit == "uV" else 1.0)
+    steps = np.clip(np.rint(ecg.T * per_mv), -32767, 32767).astype(np.int16)
+    wfdb.wrsamp(
+        name,
+        fs=device.sampling_rate_hz,
+        units=[device.unit] * len(LEADS),
+        sig_name=list(device.lead_names),
+        d_signal=steps,
+        fmt=["16"] * len(LEADS),
+        adc_gain=[device.adu_per_unit] * len(LEADS),
+        baseline=[0] * len(LEADS),
+        comments=[f"Age: {heart.person.age:.0f}", f"Sex: {'M' if heart.person.sex else 'F'}"],
+        write_dir=str(folder),
+    )
+
+
+def _write_cine(cine: Cine, path: Path) -> None:
+    """Write a cine as int16 NIfTI (column, row, 1, phase); zooms[3] is seconds per phase."""
+    top = float(np.percentile(cine.frames[0], 99.5))
+    stored = np.clip(np.rint(cine.frames * (_IMAGE_TOP / top)), 0, 32767).astype(np.int16)
+    image = nib.Nifti1Image(stored.transpose(2, 1, 0)[:, :, None], cine.plane.affine())
+    image.header.set_xyzt_units("mm", "sec")
+    image.header.set_zooms((*image.header.get_zooms()[:3], cine.phase_s))
+    nib.save(image, path)
+
+
+def _cells(patient: VirtualPatient, *, table: bool) -> Row:
+    """Covariates, phenotypes (unless there was no CMR at all) and diseases as text."""
+    person, heart = patient.heart.person, patient.heart
+    cells = {
+        "age": f"{person.age:.0f}",
+        "sex": str(person.sex),
+        "height_cm": f"{person.height_cm:.0f}",
+        "weight_kg": f"{person.weight_kg:.1f}",
+    }
+    if table:
+        cells |= {name: f"{value:.4g}" for name, value in patient.phenotypes.items()}
+    present = {
+        "hypertrophic_cardiomyopathy": heart.diagnosis == "hcm",
+        "dilated_cardiomyopathy": heart.diagnosis == "dcm",
+        "left_ventricular_hypertrophy": heart.diagnosis == "lvh",
+        "myocardial_infarction": heart.diagnosis == "mi",
+        "pulmonary_hypertension": heart.diagnosis == "ph",
+        "atrial_fibrillation": heart.af,
+        "left_bundle_branch_block": heart.lbbb,
+        "right_bundle_branch_block": heart.rbbb,
+        "conduction_disturbance": heart.lbbb or heart.rbbb or heart.lafb,
+        "hypertrophy": heart.diagnosis in ("lvh", "hcm"),
+    }
+    return cells | {name: str(int(present[name])) for name in DISEASE_COLUMNS}
+
+
+def _tear(path: Path) -> None:
+    """Cut a file in half, as an interrupted copy would."""
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def _write_manifest(path: Path, rows: list[Row]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _read_me(site: SitePreset, patients: int, seed: int, first: int) -> str:
+    return (
+        f"Virtual hospital {site.name}: {site.title}.\n"
+        f"{patients} virtual patients (from number {first + 1}), seed {seed}, "
+        f"cohort version {COHORT_VERSION}.\n"
+        f"{COHORT_DISCLAIMER}\n\n"
+        "manifest.csv  one row per patient; empty cells are missing\n"
+        "ecg/          WFDB records as the ECG device stored them\n"
+        "cmr/          NIfTI cines, four-chamber and mid short axis, first phase at end-diastole\n"
+    )
+
+
+def _summarise(folder: Path, preset: str, rows: list[Row], seconds: float) -> CohortSummary:
+    cines = [any(row.get(f"cine_{view}") for view in VIEWS) for row in rows]
+    present = Counter(name for row in rows for name in DISEASE_COLUMNS if row.get(name) == "1")
+    return CohortSummary(
+        folder=folder,
+        preset=preset,
+        patients=len(rows),
+        with_cine=sum(cines),
+        diseases={name: present[name] for name in DISEASE_COLUMNS},
+        seconds=seconds,
+    )
