@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
@@ -86,9 +86,10 @@ class CohortSummary:
 
 @dataclass(frozen=True)
 class _Job:
-    """One patient to write; travels to a worker process."""
+    """One patient to write; travels to a worker process (which has the presets itself)."""
 
-    preset: SitePreset
+    preset: str
+    missing: Missing
     seed: int
     index: int
     folder: Path
@@ -124,12 +125,11 @@ def write_site(
         ConfigError: unknown preset, a number out of range, or a folder that is in use.
     """
     site = find_preset(preset)
-    if missing is not None:
-        site = replace(site, missing=missing)
     _check(patients=patients, seed=seed, workers=workers, first=first, out=out)
     started = time.monotonic()
     partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    jobs = [_Job(site, seed, first + k, partial, ecg_only) for k in range(patients)]
+    gaps = site.missing if missing is None else missing
+    jobs = [_Job(preset, gaps, seed, first + k, partial, ecg_only) for k in range(patients)]
     try:
         for part in ("ecg",) if ecg_only else ("ecg", "cmr"):
             (partial / part).mkdir(parents=True)
@@ -183,15 +183,16 @@ def _run(jobs: list[_Job], workers: int) -> Iterator[Row]:
 
 def _write_patient(job: _Job) -> Row:
     """Simulate one patient, write the files, return the row of the manifest."""
-    streams = open_streams(job.preset, job.seed, job.index)
-    gaps = _draw_gaps(job.preset.missing, streams.files)
+    site = find_preset(job.preset)
+    streams = open_streams(site, job.seed, job.index)
+    gaps = _draw_gaps(job.missing, streams.files)
     with_cmr = not (job.ecg_only or gaps.cmr)
-    patient = simulate_patient(job.preset, streams, with_cmr=with_cmr)
-    name = f"{job.preset.name}{job.index + 1:06d}"
+    patient = simulate_patient(site, streams, with_cmr=with_cmr)
+    name = f"{job.preset}{job.index + 1:06d}"
     ecg = patient.ecg.copy()
     if gaps.lead is not None:
         ecg[gaps.lead] = 0.0
-    _write_ecg(ecg, job.preset.device, patient.heart, folder=job.folder / "ecg", name=name)
+    _write_ecg(ecg, site.device, patient.heart, folder=job.folder / "ecg", name=name)
     row = {"patient_id": name, "ecg": f"ecg/{name}.hea"}
     for view, cine in patient.cines.items():
         if view != gaps.view:
