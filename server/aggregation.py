@@ -8,13 +8,15 @@ sites / N x 2^-37, far below float32. docs/architecture.md gives the cost.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cardionets_core.errors import RunError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from cardionets_core.messages import Update
     from cardionets_core.packing import Arrays, Groups
 
@@ -22,7 +24,10 @@ SCALE = 2.0**36
 """Steps per unit of the fixed-point sums."""
 
 LIMIT = 2.0**25
-"""Largest |delta| x total weight that the sums hold without overflow, with a factor 2 to spare."""
+"""Largest sum of |delta| x weight over the sites, with a factor 4 to spare in an int64.
+
+`screen` grants each update a 64th of it, so 64 screened updates always fit.
+"""
 
 
 class ExactMean:
@@ -30,21 +35,28 @@ class ExactMean:
 
     def __init__(self) -> None:
         self._sums: dict[str, Arrays] = {}
+        self._load = 0.0
         self.weight = 0
 
     def fold(self, delta: Groups, weight: int) -> None:
         """Add one site's update with its weight (training patients).
 
         Raises:
-            RunError: the sums would overflow; `screen` refuses such updates first.
+            RunError: the sums might overflow; nothing of the update is then in them.
         """
+        load = 0.0
+        for part, arrays in delta.items():
+            for name, array in arrays.items():
+                load = max(load, magnitude(array) * weight)
+                if not self._load + load <= LIMIT:  # also refuses NaN
+                    raise RunError(f"update of {part}.{name} is too large to aggregate exactly")
+        self._load += load
         self.weight += weight
         for part, arrays in delta.items():
             sums = self._sums.setdefault(part, {})
             for name, array in arrays.items():
-                if float(np.abs(array).max(initial=0.0)) * self.weight > LIMIT:
-                    raise RunError(f"update of {part}.{name} is too large to aggregate exactly")
-                steps = np.rint(array.astype(np.float64) * (weight * SCALE)).astype(np.int64)
+                products = array.astype(np.float64) * (weight * SCALE)
+                steps = np.asarray(np.rint(products), dtype=np.int64)
                 if name in sums:
                     sums[name] += steps
                 else:
@@ -53,9 +65,14 @@ class ExactMean:
     def mean(self) -> Groups:
         """Return the weighted mean as float64 arrays."""
         return {
-            part: {n: s / (SCALE * self.weight) for n, s in sums.items()}
+            part: {n: np.asarray(s / (SCALE * self.weight)) for n, s in sums.items()}
             for part, sums in self._sums.items()
         }
+
+
+def magnitude(array: NDArray[Any]) -> float:
+    """Return the largest absolute value; right for the most negative integer, too."""
+    return max(float(array.max(initial=0)), -float(array.min(initial=0)))
 
 
 def screen(update: Update, *, expected: Groups, max_examples: int) -> str | None:
@@ -79,6 +96,6 @@ def screen(update: Update, *, expected: Groups, max_examples: int) -> str | None
                 return "shape"
             if not np.isfinite(got[name]).all():
                 return "not_finite"
-            if float(np.abs(got[name]).max(initial=0.0)) * max_examples > LIMIT / 64:
+            if magnitude(got[name]) * max_examples > LIMIT / 64:
                 return "too_large"
     return None

@@ -75,11 +75,15 @@ def run_round(
     resent: set[str] = set()
     while waiting and time.monotonic() - started < deadline_s:
         for message in list(grid.pull_messages(list(waiting))):
-            site = waiting.pop(message.metadata.reply_to_message_id)
+            site = waiting.pop(message.metadata.reply_to_message_id, None)
+            if site is None:
+                continue  # a second copy, or an answer to nothing that is still open
             reason = _take(message, site, accept, result)
-            if reason == MISSING_PARTS and site not in resent:
+            left = deadline_s - (time.monotonic() - started)
+            if reason == MISSING_PARTS and left <= 0:
+                result.refused[site] = "late"
+            elif reason == MISSING_PARTS and site not in resent:
                 resent.add(site)
-                left = deadline_s - (time.monotonic() - started)
                 task = make_task(site, True)
                 waiting[_send(grid, site, nodes[site], task, left, result)] = site
             elif reason is None:

@@ -46,5 +46,4 @@ def moving_average(average: Groups, weights: Groups, *, examples: int, half_life
 def _step(array: np.ndarray, delta: np.ndarray) -> np.ndarray:
     if not np.issubdtype(array.dtype, np.floating):
         return array
-    moved: np.ndarray = (array.astype(np.float64) + delta).astype(array.dtype)
-    return moved
+    return np.asarray(array.astype(np.float64) + delta, dtype=array.dtype)

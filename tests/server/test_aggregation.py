@@ -1,0 +1,280 @@
+"""The exact mean: one answer in every order of arrival, and the right one."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from cardionets_core.errors import RunError
+from cardionets_core.messages import Update
+from server.aggregation import LIMIT, SCALE, ExactMean, screen
+
+FLOATS = st.floats(-100, 100, width=32)
+DELTAS = st.lists(
+    st.tuples(npst.arrays(np.float32, 7, elements=FLOATS), st.integers(1, 5000)),
+    min_size=1,
+    max_size=6,
+)
+
+
+def mean_of(updates, name="w"):
+    mean = ExactMean()
+    for delta, weight in updates:
+        mean.fold({"part": {name: delta}}, weight)
+    return mean.mean()["part"][name]
+
+
+def digest(array):
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def five_updates(seed=3, size=1000):
+    rng = np.random.default_rng(seed)
+    sizes = (17, 280, 1033, 4, 96)
+    # Spread over eight orders of magnitude, where floating-point sums depend on their order.
+    return [
+        ((rng.normal(size=size) * 10.0 ** rng.uniform(-8, 1, size)).astype(np.float32), n)
+        for n in sizes
+    ]
+
+
+def test_all_120_orders_of_five_updates_give_one_sha256():
+    updates = five_updates()
+    assert len({digest(mean_of(order)) for order in itertools.permutations(updates)}) == 1
+
+
+def test_the_test_above_can_fail():
+    """Plain float32 sums of the same updates do depend on the order."""
+    updates = five_updates()
+
+    def plain(order):
+        total = np.zeros(1000, dtype=np.float32)
+        for delta, weight in order:
+            total += delta * np.float32(weight)
+        return total
+
+    assert len({digest(plain(order)) for order in itertools.permutations(updates)}) > 1
+
+
+@given(DELTAS, st.randoms())
+@settings(max_examples=100, deadline=None)
+def test_any_order_gives_the_same_bits(updates, random):
+    shuffled = list(updates)
+    random.shuffle(shuffled)
+    assert digest(mean_of(updates)) == digest(mean_of(shuffled))
+
+
+@given(DELTAS)
+@settings(max_examples=100, deadline=None)
+def test_the_mean_is_exact_to_the_promised_bound(updates):
+    """Against rational arithmetic: within sites / patients x 2^-37, plus float64 rounding."""
+    patients = sum(n for _, n in updates)
+    got = mean_of(updates)
+    for i, value in enumerate(got):
+        exact = sum((Fraction(float(d[i])) * n for d, n in updates), Fraction(0)) / patients
+        bound = Fraction(len(updates), patients) / 2**37 + abs(exact) / 2**51
+        assert abs(Fraction(float(value)) - exact) <= bound
+
+
+def test_the_mean_is_that_of_numpy_in_float64():
+    updates = five_updates()
+    weights = np.array([n for _, n in updates], dtype=np.float64)
+    want = np.average(np.stack([d.astype(np.float64) for d, _ in updates]), axis=0, weights=weights)
+    np.testing.assert_allclose(
+        mean_of(updates), want, rtol=0, atol=5 / weights.sum() * 2.0**-37 + 1e-16
+    )
+
+
+def test_the_mean_is_that_of_flowers_own_fedavg():
+    from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
+    from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
+
+    updates = five_updates()
+    records = [
+        RecordDict(
+            {
+                "arrays": ArrayRecord({"w": Array(delta)}),
+                "metrics": MetricRecord({"num-examples": weight}),
+            }
+        )
+        for delta, weight in updates
+    ]
+    flower = aggregate_arrayrecords(records, "num-examples")["w"].numpy()
+    np.testing.assert_allclose(mean_of(updates), flower, rtol=1e-5, atol=1e-6)
+
+
+def test_equal_updates_come_back_as_they_are():
+    delta = np.array([0.1, -2.5, 3e-5, 0.0], dtype=np.float32)
+    got = mean_of([(delta, n) for n in (3, 10, 87)])
+    assert np.array_equal(got.astype(np.float32), delta)
+
+
+def test_parts_that_only_some_sites_trained_are_not_asked_of_others():
+    """Every update of a stage holds the same parts; a part that nobody sent has no mean."""
+    mean = ExactMean()
+    mean.fold({"ecg_encoder": {"w": np.ones(2, dtype=np.float32)}}, 10)
+    assert set(mean.mean()) == {"ecg_encoder"}
+
+
+def test_a_scalar_stays_an_array_without_dimensions():
+    got = mean_of([(np.array(2.0, dtype=np.float32), 3), (np.array(4.0, dtype=np.float32), 1)])
+    assert isinstance(got, np.ndarray) and got.shape == () and got == 2.5
+
+
+def test_an_update_that_would_overflow_is_refused_and_leaves_no_trace():
+    small = {
+        "a": {"w": np.full(3, 0.25, dtype=np.float32)},
+        "b": {"w": np.ones(2, dtype=np.float32)},
+    }
+    large = {"a": {"w": np.ones(3, dtype=np.float32)}, "b": {"w": np.full(2, LIMIT, np.float32)}}
+    mean, clean = ExactMean(), ExactMean()
+    mean.fold(small, 10)
+    clean.fold(small, 10)
+    with pytest.raises(RunError, match=r"b\.w"):
+        mean.fold(large, 2)
+    assert mean.weight == clean.weight == 10
+    for part in small:
+        assert np.array_equal(mean.mean()[part]["w"], clean.mean()[part]["w"])
+
+
+def test_sums_at_the_limit_do_not_wrap_around():
+    """Growing weights are the worst case: each update outweighs all before it together."""
+    mean, exact, patients, seen = ExactMean(), Fraction(0), 0, 0
+    for i in range(12):
+        weight = 10**i
+        seen += weight
+        value = np.float32(LIMIT / seen)
+        try:
+            mean.fold({"p": {"w": np.array([value])}}, weight)
+        except RunError:
+            continue
+        exact += Fraction(float(value)) * weight
+        patients += weight
+    got = Fraction(float(mean.mean()["p"]["w"][0]))
+    assert (
+        abs(got - exact / patients)
+        <= Fraction(12, patients) / 2**37 + abs(exact / patients) / 2**40
+    )
+
+
+def test_64_screened_updates_always_fit():
+    largest = np.array([LIMIT / 64], dtype=np.float32)
+    mean = ExactMean()
+    for _ in range(64):
+        mean.fold({"p": {"w": largest}}, 1)
+    assert mean.mean()["p"]["w"] == largest
+    with pytest.raises(RunError):
+        mean.fold({"p": {"w": largest}}, 1)
+
+
+def test_memory_does_not_grow_with_the_number_of_sites():
+    import tracemalloc
+
+    rng = np.random.default_rng(0)
+    delta = {"p": {"w": rng.normal(size=50_000).astype(np.float32)}}
+
+    def peak(sites):
+        tracemalloc.start()
+        mean = ExactMean()
+        for _ in range(sites):
+            mean.fold(delta, 10)
+        _, top = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return top
+
+    peak(1)
+    assert peak(32) < 1.1 * peak(2)
+
+
+EXPECTED = {
+    "ecg_encoder": {
+        "w": np.zeros((2, 3), dtype=np.float32),
+        "steps": np.zeros((), dtype=np.int64),
+    }
+}
+
+
+def an_update(num_examples=10, **arrays):
+    delta = {
+        "w": np.full((2, 3), 0.1, dtype=np.float32),
+        "steps": np.zeros((), dtype=np.int64),
+    }
+    return Update(
+        "s", "r", "t", 1, num_examples=num_examples, delta={"ecg_encoder": delta | arrays}
+    )
+
+
+def reason(update, max_examples=100):
+    return screen(update, expected=EXPECTED, max_examples=max_examples)
+
+
+def test_a_clean_update_passes():
+    assert reason(an_update()) is None
+    assert reason(an_update(num_examples=100)) is None
+
+
+@pytest.mark.parametrize("num_examples", [0, -9, 101, 10**12])
+def test_a_weight_beyond_what_the_site_declared(num_examples):
+    assert reason(an_update(num_examples)) == "num_examples"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_one_value_that_is_not_finite(value):
+    w = np.zeros((2, 3), dtype=np.float32)
+    w[1, 2] = value
+    assert reason(an_update(w=w)) == "not_finite"
+
+
+def test_a_value_that_would_swamp_the_others():
+    assert reason(an_update(w=np.full((2, 3), -1e30, dtype=np.float32))) == "too_large"
+    assert reason(an_update(w=np.full((2, 3), 5000.0, dtype=np.float32))) is None
+    assert reason(an_update(steps=np.array(np.iinfo(np.int64).min))) == "too_large"
+
+
+@pytest.mark.parametrize(
+    "w",
+    [
+        np.zeros(3, dtype=np.float32),  # would broadcast
+        np.zeros((1, 3), dtype=np.float32),
+        np.zeros((3, 2), dtype=np.float32),
+        np.zeros((2, 3), dtype=np.float64),
+        np.zeros((2, 3), dtype=np.int64),
+    ],
+)
+def test_another_shape_or_dtype(w):
+    assert reason(an_update(w=w)) == "shape"
+
+
+def test_keys_and_parts_more_or_less():
+    assert reason(an_update(more=np.zeros(2, dtype=np.float32))) == "keys"
+    update = an_update()
+    del update.delta["ecg_encoder"]["w"]
+    assert reason(update) == "keys"
+    update.delta["generator"] = {}
+    assert reason(update) == "parts"
+    assert reason(Update("s", "r", "t", 1, num_examples=3)) == "parts"
+
+
+@given(npst.arrays(np.float32, (2, 3), elements=st.floats(-50, 50, width=32)), st.integers(1, 100))
+@settings(max_examples=200, deadline=None)
+def test_no_clean_update_is_ever_refused(w, num_examples):
+    assert reason(an_update(num_examples, w=w)) is None
+
+
+def test_what_screening_lets_in_can_be_folded():
+    largest = np.float32(LIMIT / 64 / 100)
+    update = an_update(100, w=np.full((2, 3), largest, dtype=np.float32))
+    assert reason(update) is None
+    mean = ExactMean()
+    mean.fold(update.delta, update.num_examples)
+    assert np.array_equal(
+        mean.mean()["ecg_encoder"]["w"].astype(np.float32), update.delta["ecg_encoder"]["w"]
+    )
+    assert SCALE * LIMIT < 2**63

@@ -1,0 +1,272 @@
+"""One round over a Grid that plays every kind of site."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from flwr.app import Error, Message
+
+from cardionets_core.errors import SITE_ERROR_CODES, RunError
+from cardionets_core.flower_compat import stamp_message_id, task_identity
+from cardionets_core.messages import (
+    MISSING_PARTS,
+    Task,
+    TaskHeader,
+    Update,
+    payload_bytes,
+    refusal,
+    task_from_records,
+    task_to_records,
+    update_to_records,
+)
+from cardionets_core.model_config import ModelConfig
+from server import rounds
+from server.rounds import run_round
+
+HEADER = TaskHeader(
+    run="run-1",
+    config_hash="",
+    stage="ecg_masked",
+    action="train",
+    round=1,
+    seed=1,
+    threads=1,
+    model=ModelConfig(),
+    phenotypes=(),
+    diseases=(),
+)
+WEIGHTS = {"ecg_encoder": {"w": np.ones(4, dtype=np.float32)}}
+
+
+@pytest.fixture(autouse=True)
+def a_server(monkeypatch):
+    monkeypatch.setattr(rounds, "POLL_S", 0.002)
+    with task_identity(run_id=1, node_id=1):
+        yield
+
+
+class FakeGrid:
+    """Answers as `sites` say: node -> function of (task, times asked) that gives the reply.
+
+    A function that returns None has not answered yet and is asked again at the next pull.
+    """
+
+    def __init__(self, sites):
+        self.sites = sites
+        self.pushed = []
+        self.asked = {}
+        self._open = {}
+
+    def push_messages(self, messages):
+        ids = []
+        for message in messages:
+            message_id = f"m{len(self.pushed)}"
+            stamp_message_id(message, message_id)
+            self.pushed.append(message)
+            self._open[message_id] = message
+            ids.append(message_id)
+        return ids
+
+    def pull_messages(self, message_ids):
+        replies = []
+        for message_id in list(message_ids):
+            message = self._open.get(message_id)
+            if message is None:
+                continue
+            node = message.metadata.dst_node_id
+            self.asked[node] = self.asked.get(node, 0) + 1
+            content = self.sites[node](task_from_records(message.content), self.asked[node])
+            if content is not None:
+                del self._open[message_id]
+                replies.append(Message(content, reply_to=message))
+        return replies
+
+
+def trained(site, patients=10, value=0.5):
+    delta = {"ecg_encoder": {"w": np.full(4, value, dtype=np.float32)}}
+    return update_to_records(Update(site, "run-1", "ecg_masked", 1, patients, delta=delta))
+
+
+def good(site):
+    return lambda task, asked: trained(site)
+
+
+def task_for(site, everything):
+    return Task(HEADER, WEIGHTS)
+
+
+def play(sites, *, accept=None, make_task=task_for, deadline_s=5.0):
+    """Run a round over `sites` (name -> behaviour) and return grid, result and updates."""
+    nodes = {name: 100 + i for i, name in enumerate(sites)}
+    grid = FakeGrid({nodes[n]: behaviour for n, behaviour in sites.items()})
+    updates = {}
+
+    def keep(site, update):
+        updates[site] = update
+        return None
+
+    result = run_round(
+        grid, nodes, make_task=make_task, accept=accept or keep, deadline_s=deadline_s
+    )
+    return grid, result, updates
+
+
+def test_every_site_gets_one_message_and_its_update_is_used():
+    grid, result, updates = play({"b": good("b"), "a": good("a"), "c": good("c")})
+    assert result.accepted == ["a", "b", "c"] and result.refused == {}
+    assert {n: u.site for n, u in updates.items()} == {"a": "a", "b": "b", "c": "c"}
+    assert [m.metadata.dst_node_id for m in grid.pushed] == [101, 100, 102]  # by name
+    assert all(0 < m.metadata.ttl <= 5.0 for m in grid.pushed)
+    assert 0 < result.seconds < 5
+
+
+def test_replies_are_used_as_they_arrive_and_not_in_the_order_of_names():
+    order = []
+
+    def accept(site, update):
+        order.append(site)
+        return None
+
+    slow = lambda task, asked: trained("a") if asked > 3 else None  # noqa: E731
+    _, result, _ = play({"a": slow, "b": good("b")}, accept=accept)
+    assert order == ["b", "a"] and result.accepted == ["a", "b"]
+
+
+def test_a_late_site_is_left_behind():
+    never = lambda task, asked: None  # noqa: E731
+    started = time.monotonic()
+    _, result, updates = play({"a": good("a"), "slow": never}, deadline_s=0.3)
+    assert time.monotonic() - started < 2
+    assert result.accepted == ["a"] and result.refused == {"slow": "late"}
+    assert set(updates) == {"a"}
+    assert result.seconds >= 0.3
+
+
+@pytest.mark.parametrize("code", sorted(set(SITE_ERROR_CODES) - {MISSING_PARTS}))
+def test_a_refusal_is_written_down_and_the_round_goes_on(code):
+    grid, result, _ = play({"a": good("a"), "b": lambda task, asked: refusal(code)})
+    assert result.accepted == ["a"] and result.refused == {"b": code}
+    assert len(grid.pushed) == 2
+
+
+def test_a_site_that_lost_a_part_is_sent_all_of_them_once():
+    asked_for = []
+
+    def make_task(site, everything):
+        asked_for.append((site, everything))
+        extra = {"tokenizer": {"w": np.zeros(3, dtype=np.float32)}} if everything else {}
+        return Task(replace(HEADER), WEIGHTS | extra)
+
+    def lost(task, asked):
+        return trained("b") if "tokenizer" in task.weights else refusal(MISSING_PARTS)
+
+    grid, result, _ = play({"a": good("a"), "b": lost}, make_task=make_task)
+    assert result.accepted == ["a", "b"] and result.refused == {}
+    assert asked_for == [("a", False), ("b", False), ("b", True)]
+    small, _, large = (
+        payload_bytes(m.content) for m in (grid.pushed[1], grid.pushed[0], grid.pushed[2])
+    )
+    assert result.bytes_down["b"] == small + large
+
+
+def test_a_site_that_loses_it_again_is_refused():
+    grid, result, _ = play({"b": lambda task, asked: refusal(MISSING_PARTS)})
+    assert result.refused == {"b": MISSING_PARTS} and len(grid.pushed) == 2
+
+
+def test_a_part_lost_at_the_deadline_makes_the_site_late():
+    def slow_refusal(task, asked):
+        time.sleep(0.3)
+        return refusal(MISSING_PARTS)
+
+    grid, result, _ = play({"b": slow_refusal}, deadline_s=0.2)
+    assert result.refused == {"b": "late"} and result.accepted == []
+    assert len(grid.pushed) == 1
+
+
+@pytest.mark.parametrize("reason", ["num_examples", "not_finite", "shape", "identity"])
+def test_a_screening_reason_keeps_the_update_out(reason):
+    _, result, _ = play(
+        {"a": good("a"), "b": good("b")}, accept=lambda site, u: reason if site == "b" else None
+    )
+    assert result.accepted == ["a"] and result.refused == {"b": reason}
+
+
+def test_an_update_that_cannot_be_used_is_refused_and_named():
+    def accept(site, update):
+        if site == "b":
+            raise RunError("too large to aggregate exactly")
+        return None
+
+    _, result, _ = play({"a": good("a"), "b": good("b")}, accept=accept)
+    assert result.accepted == ["a"] and result.refused == {"b": "unusable"}
+
+
+def test_an_answer_that_is_no_update_is_a_wire_refusal():
+    _, result, _ = play({"a": good("a"), "b": lambda task, asked: task_to_records(task)})
+    assert result.accepted == ["a"] and result.refused == {"b": "wire"}
+
+
+def test_of_flowers_own_errors_only_the_number_is_kept(caplog):
+    planted = "/data/smith_john_1951.hea"
+    _, result, _ = play({"a": good("a"), "b": lambda task, asked: Error(code=2, reason=planted)})
+    assert result.accepted == ["a"] and result.refused == {"b": "flower_2"}
+    assert planted not in caplog.text
+
+
+def test_bytes_up_are_counted_also_for_updates_that_are_not_used():
+    _, result, _ = play({"a": good("a"), "b": good("b")}, accept=lambda site, update: "shape")
+    assert result.accepted == []
+    assert result.bytes_up == {n: payload_bytes(trained(n)) for n in ("a", "b")}
+
+
+def test_a_reply_that_comes_twice_counts_once():
+    class Doubling(FakeGrid):
+        def pull_messages(self, message_ids):
+            replies = super().pull_messages(message_ids)
+            return replies + replies
+
+    grid, seen = Doubling({1: good("a"), 2: good("b")}), []
+    result = run_round(
+        grid,
+        {"a": 1, "b": 2},
+        make_task=task_for,
+        accept=lambda site, update: seen.append(site),
+        deadline_s=5.0,
+    )
+    assert sorted(seen) == ["a", "b"] and result.accepted == ["a", "b"]
+
+
+def test_a_reply_to_another_message_is_not_used():
+    class Confused(FakeGrid):
+        def pull_messages(self, message_ids):
+            replies = super().pull_messages(message_ids)
+            for reply in replies:
+                reply.metadata.__dict__["_reply_to_message_id"] = "another"
+            return replies
+
+    grid = Confused({1: good("a")})
+    result = run_round(grid, {"a": 1}, make_task=task_for, accept=lambda s, u: None, deadline_s=0.2)
+    assert result.accepted == [] and result.refused == {"a": "late"}
+
+
+def test_a_bug_of_ours_is_loud():
+    def accept(site, update):
+        raise KeyError("a bug")
+
+    with pytest.raises(KeyError):
+        play({"a": good("a")}, accept=accept)
+
+
+@pytest.mark.parametrize(
+    ("stage", "kind"),
+    [("handshake", "query"), ("evaluate", "evaluate"), ("contrastive", "train")],
+)
+def test_the_stage_chooses_flowers_message_type(stage, kind):
+    grid, _, _ = play(
+        {"a": good("a")}, make_task=lambda site, everything: Task(replace(HEADER, stage=stage))
+    )
+    assert grid.pushed[0].metadata.message_type == kind
