@@ -81,7 +81,7 @@ def _train(task: Task, site: Site) -> Update:
         indices=dataset.indices("validation", stage.needs),
         batch_size=plan.batch_size,
         # The same draw every round, so that the curve shows the model and not the dice.
-        seed=derive_seed(header.run, stage.name, site.name),
+        seed=derive_seed("validation", stage.name, site.name),
         device=device,
     )
     result = train_locally(

@@ -10,13 +10,14 @@ import numpy as np
 from cardionets_core.errors import RunError
 from cardionets_core.evaluation.evaluate import solve_probes, summarise
 from cardionets_core.evaluation.sums import merge
-from cardionets_core.models.cardionet import PARTS
 from server.exchange import Run, header, round_record, send_round
 
 if TYPE_CHECKING:
+    from cardionets_core.evaluation.options import EvaluationOptions, Section
     from cardionets_core.evaluation.sums import Sums
     from cardionets_core.messages import Update
     from cardionets_core.packing import Groups
+    from cardionets_core.run_config import RunConfig
     from server.exchange import Action
     from server.state import RunState
 
@@ -24,6 +25,14 @@ PROBES = "probes"
 """Group of the solved probes in a score task."""
 
 DEADLINE_S = 3600.0
+
+SECTION_STAGES: dict[Section, tuple[str, ...]] = {
+    "phenotypes": ("phenotypes",),
+    "diseases": ("diseases",),
+    "retrieval": ("contrastive", "distill"),
+    "generation": ("generative",),
+}
+"""Section of the evaluation -> stages of which one must have trained what it scores."""
 
 
 def run_evaluation(run: Run, state: RunState) -> RunState:
@@ -33,13 +42,28 @@ def run_evaluation(run: Run, state: RunState) -> RunState:
         RunError: no site answered.
     """
     state, fitted = _collect(run, state, "fit", 1, {})
-    merged = merge(fitted[n] for n in sorted(fitted))
-    probes = solve_probes(merged, run.config.evaluation)
+    merged = merge(fitted.values())
+    probes = solve_probes(merged, evaluation_options(run.config))
     state, scored = _collect(run, state, "score", 2, {PROBES: dict(probes)})
-    total = merge(scored[n] for n in sorted(scored))
+    total = merge(scored.values())
     metrics = summarise(scored, total, run.config.phenotypes, run.config.diseases)
     residual = tuple(float(v) for v in probes.get("residual_sd", ()))
     return replace(state, metrics=metrics, residual_sd=residual)
+
+
+def evaluation_options(config: RunConfig) -> EvaluationOptions:
+    """Return the run's options without the sections that no stage of the run has trained for."""
+    trained = set(config.stages)
+    sections = tuple(s for s in config.evaluation.sections if trained & set(SECTION_STAGES[s]))
+    return replace(config.evaluation, sections=sections)
+
+
+def evaluated_parts(modalities: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the parts that a site needs to score what it can serve."""
+    parts = ("ecg_encoder", "phenotype_head", "disease_head")
+    if "cine" not in modalities:
+        return parts
+    return (*parts, "ecg_projector", "cmr_encoder", "cmr_projector", "tokenizer", "generator")
 
 
 def _collect(
@@ -55,10 +79,19 @@ def _collect(
         sums[site] = dict(update.sums)
         return None
 
-    head = header(run, state, "evaluate", action=action, number=number, parts=PARTS)
-    result = send_round(
-        run, state, head, sites=sorted(run.nodes), accept=accept, deadline_s=DEADLINE_S, extra=extra
-    )
+    heads = {
+        site: header(
+            run,
+            state,
+            "evaluate",
+            action=action,
+            number=number,
+            parts=evaluated_parts(state.sites[site].modalities),
+            evaluation=evaluation_options(run.config),
+        )
+        for site in sorted(run.nodes)
+    }
+    result = send_round(run, state, heads, accept, DEADLINE_S, extra)
     if not sums:
         raise RunError(
             f"evaluate ({action}): no site answered (refused: {result.refused}). "
@@ -66,4 +99,4 @@ def _collect(
         )
     record: dict[str, Any] = round_record("evaluate", number, 2, result, {})
     run.report(record)
-    return replace(state, history=(*state.history, record)), sums
+    return replace(state, history=(*state.history, record)), {n: sums[n] for n in sorted(sums)}

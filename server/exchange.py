@@ -12,11 +12,12 @@ from cardionets_core.runtime import derive_seed
 from server.rounds import RoundResult, run_round
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from flwr.serverapp import Grid
 
+    from cardionets_core.evaluation.options import EvaluationOptions
     from cardionets_core.run_config import RunConfig
     from server.state import RunState
 
@@ -59,6 +60,7 @@ def header(
     trains: Iterable[str] = (),
     parts: Iterable[str] = (),
     plan: TrainPlan | None = None,
+    evaluation: EvaluationOptions | None = None,
 ) -> TaskHeader:
     """Make the header of a task; the weights that it names are the deployed ones where frozen."""
     trains, config = tuple(trains), run.config
@@ -80,15 +82,14 @@ def header(
         parts={p: fingerprint(state.weights[p] if p in trains else frozen[p]) for p in parts},
         min_patients=config.min_patients,
         train=plan,
-        evaluation=config.evaluation if stage == "evaluate" else None,
+        evaluation=evaluation,
     )
 
 
 def send_round(
     run: Run,
     state: RunState,
-    head: TaskHeader,
-    sites: list[str],
+    heads: Mapping[str, TaskHeader],
     accept: Callable[[str, Update], str | None],
     deadline_s: float,
     extra: Groups | None = None,
@@ -96,12 +97,13 @@ def send_round(
     """Run one round: trained parts always travel, frozen ones where a site lacks them.
 
     Args:
+        heads: site -> header of its task; these are the sites that are asked.
         extra: further groups of arrays for every site (the probes of the evaluate stage).
     """
     frozen = state.deployed()
 
     def make(site: str, everything: bool) -> Task:
-        held = {} if everything else run.sent.setdefault(site, {})
+        head, held = heads[site], {} if everything else run.sent.setdefault(site, {})
         weights = {p: state.weights[p] for p in head.trains}
         for part, mark in head.parts.items():
             if part not in head.trains and held.get(part) != mark:
@@ -110,13 +112,14 @@ def send_round(
 
     result = run_round(
         run.grid,
-        {s: run.nodes[s] for s in sites},
+        {s: run.nodes[s] for s in heads},
         make_task=make,
         accept=accept,
         deadline_s=deadline_s,
     )
-    kept = {p: m for p, m in head.parts.items() if p not in head.trains}
     for site in result.accepted:
+        head = heads[site]
+        kept = {p: m for p, m in head.parts.items() if p not in head.trains}
         run.sent.setdefault(site, {}).update(kept)
     return result
 

@@ -99,7 +99,7 @@ def train_round(
                 updates[site] = replace(update, delta={})
             return reason
 
-        result = send_round(run, state, head, sites, accept, settings.deadline_s)
+        result = send_round(run, state, dict.fromkeys(sites, head), accept, settings.deadline_s)
         if len(result.accepted) >= settings.min_sites:
             break
         log.warning(
