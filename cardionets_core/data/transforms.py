@@ -130,7 +130,8 @@ def heart_centre_mm(volume: CineVolume) -> tuple[float, float]:
     motion = ndimage.gaussian_filter(
         volume.frames.var(axis=0), [4.0 / size for size in volume.pixel_mm]
     )
-    motion = np.maximum(motion - np.median(motion), 0.0).astype(np.float64)
+    rounding = 1e-9 * float(volume.frames.var())
+    motion = np.maximum(motion - np.median(motion) - rounding, 0.0).astype(np.float64)
     axes = [np.arange(n) * size for n, size in zip(motion.shape, volume.pixel_mm, strict=True)]
     centre = [float(axis[-1]) / 2 for axis in axes]
     for _ in range(20):

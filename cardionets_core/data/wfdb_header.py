@@ -190,6 +190,8 @@ def _signal(line: str) -> Signal:
     if not re.fullmatch(r"-?\d{1,18}", zero):
         raise RecordRefused("header", "signal line")
     gain = float(scale["gain"]) if scale else 0.0
+    if gain and not 1e-9 < abs(gain) < 1e15:
+        raise RecordRefused("header", "gain")
     return Signal(
         file=_file_name(fields[0]),
         fmt=layout["fmt"],

@@ -1,0 +1,198 @@
+import numpy as np
+import pytest
+from scipy import ndimage, signal
+
+from cardionets_core.data.cmr import CineVolume
+from cardionets_core.data.ecg import EcgRecord
+from cardionets_core.data.refusal import RecordRefused
+from cardionets_core.data.transforms import (
+    SATURATION_MV,
+    heart_centre_mm,
+    prepare_cine,
+    prepare_ecg,
+    prepared_samples,
+)
+from cardionets_core.model_config import CineSpec, EcgSpec
+
+ALL = np.ones(12, dtype=bool)
+
+
+def record(values, rate, mask=ALL):
+    return EcgRecord(np.asarray(values, dtype=np.float32), mask, rate)
+
+
+@pytest.mark.parametrize(("rate", "target"), [(500, 100), (1000, 100), (100, 250), (257, 100)])
+def test_against_a_script_of_its_own(beats, rate, target):
+    spec = EcgSpec(sampling_rate_hz=target)
+    values = beats(12, rate).T
+    prepared = prepare_ecg(record(values, rate), spec)
+    for k in range(12):
+        x = signal.resample_poly(values[k], target, rate, padtype="line")
+        b, a = signal.butter(5, 0.67 / (target / 2), "high")
+        c, d = signal.butter(5, 40 / (target / 2), "low")
+        x = signal.filtfilt(c, d, signal.filtfilt(b, a, x))[: spec.record_samples]
+        # transfer functions instead of sections, other padding: equal away from the ends
+        inner = slice(2 * target, -2 * target)
+        np.testing.assert_allclose(prepared[k, inner] * spec.scale_mv, x[inner], atol=2e-3)
+
+
+def test_frequencies_that_pass_and_that_do_not():
+    spec = EcgSpec(sampling_rate_hz=250)
+    t = np.arange(10 * 500) / 500
+    tones = np.array([0.05, 0.2, 2, 5, 10, 20, 30, 60, 80, 100, 110, 120])
+    amplitudes = prepare_ecg(record(np.sin(2 * np.pi * tones[:, None] * t), 500), spec)
+    rms = amplitudes[:, 500:-500].std(axis=1) * spec.scale_mv * np.sqrt(2)
+    np.testing.assert_allclose(rms[2:7], 1.0, atol=0.07)
+    assert (rms[:2] < 0.02).all() and (rms[7:] < 0.02).all()
+
+
+def test_zero_phase(beats):
+    values = beats(10, 500)
+    prepared = prepare_ecg(record(values.T, 500), EcgSpec())
+    peaks = signal.find_peaks(prepared[1], height=0.5 * prepared[1].max(), distance=40)[0]
+    truth = signal.find_peaks(values[:, 1], height=0.6, distance=200)[0] / 5
+    inner = [p for p in truth if 50 < p < 950]
+    assert len(inner) >= 8
+    for p in inner:
+        assert abs(peaks - p).min() <= 1
+
+
+def test_the_same_heart_at_two_rates(beats):
+    spec = EcgSpec()
+    low, high = beats(10, 250), beats(10, 1000)
+    quiet = (prepare_ecg(record(v.T, r), spec) for v, r in ((low, 250), (high, 1000)))
+    first, second = (p[:, 100:-100] for p in quiet)
+    assert np.abs(first - second).max() < 0.1 * second.std()
+
+
+def test_fixed_scale_keeps_the_voltage_and_record_scale_does_not(beats):
+    values = beats(10, 500).T
+    fixed = [prepare_ecg(record(values * g, 500), EcgSpec()) for g in (1, 2)]
+    np.testing.assert_allclose(fixed[1], 2 * fixed[0], rtol=1e-4, atol=1e-5)
+    paper = EcgSpec(scale="record")
+    scaled = [prepare_ecg(record(values * g, 500), paper) for g in (1, 2)]
+    np.testing.assert_allclose(scaled[1], scaled[0], atol=1e-3)
+    assert scaled[0].mean() == pytest.approx(0, abs=1e-5)
+    assert scaled[0].std() == pytest.approx(1, abs=1e-5)
+
+
+def test_missing_leads_stay_zero_and_do_not_change_the_scale(beats):
+    mask = ALL.copy()
+    mask[[3, 7]] = False
+    values = beats(10, 500).T
+    values[~mask] = 0
+    for spec in (EcgSpec(), EcgSpec(scale="record")):
+        prepared = prepare_ecg(record(values, 500, mask), spec)
+        assert not prepared[~mask].any() and prepared[mask].any(axis=1).all()
+    assert prepared[mask].std() == pytest.approx(1, abs=1e-5)
+
+
+def test_short_records_are_padded_and_long_ones_cut(beats):
+    spec = EcgSpec()
+    short, long = record(beats(7, 500).T, 500), record(beats(38, 500).T, 500)
+    prepared = prepare_ecg(short, spec)
+    assert prepared.shape == (12, 1000) and prepared.dtype == np.float32
+    assert prepared_samples(short, spec) == 700
+    assert not prepared[:, 700:].any() and prepared[:, 690:700].any()
+    assert prepare_ecg(long, spec).shape == (12, 1000) and prepared_samples(long, spec) == 1000
+    with pytest.raises(RecordRefused, match="too_short"):
+        prepare_ecg(record(beats(1.5, 500).T, 500), spec)
+
+
+def test_artefacts_are_cut(beats):
+    values = beats(10, 500).T
+    values[4, 2500:2600] = 300.0
+    prepared = prepare_ecg(record(values, 500), EcgSpec())
+    assert np.abs(prepared).max() == pytest.approx(SATURATION_MV / 0.3)
+
+
+# ---------------------------------------------------------------- cines
+
+
+def volume(frames, pixel=(2.0, 2.0)):
+    return CineVolume(np.asarray(frames, dtype=np.float32), pixel, 1.0)
+
+
+@pytest.mark.parametrize("pixel", [(1.4, 1.4), (1.8, 2.2), (2.5, 1.2)])
+@pytest.mark.parametrize("offset", [(0, 0), (-25, 15), (20, 30)])
+def test_the_heart_is_found(ring, pixel, offset):
+    shape = tuple(round(240 / p) for p in pixel)
+    centre = (120.0 + offset[0], 120.0 + offset[1])
+    frames = ring(12, shape, pixel, centre)
+    frames = frames + np.random.default_rng(0).normal(0, 20, frames.shape)
+    assert heart_centre_mm(volume(frames, pixel)) == pytest.approx(centre, abs=1.5)
+
+
+def test_a_still_image_is_cut_around_its_middle():
+    frames = np.tile(np.random.default_rng(0).normal(size=(61, 41)), (8, 1, 1))
+    assert heart_centre_mm(volume(frames)) == pytest.approx((60.0, 40.0), abs=1e-6)
+
+
+@pytest.mark.parametrize("pixel", [(1.2, 1.2), (2.0, 1.5), (2.5, 2.5), (3.0, 3.0)])
+def test_millimetres_survive(ring, pixel):
+    spec = CineSpec(size_px=64, pixel_mm=2.5, phases=8)
+    shape = tuple(round(240 / p) for p in pixel)
+    cine = prepare_cine(volume(ring(8, shape, pixel, (118.0, 124.0)), pixel), spec)
+    assert cine.shape == (8, 64, 64) and cine.dtype == np.uint8
+    area = (cine > 127).sum(axis=(1, 2)) * 2.5**2
+    radius = np.sqrt(area / np.pi)
+    truth = 26 + 7 * np.cos(2 * np.pi * np.arange(8) / 8)
+    np.testing.assert_allclose(radius, truth, atol=0.8)
+    centre = ndimage.center_of_mass(cine[0] > 127)
+    assert centre == pytest.approx((31.5, 31.5), abs=0.7)
+
+
+def test_one_to_one_crop_copies_pixels(ring):
+    frames = ring(8, (64, 64), (2.5, 2.5), (31.5 * 2.5, 31.5 * 2.5))
+    cine = prepare_cine(volume(frames, (2.5, 2.5)), CineSpec())
+    low, high = np.percentile(frames, (1, 99.5))
+    truth = np.clip((frames - low) / (high - low) * 255, 0, 255)
+    assert np.abs(cine.astype(float) - truth).max() <= 2
+
+
+def test_reducing_averages_and_does_not_alias():
+    stripes = np.zeros((8, 240, 240))
+    stripes[:, ::2] = 1000.0  # 1 mm pixels, a pattern that 2.5 mm pixels cannot show
+    stripes[:, 100:140, 100:140] += np.linspace(0, 500, 8)[:, None, None]
+    cine = prepare_cine(volume(stripes, (1.0, 1.0)), CineSpec())
+    assert cine[0, :16].astype(float).std() < 25
+
+
+def test_outside_the_scanned_field_is_black(ring):
+    frames = ring(8, (50, 50), (2.5, 2.5), (40.0, 62.0)) + 300
+    cine = prepare_cine(volume(frames, (2.5, 2.5)), CineSpec())
+    assert not cine[:, :10].any()
+
+
+def test_phases_are_taken_at_their_time_and_the_cycle_closes(ring):
+    truth = ring(48, (80, 80), (2.5, 2.5), (100.0, 100.0))
+    fine = prepare_cine(volume(truth, (2.5, 2.5)), CineSpec(phases=8)).astype(float)
+    exact = prepare_cine(volume(truth[::6], (2.5, 2.5)), CineSpec(phases=8)).astype(float)
+    np.testing.assert_allclose(fine, exact, atol=2)
+    few = volume(truth[::4], (2.5, 2.5))
+    assert prepare_cine(few, CineSpec(phases=50)).shape[0] == 50
+    steps = np.abs(np.diff(prepare_cine(few, CineSpec(phases=24)).astype(float), axis=0)).mean(
+        (1, 2)
+    )
+    assert steps[-1] < 2 * steps.mean()
+
+
+def test_grey_values_do_not_depend_on_the_scanner(ring):
+    frames = ring(8, (90, 90), (2.0, 2.0), (90.0, 90.0))
+    one = prepare_cine(volume(frames), CineSpec())
+    other = prepare_cine(volume(frames * 3.7 + 55), CineSpec())
+    assert np.abs(one.astype(int) - other.astype(int)).max() <= 1
+    assert one.min() == 0 and one.max() == 255
+
+
+def test_a_few_bright_pixels_do_not_darken_the_heart(ring):
+    frames = ring(8, (90, 90), (2.0, 2.0), (90.0, 90.0))
+    plain = prepare_cine(volume(frames), CineSpec()).astype(float)
+    frames[:, 60, 60] = 1e5
+    spiked = prepare_cine(volume(frames), CineSpec()).astype(float)
+    assert np.median(np.abs(plain - spiked)) < 2
+
+
+def test_constant_images_are_refused():
+    with pytest.raises(RecordRefused, match="empty_image"):
+        prepare_cine(volume(np.ones((8, 60, 60))), CineSpec())
