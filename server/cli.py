@@ -19,6 +19,7 @@ from cardionets_core.config_tree import digest, to_mapping
 from cardionets_core.errors import CardioNetsError, ConfigError, EngineError, RunError
 from cardionets_core.flower_command import Command, ServerTls
 from cardionets_core.run_config import CONF, compose, run_config_from
+from cardionets_core.training.stages import check_plan
 from server import launch
 from server.progress import read_progress
 from server.server_app import write_config
@@ -150,7 +151,9 @@ def status(output: Output = Path("outputs")) -> None:
 def _plan(overrides: list[str]) -> RunConfig:
     values = compose("run", overrides, package=CONF)
     values["name"] = values["name"] or time.strftime("run-%Y%m%d-%H%M%S")
-    return run_config_from(values)
+    config = run_config_from(values)
+    check_plan(config)
+    return config
 
 
 def _tls(certificate: Path | None, key: Path | None, authority: Path | None) -> ServerTls | None:

@@ -126,7 +126,16 @@ def load_state(config: RunConfig, folder: Path) -> RunState:
             "resume with the run folder as it was written, or start a new run."
         )
     tensors = read_tensors(folder, info)
-    deployed, raw = to_groups(tensors), to_groups(tensors, "raw")
+    try:
+        return _state_from(info, to_groups(tensors), to_groups(tensors, "raw"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder} does not say where its run stood ({error!r}); it can serve predictions, "
+            "not a resumed run."
+        ) from None
+
+
+def _state_from(info: CheckpointInfo, deployed: Groups, raw: Groups) -> RunState:
     return RunState(
         weights={**deployed, **raw},
         average={p: deployed[p] for p in raw},

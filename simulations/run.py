@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from cardionets_core.config_tree import digest
 from cardionets_core.errors import ConfigError, EngineError, RunError
+from cardionets_core.training.stages import check_plan
 from server.progress import read_progress
 from server.server_app import load_config, write_config
 from simulations.hospitals import Hospital, make_hospitals, read_hospitals, write_site_files
-from simulations.report import write_report
 from simulations.settings import compose_run, run_name
 
 if TYPE_CHECKING:
@@ -78,6 +78,8 @@ def simulate(simulation: SimulationConfig, overrides: Sequence[str], screen: Scr
                 # Nothing to go on from: keep only the logs, which say why.
                 _leave_only_logs(folder)
             raise
+        from simulations.report import write_report  # matplotlib: only when there is a result
+
         screen.note("drawing the report")
         report = write_report(folder, hospitals)
     return Results(folder / "summary.json", report, folder / "checkpoint")
@@ -142,7 +144,7 @@ def _fresh(
     if folder.exists():
         raise ConfigError(f"{folder} exists; choose another name=, or go on with resume={folder}.")
     # Composed before anything is written, so that a wrong key costs no time.
-    compose_run(simulation, overrides, name=name, sites=1)
+    check_plan(compose_run(simulation, overrides, name=name, sites=1))
     _check_port(simulation)
     hospitals = make_hospitals(simulation, announce=screen.hospital)
     config = compose_run(simulation, overrides, name=name, sites=len(hospitals))

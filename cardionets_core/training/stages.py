@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from cardionets_core.training.objectives import KINDS
+from cardionets_core.training.objectives import KINDS, make_objective
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from cardionets_core.model_config import ModelConfig
+    from cardionets_core.run_config import RunConfig
 
 
 @dataclass(frozen=True)
@@ -74,3 +75,14 @@ def configured(name: str, options: Mapping[str, float], model: ModelConfig) -> S
         trains = tuple(p for p in stage.trains if p != "cmr_encoder")
         return replace(stage, trains=trains, uses=(*stage.uses, "cmr_encoder"))
     return stage
+
+
+def check_plan(config: RunConfig) -> None:
+    """Check what only the objectives know of a plan, before anything is started.
+
+    Raises:
+        ConfigError: an option that an objective does not have, with the nearest right one.
+    """
+    for name in config.stages:
+        if name in STAGES:
+            make_objective(name, config.stage[name].options, 0.0)
