@@ -9,7 +9,7 @@ here. Nothing else in the project may import from `flwr.supercore`, `flwr.common
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,8 +28,10 @@ __all__ = [
     "NodeInfo",
     "Run",
     "Scalars",
+    "TaskIdentity",
     "as_delivered",
     "build_bundle",
+    "client_app_program",
     "copy_records",
     "empty_run",
     "fuse_run_config",
@@ -116,6 +118,13 @@ def fuse_run_config(bundle: Path, overrides: Scalars) -> dict[str, str | int | f
 def build_bundle(folder: Path) -> bytes:
     """Return the app bundle (FAB) that `flwr run` would ship from this folder."""
     return bytes(build_fab_from_disk(folder))
+
+
+def client_app_program() -> Callable[[], None]:
+    """Import and return what `flwr-clientapp` runs: it reads sys.argv, leaves by SystemExit."""
+    from flwr.supernode.cli import flwr_clientapp
+
+    return flwr_clientapp
 
 
 class _ShortSleeps:

@@ -21,7 +21,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cardionets_core.errors import ConfigError
@@ -71,8 +71,9 @@ def install(folder: Path) -> Path:
 
 def serve(socket_path: Path, modules: Sequence[str]) -> None:
     """Import `modules`, then fork a process per request until SIGTERM."""
-    from flwr.supernode.cli import flwr_clientapp  # seconds of import: the point of this file
+    from cardionets_core.flower_compat import client_app_program  # slow: the point of this file
 
+    program = client_app_program()
     for module in modules:
         importlib.import_module(module)
     # Children are not waited for: each tells its own exit code to the program that asked.
@@ -87,17 +88,16 @@ def serve(socket_path: Path, modules: Sequence[str]) -> None:
             link, _ = listener.accept()
             if os.fork() == 0:
                 listener.close()
-                _work(link, flwr_clientapp)
+                _work(link, program)
             link.close()
 
 
-def _work(link: socket.socket, program: object) -> None:
+def _work(link: socket.socket, program: Callable[[], None]) -> None:
     """Become the process of one message: take over its arguments, and leave with its code."""
     code = _CRASHED
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         _take_over(link)
-        assert callable(program)
         program()
         code = 0
     except SystemExit as left:
