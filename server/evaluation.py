@@ -9,6 +9,7 @@ import numpy as np
 
 from cardionets_core.errors import RunError
 from cardionets_core.evaluation.evaluate import solve_probes, summarise
+from cardionets_core.evaluation.summary import residual_sd
 from cardionets_core.evaluation.sums import merge
 from server.exchange import Run, header, round_record, send_round
 
@@ -46,9 +47,16 @@ def run_evaluation(run: Run, state: RunState) -> RunState:
     probes = solve_probes(merged, evaluation_options(run.config))
     state, scored = _collect(run, state, "score", 2, {PROBES: dict(probes)})
     total = merge(scored.values())
-    metrics = summarise(scored, total, run.config.phenotypes, run.config.diseases)
-    residual = tuple(float(v) for v in probes.get("residual_sd", ()))
-    return replace(state, metrics=metrics, residual_sd=residual)
+    metrics = summarise(
+        scored,
+        total,
+        run.config.phenotypes,
+        run.config.diseases,
+        phenotype_sd=state.scaler_sd,
+        probes=probes,
+    )
+    spread = residual_sd(probes, len(run.config.phenotypes))
+    return replace(state, metrics=metrics, residual_sd=spread)
 
 
 def evaluation_options(config: RunConfig) -> EvaluationOptions:
