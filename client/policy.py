@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import TYPE_CHECKING
 
 from cardionets_core import __version__
@@ -40,5 +41,7 @@ def require_patients(policy: SitePolicy, header: TaskHeader, patients: int) -> N
 
 
 def outgoing(metrics: dict[str, float]) -> dict[str, float]:
-    """Return the metrics that may leave, in the order of their names."""
-    return {k: v for k, v in sorted(metrics.items()) if k.startswith(METRIC_PREFIXES)}
+    """Return the metrics that may leave, in the order of their names; none that is not finite."""
+    return {
+        k: v for k, v in sorted(metrics.items()) if k.startswith(METRIC_PREFIXES) and isfinite(v)
+    }
