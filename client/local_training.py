@@ -68,7 +68,7 @@ def _train(task: Task, site: Site) -> Update:
         raise SiteError("refused_task")
     dataset = site.dataset(header)
     indices = dataset.indices("train", stage.needs)
-    require_patients(site.config.policy, header, len(indices))
+    require_patients(site.config.policy, header, persons(dataset, indices))
     device = pick_device(site.config.device)
     weights = gather_weights(task, site)
     model = load_model(header, weights).to(device)
@@ -147,6 +147,11 @@ def gather_weights(task: Task, site: Site) -> Groups:
             site.keep_part(part, arrays)
         weights[part] = arrays
     return weights
+
+
+def persons(dataset: SiteDataset, indices: np.ndarray) -> int:
+    """Return how many different patients stand behind these studies."""
+    return int(dataset.manifest.table["patient_id"].iloc[indices].nunique())
 
 
 def load_model(header: TaskHeader, weights: Groups) -> CardioNet:

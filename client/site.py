@@ -69,7 +69,8 @@ class Site:
         path = self._part_path(part)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")
-        temporary.write_bytes(save_tensors({k: np.asarray(v, order="C") for k, v in arrays.items()}))
+        contiguous = {k: np.asarray(v, order="C") for k, v in arrays.items()}
+        temporary.write_bytes(save_tensors(contiguous))
         temporary.replace(path)
 
     def _part_path(self, part: str) -> Path:

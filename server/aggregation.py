@@ -81,7 +81,7 @@ def screen(update: Update, *, expected: Groups, max_examples: int) -> str | None
     Args:
         update: a site's answer to a training task.
         expected: the weights that were sent for the trained parts: names, shapes and dtypes.
-        max_examples: training patients that the site declared in the handshake.
+        max_examples: training studies that the site declared in the handshake.
     """
     if not 1 <= update.num_examples <= max_examples:
         return "num_examples"

@@ -92,8 +92,8 @@ def train_round(
         ) -> str | None:
             if (update.site, update.run, update.round) != (site, run.config.name, head.round):
                 return "identity"
-            patients = state.sites[site].counts.get("patients", 0)
-            reason = screen(update, expected=expected, max_examples=patients)
+            studies = state.sites[site].counts.get("train_studies", 0)
+            reason = screen(update, expected=expected, max_examples=studies)
             if reason is None:
                 mean.fold(update.delta, update.num_examples)
                 updates[site] = replace(update, delta={})

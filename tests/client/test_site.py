@@ -1,0 +1,256 @@
+"""This hospital: its records, the frozen parts that it keeps, and whom it counts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import wfdb
+
+from cardionets_core.checkpoint import part_arrays
+from cardionets_core.errors import ConfigError, DataError, SiteError, WireError
+from cardionets_core.messages import Task, TaskHeader, TrainPlan
+from cardionets_core.model_config import ModelConfig
+from cardionets_core.models.cardionet import build_model
+from cardionets_core.packing import fingerprint
+from cardionets_core.site_config import (
+    SITE_CONFIG_ENV,
+    SiteConfig,
+    SiteData,
+    SitePolicy,
+    write_yaml,
+)
+from cardionets_core.vocabulary import LEADS
+from client.local_training import gather_weights, serve
+from client.site import Site, open_site
+
+PATIENTS, STUDIES_EACH = 24, 3
+TRAINS = ("ecg_encoder", "ecg_decoder")
+PLAN = TrainPlan(
+    local_epochs=1,
+    batch_size=32,
+    lr=1e-3,
+    weight_decay=0.0,
+    clip_norm=1.0,
+    max_steps=1,
+    progress=0.0,
+)
+
+
+@pytest.fixture(autouse=True)
+def torch_as_it_was():
+    """A task sets threads and deterministic algorithms for its process."""
+    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(strict)
+
+
+@pytest.fixture(scope="module")
+def hospital(tmp_path_factory):
+    """A folder of noise ECGs: 24 patients with three studies each."""
+    root = tmp_path_factory.mktemp("hospital")
+    rng = np.random.default_rng(5)
+    rows = ["patient_id,study_id,ecg,age,sex,atrial_fibrillation"]
+    for patient in range(PATIENTS):
+        for study in range(STUDIES_EACH):
+            name = f"p{patient:02d}_{study}"
+            wfdb.wrsamp(
+                name,
+                fs=100,
+                units=["mV"] * 12,
+                sig_name=list(LEADS),
+                p_signal=rng.normal(0, 0.3, (1000, 12)),
+                fmt=["16"] * 12,
+                write_dir=str(root),
+            )
+            rows.append(f"P{patient:02d},{study},{name}.hea,60,{patient % 2},{patient % 3 == 0:d}")
+    (root / "manifest.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+@pytest.fixture
+def site(hospital, tmp_path):
+    return make_site(hospital, tmp_path / "cache")
+
+
+def make_site(root, cache, **policy):
+    data = SiteData(str(root), str(root / "manifest.csv"), str(cache), salt="s")
+    return Site(SiteConfig("hillcrest", data, policy=SitePolicy(**policy)))
+
+
+def a_header(**changes):
+    header = TaskHeader(
+        run="run-1",
+        config_hash="",
+        stage="handshake",
+        action="describe",
+        round=1,
+        seed=7,
+        threads=1,
+        model=replace(ModelConfig(), num_phenotypes=1, num_diseases=1),
+        phenotypes=("lv_ef",),
+        diseases=("atrial_fibrillation",),
+    )
+    return replace(header, **changes)
+
+
+def a_training_task(**changes):
+    header = a_header(stage="ecg_masked", action="train", trains=TRAINS, train=PLAN, **changes)
+    model = build_model(header.model, seed=1)
+    weights = {p: part_arrays(model, p) for p in TRAINS}
+    return Task(replace(header, parts={p: fingerprint(a) for p, a in weights.items()}), weights)
+
+
+def arrays():
+    return {
+        "w": np.arange(6, dtype=np.float32).reshape(2, 3).T,
+        "scale": np.array(0.5, dtype=np.float32),
+        "empty": np.zeros((0, 3), dtype=np.float32),
+    }
+
+
+def test_a_kept_part_comes_back_to_the_bit(site):
+    site.keep_part("tokenizer", arrays())
+    mark = fingerprint(arrays())
+    back = site.kept_part("tokenizer", mark)
+    assert back is not None and fingerprint(back) == mark
+    assert back["scale"].shape == ()
+
+
+def test_another_fingerprint_or_part_is_not_kept(site):
+    site.keep_part("tokenizer", arrays())
+    assert site.kept_part("tokenizer", "0" * 64) is None
+    assert site.kept_part("generator", fingerprint(arrays())) is None
+
+
+def test_keeping_a_part_replaces_the_one_before(site):
+    site.keep_part("tokenizer", arrays())
+    newer = arrays() | {"scale": np.array(0.75, dtype=np.float32)}
+    site.keep_part("tokenizer", newer)
+    assert site.kept_part("tokenizer", fingerprint(arrays())) is None
+    assert site.kept_part("tokenizer", fingerprint(newer)) is not None
+    assert len(list(Path(site.config.data.cache).rglob("*.*"))) == 1
+
+
+@pytest.mark.parametrize("keep", [0, 7, 100])
+def test_a_torn_file_is_as_good_as_none(site, keep):
+    site.keep_part("tokenizer", arrays())
+    (path,) = Path(site.config.data.cache).rglob("*.safetensors")
+    path.write_bytes(path.read_bytes()[:keep])
+    assert site.kept_part("tokenizer", fingerprint(arrays())) is None
+
+
+@pytest.mark.parametrize("part", ["../../etc/cron.d/x", "/tmp/x", "a/b", "", "a\x00b", "x" * 5000])
+def test_the_name_of_a_part_does_not_choose_the_path(site, part):
+    site.keep_part(part, arrays())
+    written = [p for p in Path(site.config.data.cache).parent.rglob("*") if p.is_file()]
+    assert [p.parent for p in written] == [Path(site.config.data.cache) / "parts"]
+
+
+def frozen_task(site_holds=False):
+    mark = fingerprint(arrays())
+    header = a_header(stage="generative", parts={"tokenizer": mark})
+    return Task(header, {} if site_holds else {"tokenizer": arrays()})
+
+
+def test_a_frozen_part_travels_once(site):
+    with pytest.raises(SiteError) as caught:
+        gather_weights(frozen_task(site_holds=True), site)
+    assert caught.value.code == "missing_parts"
+    gather_weights(frozen_task(), site)
+    got = gather_weights(frozen_task(site_holds=True), site)
+    assert fingerprint(got["tokenizer"]) == fingerprint(arrays())
+
+
+def test_a_part_that_trains_is_not_kept(site):
+    task = frozen_task()
+    task = replace(task, header=replace(task.header, trains=("tokenizer",)))
+    gather_weights(task, site)
+    assert site.kept_part("tokenizer", fingerprint(arrays())) is None
+
+
+def test_weights_under_a_wrong_fingerprint_are_refused_and_not_kept(site):
+    task = frozen_task()
+    task.weights["tokenizer"]["scale"] = np.array(9.0, dtype=np.float32)
+    with pytest.raises(WireError, match="fingerprint"):
+        gather_weights(task, site)
+    assert not Path(site.config.data.cache).exists()
+
+
+def test_a_site_describes_itself_in_persons(site):
+    update = serve(Task(a_header()), site)
+    assert (update.site, update.run, update.num_examples) == ("hillcrest", "run-1", 0)
+    assert update.counts["patients"] == PATIENTS
+    assert update.counts["studies"] == PATIENTS * STUDIES_EACH
+    assert update.modalities == ("diseases", "ecg")
+    assert update.delta == {} and update.metrics == {}
+    text = repr(update)
+    assert "P01" not in text and str(site.config.data.root) not in text
+
+
+def test_a_site_trains_what_the_stage_trains(site):
+    task = a_training_task()
+    update = serve(task, site)
+    dataset = site.dataset(task.header)
+    assert update.num_examples == len(dataset.indices("train", {"ecg"})) > PATIENTS
+    assert set(update.delta) == set(TRAINS)
+    moved = [np.abs(a).max() for arrays in update.delta.values() for a in arrays.values() if a.size]
+    assert max(moved) > 0
+    assert all(k.startswith(("train_", "validation_")) for k in update.metrics)
+
+
+def test_the_same_task_gives_the_same_bits(site, hospital, tmp_path):
+    again = make_site(hospital, tmp_path / "other_cache")
+    one, two = (serve(a_training_task(), s) for s in (site, again))
+    assert {p: fingerprint(a) for p, a in one.delta.items()} == {
+        p: fingerprint(a) for p, a in two.delta.items()
+    }
+
+
+def test_the_floor_counts_persons_and_not_studies(hospital, tmp_path):
+    """17 or so persons train with three studies each: a floor of 40 is not met by 51 studies."""
+    site = make_site(hospital, tmp_path / "cache", min_patients=40)
+    with pytest.raises(SiteError) as caught:
+        serve(a_training_task(), site)
+    assert caught.value.code == "refused_cohort"
+
+
+def test_a_server_cannot_widen_what_a_stage_trains(site):
+    task = a_training_task()
+    header = replace(task.header, trains=(*TRAINS, "tokenizer"))
+    with pytest.raises(SiteError) as caught:
+        serve(replace(task, header=header), site)
+    assert caught.value.code == "refused_task"
+
+
+@pytest.mark.parametrize(
+    "changes", [{"train": None}, {"stage": "handshake"}, {"stage": "backdoor"}]
+)
+def test_a_training_task_that_is_none_is_a_wire_error(site, changes):
+    task = a_training_task()
+    with pytest.raises(WireError):
+        serve(replace(task, header=replace(task.header, **changes)), site)
+
+
+def test_a_broken_manifest_is_a_data_error(hospital, tmp_path):
+    site = make_site(hospital, tmp_path / "cache")
+    bad = tmp_path / "manifest.csv"
+    bad.write_text("patient_id,ecg,colour\nP01,p00_0.hea,red\n")
+    site = Site(replace(site.config, data=replace(site.config.data, manifest=str(bad))))
+    with pytest.raises(DataError, match="colour"):
+        site.dataset(a_header())
+
+
+def test_the_site_of_this_process_is_the_one_its_environment_names(monkeypatch, hospital, tmp_path):
+    path = tmp_path / "site.yaml"
+    data = {"root": str(hospital), "manifest": str(hospital / "manifest.csv"), "cache": "cache"}
+    write_yaml(path, {"site": "hillcrest", "data": data})
+    monkeypatch.setenv(SITE_CONFIG_ENV, str(path))
+    assert open_site().name == "hillcrest"
+    monkeypatch.delenv(SITE_CONFIG_ENV)
+    with pytest.raises(ConfigError, match="cardionets-site start"):
+        open_site()
