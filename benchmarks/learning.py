@@ -4,9 +4,9 @@
     python benchmarks/learning.py --seeds 1 -- scenario=demo stage.contrastive.rounds=8
     python benchmarks/learning.py --runs outputs/run-20261121-230000
 
-Peers, all measured in the same run on the same held-out patients: chance (retrieval), the training mean
-and covariates only (phenotypes, diseases), the mean training image and the unconditional sample
-(generated cines).
+Peers, all measured in the same run on the same held-out patients: chance (retrieval), the training
+mean and covariates only (phenotypes, diseases), the mean training image and the unconditional
+sample (generated cines).
 """
 
 from __future__ import annotations
