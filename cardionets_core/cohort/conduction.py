@@ -210,9 +210,11 @@ _EDGES = _all_edges()
 
 
 def _edge_lengths(points: Floats) -> Floats:
-    flat = points.reshape(-1, 3)
-    step = flat[_EDGES.start] - flat[_EDGES.end]
-    return np.asarray(np.sqrt((step * step).sum(axis=1)))
+    square = np.zeros(len(_EDGES.start))
+    for coordinate in points.reshape(-1, 3).T.copy():
+        step = coordinate.take(_EDGES.start) - coordinate.take(_EDGES.end)
+        square += step * step
+    return np.sqrt(square)
 
 
 def _edge_times(

@@ -9,6 +9,7 @@ Constants were fitted to normative amplitudes of the twelve leads and to QRS dur
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 from scipy.ndimage import gaussian_filter1d
 
@@ -17,11 +18,13 @@ from cardionets_core.cohort.geometry import Floats, Geometry
 from cardionets_core.cohort.heart import Heart
 from cardionets_core.cohort.nuisance import Nuisance
 
+Singles = NDArray[np.float32]
+
 BEAT_STEP_MS = 2.0
 BEAT_TIMES: Floats = np.arange(-20, 720, BEAT_STEP_MS)
 """Times of one beat relative to the first activation, ms."""
-_TIMES = np.r_[np.arange(-20, 240, 2.0), np.arange(240, 728, 8.0)].astype(np.float32)
-"""Where potentials are computed: finely in the QRS, coarsely in the smooth T wave."""
+_LAST_MS, _COARSE_STEP_MS, _SETTLED_MS = 732.0, 12.0, 56.0
+"""Behind the last activation, when every upstroke is over, a coarse step does."""
 
 INDEPENDENT_LEADS = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
 POSES_MM = (0.0, -6.0)
@@ -43,7 +46,8 @@ def beat(heart: Heart, nuisance: Nuisance, geometry: Geometry, activation: Activ
     """Potentials of one beat in mV [pose, lead, time] for `POSES_MM` and `INDEPENDENT_LEADS`."""
     used = activation.used
     durations = _action_potentials(heart, nuisance, activation)
-    potentials = _potentials(activation.times, durations, used)
+    fine, coarse = _sampling_times(float(activation.times[used].max()))
+    potentials = _potentials(activation.times, durations, used, fine=fine, coarse=coarse)
     patches = (activation.lattice.areas * _SIGN[..., None])[used] @ geometry.axes
     points = activation.lattice.points[used] @ geometry.axes + geometry.base
     rows = [_limb_weights(nuisance, patches)]
@@ -51,7 +55,8 @@ def beat(heart: Heart, nuisance: Nuisance, geometry: Geometry, activation: Activ
     for height in POSES_MM:
         rows.append(_chest_weights(nuisance, electrodes, points + [0, 0, height], patches))
     weights = _close_at_base(np.concatenate(rows), used)
-    leads = _project(weights, _scar_share(activation, used), potentials)
+    times = np.r_[fine, coarse]
+    leads = _project(weights, _scar_share(activation, used), potentials, times)
     poses = [np.concatenate([leads[:2], leads[2 + 6 * k : 8 + 6 * k]]) for k in range(2)]
     return np.stack(poses)
 
@@ -97,17 +102,33 @@ def _upstroke_ms(times: Floats) -> Floats:
     return np.clip(0.30 * (along + around), 1.8, 7.5)
 
 
-def _potentials(times: Floats, durations: Floats, used: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
-    """Transmembrane potentials 0..1 [nodes, len(_TIMES)], float32: upstroke, plateau, recovery."""
+def _sampling_times(last_activation: float) -> tuple[Singles, Singles]:
+    """Where potentials are computed: finely in the QRS, coarsely in the smooth T wave, ms."""
+    settled = np.ceil((last_activation + _SETTLED_MS) / BEAT_STEP_MS) * BEAT_STEP_MS
+    fine = np.arange(BEAT_TIMES[0], settled, BEAT_STEP_MS, dtype=np.float32)
+    coarse = np.arange(settled, _LAST_MS + _COARSE_STEP_MS, _COARSE_STEP_MS, dtype=np.float32)
+    return fine, coarse
+
+
+def _potentials(
+    times: Floats, durations: Floats, used: NDArray[np.bool_], *, fine: Singles, coarse: Singles
+) -> Singles:
+    """Transmembrane potentials 0..1 [nodes, fine + coarse]: upstroke, plateau, recovery."""
     up = _upstroke_ms(times)[used][:, None].astype(np.float32)
     start = times[used][:, None].astype(np.float32)
     end = (times + np.maximum(durations, 150))[used][:, None].astype(np.float32)
-    since, until = _TIMES - start, _TIMES - end
-    shape = 1 - np.float32(_PLATEAU_LOSS) * np.clip(since / (end - start), 0, 1.3)
+    early = _recovery(fine, start, end)
+    early /= 1 + np.exp(np.clip((start - fine) / up, -60, 60))
+    return np.concatenate([early, _recovery(coarse, start, end)], axis=1)
+
+
+def _recovery(time: Singles, start: Singles, end: Singles) -> Singles:
+    """Plateau that sags a little, then two sigmoids around the end of the action potential."""
+    sag = np.float32(_PLATEAU_LOSS) * np.clip((time - start) / (end - start), 0, 1.3)
+    until = time - end
     decay = 1 + np.exp(until * np.float32(1 / _FAST_MS))
     decay *= 1 + np.exp((until - np.float32(_SLOW_DELAY_MS)) * np.float32(1 / _SLOW_MS))
-    decay *= 1 + np.exp(np.clip(since / -up, -60, 60))
-    return np.asarray(shape / decay)
+    return np.asarray((1 - sag) / decay)
 
 
 def _electrodes(heart: Heart, nuisance: Nuisance) -> Floats:
@@ -142,7 +163,7 @@ def _chest_weights(
     return np.asarray(_NEAR_GAIN * nuisance.gain * field)
 
 
-def _close_at_base(weights: Floats, used: np.ndarray) -> Floats:  # type: ignore[type-arg]
+def _close_at_base(weights: Floats, used: NDArray[np.bool_]) -> Floats:
     """Close each ventricle's open surface at the valve plane with a lid at its rim's potential."""
     shape = (SURFACES, ROWS, COLUMNS)
     rim = np.broadcast_to((np.arange(ROWS) == ROWS - 1)[None, :, None], shape)[used]
@@ -153,24 +174,24 @@ def _close_at_base(weights: Floats, used: np.ndarray) -> Floats:  # type: ignore
     return weights
 
 
-def _scar_share(activation: Activation, used: np.ndarray) -> Floats:  # type: ignore[type-arg]
+def _scar_share(activation: Activation, used: NDArray[np.bool_]) -> Floats:
     """Share of each patch that is electrically silent [nodes]."""
     scar = activation.lattice.scar
     nothing = np.zeros_like(scar)
     return np.stack([scar, np.clip(1.3 * scar - 0.25, 0, 1), nothing, nothing])[used]
 
 
-def _project(weights: Floats, scar: Floats, potentials: np.ndarray) -> Floats:  # type: ignore[type-arg]
+def _project(weights: Floats, scar: Floats, potentials: Singles, times: Singles) -> Floats:
     """Sum patches into leads on `BEAT_TIMES`; scar shows the blurred mean potential instead."""
     nodes = potentials.shape[0]
     rows = np.concatenate([weights * (1 - scar), np.full((1, nodes), 1 / nodes)])
     sums = _blocked_product(rows.astype(np.float32), potentials).astype(np.float64)
-    even = CubicSpline(_TIMES, sums, axis=1)(BEAT_TIMES)
+    even = CubicSpline(times, sums, axis=1)(BEAT_TIMES)
     silent = gaussian_filter1d(even[-1], 14 / BEAT_STEP_MS)
     return np.asarray(even[:-1] + (weights @ scar)[:, None] * silent)
 
 
-def _blocked_product(left: np.ndarray, right: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def _blocked_product(left: Singles, right: Singles) -> Singles:
     """left @ right in blocks too small for BLAS to use threads: the same bits on any number."""
     blocks = -(-left.shape[1] // _BLOCK)
     padding = blocks * _BLOCK - left.shape[1]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
+from scipy.ndimage import maximum_filter
 
 from cardionets_core.cohort.geometry import PHI_COLUMNS, THETA_ROWS, Floats, Geometry
 from cardionets_core.cohort.heart import Heart
@@ -96,12 +97,25 @@ def _fat_layer(heart: Heart) -> float:
     return float(2.0 + 0.26 * max(heart.person.bmi - 22, 0))
 
 
-def _reach(heart: Heart, motion: Motion, phi: Image) -> Image:
-    """Largest distance from the long axis at which the heart or its fat can be, per pixel [n]."""
-    widest = motion.rv_outer.max(axis=(0, 1))
-    widest = np.maximum.reduce([np.roll(widest, k) for k in (-1, 0, 1)])
-    column = np.round(phi * (PHI_COLUMNS / (2 * np.pi))).astype(np.intp) % PHI_COLUMNS
-    return np.asarray((widest + 2.8 * _fat_layer(heart) + 8)[column], np.float32)
+def _reach(
+    heart: Heart, geometry: Geometry, motion: Motion, along: Image, across: Image, phi: Image
+) -> NDArray[np.intp]:
+    """Indices of the pixels that heart, atria or their fat can ever cover.
+
+    The beating heart stays within its outline at end-diastole, but for a few mm of margin.
+    """
+    margin = np.float32(2.8 * _fat_layer(heart) + 8)
+    widest = motion.rv_outer.max(axis=0)
+    widest = maximum_filter(widest, size=(5, 3), mode=("nearest", "wrap")) + margin
+    column = np.rint(phi * (PHI_COLUMNS / (2 * np.pi))).astype(np.intp) % PHI_COLUMNS
+    depth = along - np.float32(geometry.valve_mm)
+    row = np.arctan2(across, depth) * np.float32(THETA_ROWS / np.pi)
+    row = np.minimum(row.astype(np.intp), THETA_ROWS - 1)
+    inside = depth * depth + across * across < (widest[row, column] ** 2).astype(np.float32)
+    largest = np.cbrt(max(motion.left_atrium.max(), motion.right_atrium.max()) * 1000 * 0.278)
+    atrial = (along < margin) & (along > -1.9 * largest - 8)
+    atrial &= across < (widest.max(axis=0).astype(np.float32) * 1.05)[column]
+    return np.flatnonzero(atrial | (inside & (along > 0)))
 
 
 def _heart_pixels(
@@ -110,8 +124,7 @@ def _heart_pixels(
     axes, base = geometry.axes.astype(np.float32), geometry.base.astype(np.float32)
     along, septal, anterior = ((points - base) @ axes.T).T
     phi, across = np.arctan2(anterior, septal), np.hypot(septal, anterior)
-    near = (across < _reach(heart, motion, phi)) & (np.abs(along - 15) < 130)
-    place = np.flatnonzero(near)
+    place = _reach(heart, geometry, motion, along, across, phi)
     along, septal, anterior, phi, across = (
         values[place] for values in (along, septal, anterior, phi, across)
     )
@@ -137,20 +150,27 @@ def _surfaces_at(
     motion: Motion, depth: Image, radius: Image, phi: Image
 ) -> tuple[Image, Image, Image, Image]:
     """The four surfaces in the direction of every pixel and phase, bilinear, each [phases, n]."""
-    stack = np.stack([motion.endo, motion.epi, motion.rv, motion.rv_outer], axis=-1)
-    table = stack.astype(np.float32).reshape(-1, 4)
-    theta = np.arccos(np.clip(depth / np.maximum(radius, 1e-6), -1, 1))
-    x = np.clip(theta * np.float32(THETA_ROWS / np.pi) - np.float32(0.5), 0, THETA_ROWS - 1.001)
+    cosine = np.clip(depth / np.maximum(radius, 1e-6), -1, 1)
+    x = np.arccos(cosine) * np.float32(THETA_ROWS / np.pi) - np.float32(0.5)
+    x = np.clip(x, 0, np.float32(THETA_ROWS - 1.001))
     y = (phi % np.float32(2 * np.pi)) * np.float32(PHI_COLUMNS / (2 * np.pi))
-    i, j = x.astype(np.intp), y.astype(np.intp)
-    u, v = (x - i)[..., None], (y - j).astype(np.float32)[None, :, None]
-    phase = np.arange(motion.phases)[:, None] * THETA_ROWS
-    left = (phase + i) * PHI_COLUMNS + j % PHI_COLUMNS
-    right = (phase + i) * PHI_COLUMNS + (j + 1) % PHI_COLUMNS
-    lower = table[left] * (1 - v) + table[right] * v
-    upper = table[left + PHI_COLUMNS] * (1 - v) + table[right + PHI_COLUMNS] * v
-    endo, epi, rv, rv_outer = np.moveaxis(lower * (1 - u) + upper * u, -1, 0)
+    i, j = x.astype(np.int32), y.astype(np.int32)
+    u, v = x - i.astype(np.float32), y - j.astype(np.float32)
+    row = (np.arange(motion.phases, dtype=np.int32)[:, None] * THETA_ROWS + i) * PHI_COLUMNS
+    left, right = row + j % PHI_COLUMNS, row + (j + 1) % PHI_COLUMNS
+    corners = (left, right, left + PHI_COLUMNS, right + PHI_COLUMNS)
+    surfaces = (motion.endo, motion.epi, motion.rv, motion.rv_outer)
+    endo, epi, rv, rv_outer = (_bilinear(surface, corners, u, v) for surface in surfaces)
     return endo, epi, rv, rv_outer
+
+
+def _bilinear(surface: Floats, corners: tuple[NDArray[np.int32], ...], u: Image, v: Image) -> Image:
+    """Values between four corners (flat indices): v along phi, u along theta."""
+    table = surface.astype(np.float32).ravel()
+    a, b, c, d = (table.take(corner) for corner in corners)
+    a += (b - a) * v
+    c += (d - c) * v
+    return np.asarray(a + (c - a) * u)
 
 
 def _static_frames(
@@ -267,10 +287,11 @@ def _scan(
         band = np.abs(np.sin(0.5 * shim)) / 0.10
         sensitivity = sensitivity * (1 - 0.75 * np.exp(-band * band))
     frames = frames * sensitivity.reshape(size, size).astype(np.float32)
-    frequency = np.abs(fft.fftfreq(size)) * 2
-    distance = np.maximum(frequency[:, None], frequency[None]) / scanner.resolution
+    down, across = np.abs(fft.fftfreq(size)) * 2, fft.rfftfreq(size) * 2
+    distance = np.maximum(down[:, None], across[None]) / scanner.resolution
     window = np.where(distance < 1, 1 - 0.35 * distance**4, 0).astype(np.float32)
-    images = fft.ifft2(fft.fft2(frames) * window)
+    images = fft.irfft2(fft.rfft2(frames) * window, s=(size, size))
     noise = np.float32(0.8 * np.percentile(np.abs(images[0]), 97) / scanner.snr)
     real, imaginary = rng.standard_normal((2, *images.shape), dtype=np.float32) * noise
-    return np.asarray(np.hypot(images.real + real, images.imag + imaginary), np.float32)
+    real += images
+    return np.sqrt(real * real + imaginary * imaginary)

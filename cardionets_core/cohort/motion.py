@@ -21,6 +21,8 @@ from cardionets_core.cohort.geometry import (
 )
 from cardionets_core.cohort.heart import Heart
 
+_QUIET_APEX: Floats = 1 - 0.65 * np.exp(-((THETA / 0.4) ** 2))
+
 
 @dataclass(frozen=True)
 class Motion:
@@ -112,9 +114,11 @@ def _regional_work(
 ) -> Floats:
     """Relative inward motion of every direction [phases, theta, phi].
 
-    Scar does not contract and thick bumps contract less; late regions follow with their delay.
+    Scar does not contract and thick bumps contract less; the apex hardly moves (its epicardium
+    stays where it is); late regions follow with their delay.
     """
     able = (1 - 0.95 * geometry.scar) * (1 - 0.35 * np.clip(geometry.bump_mm / 12, 0, 1))
+    able = able * _QUIET_APEX
     late = _on_directions(activation.times[0])
     delay = (late - late.mean()) / (1000 * heart.cycle_s)
     local_time = np.clip(time[:, None, None] - delay, 0, 0.999)
@@ -148,7 +152,7 @@ def _contract(
         return target - volume_ml(_inward(geometry.endo, amount, work), geometry.valve_mm)
 
     low, high = np.full(len(emptied), -0.2), np.full(len(emptied), 6.0)
-    amount = np.where(emptied > 1e-4, solve_increasing(missing, low, high, steps=9), 0.0)
+    amount = np.where(emptied > 1e-4, solve_increasing(missing, low, high), 0.0)
     return _inward(geometry.endo, amount, work)
 
 

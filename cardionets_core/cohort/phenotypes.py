@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from cardionets_core.cohort.geometry import (
-    COS_THETA,
     MYOCARDIUM_G_PER_ML,
     PHI,
     PHI_COLUMNS,
@@ -13,7 +12,6 @@ from cardionets_core.cohort.geometry import (
     THETA,
     Floats,
     Geometry,
-    cut_at_valve,
     volume_ml,
 )
 from cardionets_core.cohort.heart import Heart
@@ -36,6 +34,7 @@ def _segment_weights() -> Floats:
 
 
 _SEGMENTS = _segment_weights()
+_FINE_THETA: Floats = np.linspace(0, np.pi, 721)
 
 
 def measure(heart: Heart, geometry: Geometry, motion: Motion) -> dict[str, float]:
@@ -103,26 +102,23 @@ def _longitudinal(geometry: Geometry, motion: Motion) -> dict[str, float]:
 
     Segments 1-3 are the septum from base to apex, 4-6 the lateral wall from apex to base.
     """
-    values, total = {}, np.zeros(2)
-    cuts = (2.2, 1.15, 0.75, 0.0)
-    for side, column in enumerate((0, PHI_COLUMNS // 2)):
-        start = _pieces(geometry, motion, 0, column)
-        end = _pieces(geometry, motion, motion.end_systole, column)
-        middle = 0.5 * (THETA[1:, 0] + THETA[:-1, 0])
-        for k in range(3):
-            inside = (middle < cuts[k]) & (middle >= cuts[k + 1])
-            lengths = np.array([start[inside].sum(), end[inside].sum()])
-            place = k + 1 if side == 0 else 6 - k
-            values[f"ell_{place}"] = 100 * (lengths[1] / lengths[0] - 1)
-            total += lengths
-    values["ell_global"] = 100 * (total[1] / total[0] - 1)
+    lengths = np.stack(
+        [_wall_pieces(geometry, motion, phase) for phase in (0, motion.end_systole)]
+    )
+    strain = 100 * (lengths[1] / lengths[0] - 1)
+    values = {f"ell_{k + 1}": strain[k] for k in range(6)}
+    values["ell_global"] = 100 * (lengths[1].sum() / lengths[0].sum() - 1)
     return values
 
 
-def _pieces(geometry: Geometry, motion: Motion, phase: int, column: int) -> Floats:
-    """Lengths in mm between neighbouring directions along one meridian of the mid-wall."""
-    middle = 0.5 * (motion.endo[phase, :, column] + motion.epi[phase, :, column])
-    radius = cut_at_valve(middle[:, None], geometry.valve_mm)[:, 0]
-    along = radius * COS_THETA[:, 0] * motion.shortening[phase]
-    across = radius * SIN_THETA[:, 0]
-    return np.asarray(np.hypot(np.diff(along), np.diff(across)))
+def _wall_pieces(geometry: Geometry, motion: Motion, phase: int) -> Floats:
+    """Lengths in mm of the six pieces of the mid-wall at one phase: thirds of its depth, two sides."""
+    sides = []
+    for column in (0, PHI_COLUMNS // 2):
+        middle = 0.5 * (motion.endo[phase, :, column] + motion.epi[phase, :, column])
+        radius = np.interp(_FINE_THETA, THETA[:, 0], middle)
+        depth = (geometry.valve_mm + radius * np.cos(_FINE_THETA)) * motion.shortening[phase]
+        pieces = np.hypot(np.diff(depth), np.diff(radius * np.sin(_FINE_THETA)))
+        third = np.floor(3 * depth[1:] / depth.max())  # 0 basal, 1 mid, 2 and 3 apical
+        sides.append([pieces[place].sum() for place in (third == 0, third == 1, third >= 2)])
+    return np.array(sides[0] + sides[1][::-1])

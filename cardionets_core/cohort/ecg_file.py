@@ -1,0 +1,48 @@
+"""A WFDB record of one device, written by hand.
+
+Signal format 16 and the header are three lines of text per record (PhysioNet, header(5) and
+signal(5)); `wfdb.wrsamp` needs 30 ms per record for them, more than the ECG itself takes.
+The tests read every record back with wfdb.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cardionets_core.cohort.sites import EcgDevice
+
+_FULL_SCALE = 32767
+
+
+def write_ecg(
+    ecg: NDArray[np.float32],
+    device: EcgDevice,
+    *,
+    folder: Path,
+    name: str,
+    comments: tuple[str, ...] = (),
+) -> None:
+    """Write `name`.hea and `name`.dat: the device's unit, steps, rate and lead names.
+
+    Args:
+        ecg: mV [12, samples].
+        device: whose habits.
+        folder: existing folder.
+        name: record name.
+        comments: lines of the header after the signals.
+    """
+    per_mv = device.adu_per_unit * (1000.0 if device.unit == "uV" else 1.0)
+    steps = np.clip(np.rint(ecg.T * np.float32(per_mv)), -_FULL_SCALE, _FULL_SCALE)
+    stored = np.ascontiguousarray(steps, dtype="<i2")
+    samples, leads = stored.shape
+    lines = [f"{name} {leads} {device.sampling_rate_hz} {samples}"]
+    checksums = stored.sum(axis=0, dtype=np.int64).astype(np.int16)
+    for lead, first, checksum in zip(device.lead_names, stored[0], checksums, strict=True):
+        gain = f"{device.adu_per_unit:g}(0)/{device.unit}"
+        lines.append(f"{name}.dat 16 {gain} 16 0 {first} {checksum} 0 {lead}")
+    lines += [f"# {comment}" for comment in comments]
+    (folder / f"{name}.dat").write_bytes(stored.tobytes())
+    (folder / f"{name}.hea").write_text("\n".join(lines) + "\n", "ascii")
