@@ -105,7 +105,10 @@ def read_info(folder: Path) -> CheckpointInfo:
             "name the `checkpoint` folder of a run (outputs/RUN/checkpoint)."
         )
     try:
-        return build(CheckpointInfo, json.loads(path.read_text()), FILE_NAME)
+        values = json.loads(path.read_text())
+        if not isinstance(values, dict) or values.get("format") != FORMAT:
+            raise ValueError("it is of another format")
+        return build(CheckpointInfo, values, FILE_NAME)
     except (ValueError, ConfigError) as error:
         raise CheckpointError(f"{path} is not a checkpoint of format {FORMAT}: {error}") from None
 

@@ -115,7 +115,8 @@ class Update:
     Attributes:
         site: the name in the site's own YAML.
         run: as in the task; likewise stage and round.
-        num_examples: training patients behind the update, its weight in the mean.
+        num_examples: training studies behind the update, its weight in the mean (patients, where
+            each has one study).
         metrics: plain numbers that the site's policy lets out.
         counts: whole numbers that it lets out (handshake).
         versions: versions of the site (handshake).
