@@ -5,10 +5,16 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cardionets_core.config_tree import build
 from cardionets_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_UNREADABLE = (OSError, UnicodeDecodeError, RecursionError)
+"""What the YAML reader lets through: a lone scalar, bytes that are no text, endless aliases."""
 
 SITE_CONFIG_ENV = "SITE_CONFIG"
 """The environment variable that names the site's YAML to its own processes."""
@@ -72,13 +78,17 @@ class SiteConfig:
             raise ValueError(f"site {self.site!r} must be letters, digits, '-' or '_'")
 
 
-def load_site_config(path: Path) -> SiteConfig:
-    """Read a site's YAML and check that what it names is there.
+def load_site_config(path: Path, overrides: Sequence[str] = ()) -> SiteConfig:
+    """Compose a site's YAML with Hydra and check that what it names is there.
+
+    Args:
+        path: the YAML; `${oc.env:NAME}` in it reads an environment variable of the site.
+        overrides: Hydra overrides, `key=value`.
 
     Raises:
         ConfigError: the file, a key or a folder is wrong; names the key and the next step.
     """
-    config = site_config_from(read_yaml(path), where=path.name)
+    config = site_config_from(compose_site(path, overrides), where=path.name)
     for key, value in (("data.root", config.data.root), ("data.manifest", config.data.manifest)):
         if not Path(value).exists():
             raise ConfigError(
@@ -103,20 +113,30 @@ def load_own_site_config() -> SiteConfig:
     return load_site_config(Path(path))
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file of plain values; nothing in it can name code."""
+def compose_site(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Compose one YAML file with Hydra and return plain values; nothing in it can name code.
+
+    Raises:
+        ConfigError: there is no such file, or it is not YAML with keys.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
     if not path.is_file():
         raise ConfigError(f"{path} does not exist; copy site_configs/template.yaml and fill it in.")
+    if path.suffix not in (".yaml", ".yml"):
+        raise ConfigError(f"{path} is not a .yaml file; name the site's YAML.")
+    forced = [o if o[:1] in "+~" else f"++{o}" for o in overrides]
     try:
-        values = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except (YAMLError, OmegaConfBaseException) as error:
-        line = str(error).strip().splitlines()[-1].strip()
-        raise ConfigError(f"{path.name} is not readable as YAML: {line}") from None
-    if not isinstance(values, dict):
+        with initialize_config_dir(str(path.parent.resolve()), version_base="1.3"):
+            values = OmegaConf.to_container(compose(path.name, overrides=forced), resolve=True)
+    except (YAMLError, OmegaConfBaseException, HydraException, *_UNREADABLE) as error:
+        line = " ".join(str(error).split())[:300]
+        raise ConfigError(f"{path.name} cannot be used: {line}") from None
+    if not isinstance(values, dict) or not values:
         raise ConfigError(f"{path.name} holds no keys; copy site_configs/template.yaml.")
     return {str(k): v for k, v in values.items()}
 

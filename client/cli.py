@@ -29,6 +29,10 @@ Config = Annotated[
     Path, typer.Option(help="The site's YAML; start from site_configs/template.yaml.")
 ]
 
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Hydra overrides, e.g. device=cpu", show_default=False)
+]
+
 
 @contextmanager
 def told_plainly() -> Iterator[None]:
@@ -43,6 +47,7 @@ def told_plainly() -> Iterator[None]:
 @app.command()
 def check(
     config: Config,
+    overrides: Overrides = None,
     preset: Annotated[str, typer.Option(help="The model that records are prepared for.")] = "tiny",
 ) -> None:
     """Read the site's files, prepare its records and say which stages it can serve."""
@@ -52,7 +57,7 @@ def check(
     from client.site import open_dataset
 
     with told_plainly():
-        site = load_site_config(config)
+        site = load_site_config(config, overrides or [])
         dataset = open_dataset(
             site,
             model_preset(preset),

@@ -28,7 +28,7 @@ class Progress:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._tracker: Tracker | None = None
-        self._steps = 0
+        self._steps = sum(e["event"] == "round" for e in read_progress(folder))
 
     @contextmanager
     def tracking(self, config: RunConfig) -> Iterator[None]:
@@ -57,6 +57,11 @@ class Progress:
         self._write({"event": "round", **record})
         if self._tracker is not None:
             self._tracker.metrics(_numbers(record), self._steps)
+
+    def results(self, metrics: dict[str, Any]) -> None:
+        """Log the pooled results of the evaluate stage to MLflow."""
+        if self._tracker is not None:
+            self._tracker.metrics(_results(metrics.get("pooled", {})), self._steps)
 
     def completed(self) -> None:
         """Tell that the run is complete."""
@@ -91,4 +96,15 @@ def _numbers(record: dict[str, Any]) -> dict[str, float]:
         numbers |= {f"{stage}/{site}/{k}": v for k, v in metrics.items()}
     for key in ("bytes_up", "bytes_down", "num_examples"):
         numbers |= {f"{stage}/{site}/{key}": v for site, v in record[key].items()}
+    return numbers
+
+
+def _results(pooled: dict[str, Any], prefix: str = "evaluate/pooled") -> dict[str, float]:
+    """Return every point estimate of the pooled results under slashed names."""
+    numbers: dict[str, float] = {}
+    for key, value in pooled.items():
+        if isinstance(value, dict):
+            numbers |= _results(value, f"{prefix}/{key}")
+        elif isinstance(value, (int, float)) and key not in ("low", "high"):
+            numbers[prefix if key == "value" else f"{prefix}/{key}"] = float(value)
     return numbers

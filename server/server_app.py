@@ -50,6 +50,7 @@ def main(grid: Grid, context: Context) -> None:
         set_up(config.threads)
         with progress.tracking(config):
             state = execute(Run(grid, config, folder, progress.round), begin(config, folder))
+            progress.results(state.metrics)
             write_summary(folder, config, state, status="completed", seconds=time.time() - started)
             progress.completed()
     except BaseException as error:

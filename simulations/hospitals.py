@@ -17,8 +17,8 @@ from cardionets_core.errors import ConfigError
 from cardionets_core.runtime import derive_seed
 from cardionets_core.site_config import (
     SiteConfig,
+    compose_site,
     load_site_config,
-    read_yaml,
     site_config_from,
     write_yaml,
 )
@@ -86,7 +86,7 @@ def read_hospitals(folder: Path) -> list[Hospital]:
     files = sorted(folder.glob("*.yaml"))
     if not files:
         raise ConfigError(f"{folder} holds no site files; resume a run folder, outputs/RUN.")
-    return [Hospital(load_site_config(f), read_yaml(f)) for f in files]
+    return [Hospital(load_site_config(f), compose_site(f)) for f in files]
 
 
 def _make(
@@ -95,7 +95,7 @@ def _make(
     announce: Callable[[str, int], Callable[[int], None]],
 ) -> Hospital | None:
     path = Path(site.config)
-    values = read_yaml(path)
+    values = compose_site(path)
     config = site_config_from(values, where=path.name)
     place = Path(simulation.output).resolve() / "hospitals"
     if site.ptbxl:
