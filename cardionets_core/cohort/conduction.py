@@ -92,7 +92,7 @@ class Activation:
 
 
 def sample_surface(values: Floats, theta: Floats, phi: Floats) -> Floats:
-    """Bilinear values [theta, phi] at directions of any shape; clamped in theta, periodic in phi."""
+    """Bilinear values [theta, phi] at directions of any shape; theta clamped, phi periodic."""
     x = np.clip(theta * (THETA_ROWS / np.pi) - 0.5, 0, THETA_ROWS - 1.001)
     y = (phi % (2 * np.pi)) * (PHI_COLUMNS / (2 * np.pi))
     i, j = x.astype(np.intp), y.astype(np.intp) % PHI_COLUMNS
@@ -122,7 +122,7 @@ def build_lattice(geometry: Geometry) -> Lattice:
 
 
 def _node_heights(radius: Floats, valve: float) -> Floats:
-    """theta of the nodes [rows, columns]: evenly from the apex to where the valve plane cuts."""
+    """Return theta of the nodes [rows, columns]: evenly from apex to valve plane."""
     fine = np.linspace(1.5, 2.6, 96)[:, None]
     r = sample_surface(radius, np.repeat(fine, COLUMNS, 1), np.repeat(PHI_NODES[None], 96, 0))
     cut = np.argmax(r * np.cos(fine) < -valve, axis=0)
@@ -217,9 +217,7 @@ def _edge_lengths(points: Floats) -> Floats:
     return np.sqrt(square)
 
 
-def _edge_times(
-    speeds: dict[str, float], lattice: Lattice, lengths: Floats
-) -> Floats:
+def _edge_times(speeds: dict[str, float], lattice: Lattice, lengths: Floats) -> Floats:
     """Conduction time of every edge in ms; infinite where this heart has no such edge."""
     inside = lattice.in_rv.ravel()
     both = inside[_FROM] & inside[_TO]

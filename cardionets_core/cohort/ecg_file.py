@@ -46,3 +46,14 @@ def write_ecg(
     lines += [f"# {comment}" for comment in comments]
     (folder / f"{name}.dat").write_bytes(stored.tobytes())
     (folder / f"{name}.hea").write_text("\n".join(lines) + "\n", "ascii")
+
+
+def read_ecg(header: Path) -> tuple[NDArray[np.float32], float]:
+    """Read back what `write_ecg` wrote: mV [12, samples] and the sampling rate in Hz."""
+    lines = header.read_text("ascii").splitlines()
+    _, leads, rate, samples = lines[0].split()
+    gain, unit = lines[1].split()[2].split("(0)/")
+    per_mv = float(gain) * (1000.0 if unit == "uV" else 1.0)
+    stored = np.frombuffer(header.with_suffix(".dat").read_bytes(), dtype="<i2")
+    signal = stored.reshape(int(samples), int(leads)).T / per_mv
+    return signal.astype(np.float32), float(rate)

@@ -33,7 +33,13 @@ POSES_MM = (0.0, -6.0)
 _NEAR_GAIN, _LIMB_GAIN, _FAR_BOOST_MM = 7.0, 0.00068, 414.3
 _ELECTRODE_HEIGHT_MM = -23.73
 _PLATEAU_LOSS, _FAST_MS, _SLOW_MS, _SLOW_DELAY_MS = 0.03576, 20.76, 34.75, 12.0
-_COUPLING, _TRANSMURAL_MS, _APICO_BASAL_MS, _RIGHT_MS, _ANTERIOR_MS = 0.9939, 8.0, 16.85, -11.23, -12
+_COUPLING, _TRANSMURAL_MS, _APICO_BASAL_MS, _RIGHT_MS, _ANTERIOR_MS = (
+    0.9939,
+    8.0,
+    16.85,
+    -11.23,
+    -12,
+)
 _FRONTAL_TURN_DEG = 8.833
 _DOWER = np.array([[0.632, 0.059, 0.235], [0.235, -0.132, -1.066]])
 _SIGN = np.array([1.0, -1.0, 1.0, -1.0])[:, None, None]
@@ -53,7 +59,9 @@ def beat(heart: Heart, nuisance: Nuisance, geometry: Geometry, activation: Activ
     rows = [_limb_weights(nuisance, patches)]
     electrodes = _electrodes(heart, nuisance)
     for height in POSES_MM:
-        rows.append(_chest_weights(nuisance, electrodes, points + [0, 0, height], patches))
+        rows.append(
+            _chest_weights(nuisance, electrodes, points + np.array([0, 0, height]), patches)
+        )
     weights = _close_at_base(np.concatenate(rows), used)
     times = np.r_[fine, coarse]
     leads = _project(weights, _scar_share(activation, used), potentials, times)
@@ -81,7 +89,9 @@ def _action_potentials(heart: Heart, nuisance: Nuisance, activation: Activation)
     lengths[0] += 4
     lengths += (_APICO_BASAL_MS + 0.2 * own[3]) * (_HEIGHT - 0.5)
     lengths[:2] += _ANTERIOR_MS * np.sin(PHI_NODES)
-    lateral = np.clip(-np.cos(PHI_NODES - 0.25), -0.35, 1) * np.clip(1.15 - abs(_HEIGHT - 0.45), 0, 1)
+    lateral = np.clip(-np.cos(PHI_NODES - 0.25), -0.35, 1) * np.clip(
+        1.15 - abs(_HEIGHT - 0.45), 0, 1
+    )
     strain = heart.repolarisation_strain_ms * lateral
     lengths[1] += free * (1.15 * strain + 1.1 * lattice.thick_mm) + 14 * lattice.scar
     lengths[0] -= 0.35 * strain
@@ -99,7 +109,7 @@ def _upstroke_ms(times: Floats) -> Floats:
     left, right = finite - np.roll(finite, 1, 2), np.roll(finite, -1, 2) - finite
     along = np.nan_to_num(np.abs(below) + np.abs(above)) / 2
     around = np.nan_to_num(np.abs(left) + np.abs(right)) / 2
-    return np.clip(0.30 * (along + around), 1.8, 7.5)
+    return np.asarray(np.clip(0.30 * (along + around), 1.8, 7.5))
 
 
 def _sampling_times(last_activation: float) -> tuple[Singles, Singles]:
@@ -155,7 +165,7 @@ def _limb_weights(nuisance: Nuisance, patches: Floats) -> Floats:
 def _chest_weights(
     nuisance: Nuisance, electrodes: Floats, points: Floats, patches: Floats
 ) -> Floats:
-    """Weight of every patch in V1..V6 [6, nodes]: its solid angle, far field boosted by the torso."""
+    """Weight of every patch in V1..V6 [6, nodes]: its solid angle, far field boosted."""
     towards = electrodes[:, None] - points[None]
     distance = np.sqrt((towards * towards).sum(-1))
     facing = (towards * patches).sum(-1)
@@ -192,7 +202,7 @@ def _project(weights: Floats, scar: Floats, potentials: Singles, times: Singles)
 
 
 def _blocked_product(left: Singles, right: Singles) -> Singles:
-    """left @ right in blocks too small for BLAS to use threads: the same bits on any number."""
+    """Multiply in blocks too small for BLAS to use threads: the same bits on any number."""
     blocks = -(-left.shape[1] // _BLOCK)
     padding = blocks * _BLOCK - left.shape[1]
     left = np.pad(left, ((0, 0), (0, padding))).reshape(len(left), blocks, _BLOCK)

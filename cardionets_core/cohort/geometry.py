@@ -1,9 +1,9 @@
 """The surfaces of the heart at end-diastole, with volumes and mass exact by construction.
 
-Every surface is a radius over directions (theta, phi) about one centre on the long axis of the left
-ventricle; theta = 0 points to the apex, phi = 0 to the septum. The valve plane cuts the surfaces.
-Heart frame: l (base to apex), r (towards the right ventricle), a (anterior), mm, origin on the valve
-plane. Patient frame: x to the patient's left, y to the back, z to the head (DICOM LPS), mm.
+Every surface is a radius over directions (theta, phi) about one centre on the long axis of the
+left ventricle; theta = 0 points to the apex, phi = 0 to the septum. The valve plane cuts them.
+Heart frame: l (base to apex), r (towards the right ventricle), a (anterior), mm, origin on the
+valve plane. Patient frame: x to the patient's left, y to the back, z to the head (DICOM LPS), mm.
 """
 
 from __future__ import annotations
@@ -81,7 +81,9 @@ def volume_ml(radius: Floats, valve_mm: float) -> Floats:
 def solve_increasing(
     function: Callable[[Floats], Floats], low: Floats, high: Floats, steps: int = 7
 ) -> Floats:
-    """Roots of increasing functions, many at once, by Ridders' method (IEEE Trans CAS 26:979, 1979).
+    """Roots of increasing functions, many at once, by Ridders' method.
+
+    Ridders, IEEE Trans. Circuits Syst. 26:979 (1979).
 
     Args:
         function: maps points [n] to values [n], increasing in each.
@@ -236,7 +238,7 @@ def _position(heart: Heart, points: Floats) -> Floats:
     def short_of_gap(forward: Floats) -> Floats:
         deep = np.minimum(front[:, 1] - forward[:, None], 0) / inner_depth
         gap = 1 - np.sqrt(across + deep**2)
-        return 6 - gap.min(axis=1) * inner_depth
+        return np.asarray(6 - gap.min(axis=1) * inner_depth)
 
     forward = solve_increasing(short_of_gap, np.array([-70.0]), np.array([40.0]))[0]
     return np.array([base_x, -forward, 0.0])

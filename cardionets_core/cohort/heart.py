@@ -241,7 +241,9 @@ def _right_esv(draft: Draft, rng: np.random.Generator, stroke: float, person: Pe
         pumped = stroke * rng.normal(1.0, 0.035)
     else:
         healthy = 54 if person.sex else 58
-        pumped = draft.rv_edv * np.clip(healthy + draft.rv_ef_shift + rng.normal(0, 4), 14, 70) / 100
+        pumped = (
+            draft.rv_edv * np.clip(healthy + draft.rv_ef_shift + rng.normal(0, 4), 14, 70) / 100
+        )
     return float(max(draft.rv_edv - pumped, 0.28 * draft.rv_edv))
 
 
@@ -271,7 +273,9 @@ def _draw_aorta(rng: np.random.Generator, person: Person, diagnosis: str) -> dic
     """Lumen grows and stiffens with age; the pulse pressure turns stiffness into area change."""
     decades, scale = person.decades_past_60, person.bsa / (1.95 if person.sex else 1.70)
     shared, ascending, descending, pressure, stiff = rng.normal(0, 1, 5)
-    pulse = float(np.clip(46 + 6 * decades + 7 * pressure + (9 if diagnosis == "lvh" else 0), 25, 90))
+    pulse = float(
+        np.clip(46 + 6 * decades + 7 * pressure + (9 if diagnosis == "lvh" else 0), 25, 90)
+    )
     vessels = {}
     for key, area, growth, soft, own in (
         ("ascending_aorta", 880 if person.sex else 720, 0.045, 1.5, ascending),

@@ -294,4 +294,4 @@ def _scan(
     noise = np.float32(0.8 * np.percentile(np.abs(images[0]), 97) / scanner.snr)
     real, imaginary = rng.standard_normal((2, *images.shape), dtype=np.float32) * noise
     real += images
-    return np.sqrt(real * real + imaginary * imaginary)
+    return np.asarray(np.sqrt(real * real + imaginary * imaginary))

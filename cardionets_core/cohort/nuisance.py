@@ -50,9 +50,7 @@ def draw_nuisance(rng: np.random.Generator, heart: Heart) -> Nuisance:
     """
     person = heart.person
     common_speed = (
-        0.035 * heart.contractility
-        - 0.02 * person.decades_past_60
-        - 0.010 * (person.bmi - 26) / 4
+        0.035 * heart.contractility - 0.02 * person.decades_past_60 - 0.010 * (person.bmi - 26) / 4
     )
     pr = rng.normal(158 + 6 * person.decades_past_60, 20)
     return Nuisance(

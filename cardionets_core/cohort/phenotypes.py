@@ -23,7 +23,7 @@ _RINGS = ((1.15, 2.2, 6), (0.75, 1.15, 6), (0.12, 0.75, 4))
 
 
 def _segment_weights() -> Floats:
-    """Membership of every direction in the 16 AHA segments [16, theta, phi]; 1 is basal anterior."""
+    """Membership of directions in the 16 AHA segments [16, theta, phi]; 1 is basal anterior."""
     segments = []
     for low, high, count in _RINGS:
         for k in range(count):
@@ -85,7 +85,7 @@ def _wall(geometry: Geometry, motion: Motion) -> dict[str, float]:
     thickness = (epi - endo) / (geometry.epi - geometry.endo)
     weights = _SEGMENTS * geometry.epi**2 * SIN_THETA
     weights /= weights.sum(axis=(1, 2), keepdims=True)
-    values = {}
+    values: dict[str, float] = {}
     for short, field in (
         ("wt", geometry.wall_mm),
         ("ecc", 100 * (middle - 1)),
@@ -102,9 +102,7 @@ def _longitudinal(geometry: Geometry, motion: Motion) -> dict[str, float]:
 
     Segments 1-3 are the septum from base to apex, 4-6 the lateral wall from apex to base.
     """
-    lengths = np.stack(
-        [_wall_pieces(geometry, motion, phase) for phase in (0, motion.end_systole)]
-    )
+    lengths = np.stack([_wall_pieces(geometry, motion, phase) for phase in (0, motion.end_systole)])
     strain = 100 * (lengths[1] / lengths[0] - 1)
     values = {f"ell_{k + 1}": strain[k] for k in range(6)}
     values["ell_global"] = 100 * (lengths[1].sum() / lengths[0].sum() - 1)
@@ -112,7 +110,7 @@ def _longitudinal(geometry: Geometry, motion: Motion) -> dict[str, float]:
 
 
 def _wall_pieces(geometry: Geometry, motion: Motion, phase: int) -> Floats:
-    """Lengths in mm of the six pieces of the mid-wall at one phase: thirds of its depth, two sides."""
+    """Lengths in mm of the mid-wall at one phase: thirds of its depth on two sides [6]."""
     sides = []
     for column in (0, PHI_COLUMNS // 2):
         middle = 0.5 * (motion.endo[phase, :, column] + motion.epi[phase, :, column])

@@ -82,7 +82,9 @@ def four_chamber_plane(
     return Plane(centre, -sideways, -along, 1.15 * pixel_mm, size, 6.0)
 
 
-def ventricle_masks(geometry: Geometry, motion: Motion, plane: Plane, phase: int) -> NDArray[np.uint8]:
+def ventricle_masks(
+    geometry: Geometry, motion: Motion, plane: Plane, phase: int
+) -> NDArray[np.uint8]:
     """Exact labels of the ventricles in a plane at one phase [size, size]."""
     along, septal, anterior = ((plane.points() - geometry.base) @ geometry.axes.T).T
     length, squeezed = geometry.length_mm, motion.shortening[phase]

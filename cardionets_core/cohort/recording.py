@@ -121,16 +121,16 @@ def _fibrillation(rng: np.random.Generator) -> Floats:
     phase = np.cumsum(2 * np.pi * pace / _RATE)
     height = 0.05 * rng.uniform(0.5, 1.6)
     height = height * (1 + 3 * gaussian_filter1d(rng.normal(size=_SAMPLES), 200))
-    return np.outer(_F_WAVE, height * (np.sin(phase) + 0.35 * np.sin(2 * phase + 1)))
+    wave = height * (np.sin(phase) + 0.35 * np.sin(2 * phase + 1))
+    return np.asarray(np.outer(_F_WAVE, wave))
 
 
 def _breathing_baseline(breath: tuple[float, float], rng: np.random.Generator) -> Floats:
     """Baseline that sways with the breath, another height and phase in each lead [8, samples]."""
     angle = 2 * np.pi * breath[0] * np.arange(_SAMPLES) / _RATE
     height, phase = rng.normal(0, 0.06, _LEADS), rng.uniform(0, 2 * np.pi, _LEADS)
-    return np.outer(height * np.cos(phase), np.sin(angle)) + np.outer(
-        height * np.sin(phase), np.cos(angle)
-    )
+    sine = np.outer(height * np.cos(phase), np.sin(angle))
+    return np.asarray(sine + np.outer(height * np.sin(phase), np.cos(angle)))
 
 
 def _noise(device: EcgDevice, rng: np.random.Generator) -> NDArray[np.complex128]:

@@ -42,7 +42,7 @@ _REPETITION_MS = 3.0
 
 
 def steady_state_signals(scanner: Scanner) -> dict[str, float]:
-    """Signal of each tissue in a bSSFP sequence (Bernstein, Handbook of MRI Pulse Sequences, 14.1)."""
+    """Signal of each tissue in bSSFP (Bernstein, Handbook of MRI Pulse Sequences, 14.1)."""
     angle = np.deg2rad(scanner.flip_deg)
     signals = {}
     for name, (t1, t2, density) in _TISSUES[scanner.field_t].items():
@@ -55,7 +55,7 @@ def steady_state_signals(scanner: Scanner) -> dict[str, float]:
 
 def edge(distance: Image, width: float | Image) -> Image:
     """1 inside (negative distance), 0 outside, a straight ramp of `width` mm between."""
-    return np.clip(np.float32(0.5) - distance / np.float32(1) / width, 0, 1)
+    return np.asarray(np.clip(np.float32(0.5) - distance / width, 0, 1))
 
 
 def textures(rng: np.random.Generator, scales: tuple[float, ...], size: int) -> Image:
@@ -92,7 +92,7 @@ def paint_torso(
     points: Image,
     rng: np.random.Generator,
 ) -> Background:
-    """Paint chest wall, lungs, mediastinum, fat pad, liver, stomach and spine at `points` [n, 3]."""
+    """Paint chest wall, lungs, mediastinum, fat, liver, stomach and spine at `points` [n, 3]."""
     size = round(len(points) ** 0.5)
     grain = textures(rng, (2.0, 3.0, 1.4, 2.5, 1.5, 1.3, 2.5, 2.0, 2.0), size)
     chest = _Chest(heart, geometry, points)
@@ -159,6 +159,4 @@ def _abdomen(chest: _Chest, signals: dict[str, float], grain: Image) -> Image:
     liver = signals["liver"] * (1 + 0.07 * grain[0])
     liver = liver + signals["blood"] * 0.5 * np.clip(grain[1] - 1.15, 0, 1)
     stomach = edge(np.hypot((chest.x - 75) / 45, (chest.y - 5) / 40) * 40 - 40, 8)
-    return np.asarray(
-        liver * (1 - stomach) + stomach * signals["muscle"] * (1 + 0.5 * grain[2])
-    )
+    return np.asarray(liver * (1 - stomach) + stomach * signals["muscle"] * (1 + 0.5 * grain[2]))

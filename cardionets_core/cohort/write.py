@@ -21,32 +21,21 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from numpy.typing import NDArray
 
 from cardionets_core.cohort import COHORT_VERSION
 from cardionets_core.cohort.ecg_file import write_ecg
+from cardionets_core.cohort.gaps import DISEASE_COLUMNS, draw_gaps
 from cardionets_core.cohort.patient import Cine, VirtualPatient, open_streams, simulate_patient
 from cardionets_core.cohort.sites import Missing, SitePreset, find_preset
 from cardionets_core.errors import ConfigError
 from cardionets_core.vocabulary import (
     COHORT_DISCLAIMER,
     COVARIATES,
-    LEADS,
     PHENOTYPE_NAMES,
     VIEWS,
 )
 
-DISEASE_COLUMNS = (
-    "hypertrophic_cardiomyopathy",
-    "dilated_cardiomyopathy",
-    "left_ventricular_hypertrophy",
-    "myocardial_infarction",
-    "pulmonary_hypertension",
-    "atrial_fibrillation",
-    "left_bundle_branch_block",
-    "right_bundle_branch_block",
-    "conduction_disturbance",
-    "hypertrophy",
-)
 COLUMNS = (
     "patient_id",
     "ecg",
@@ -159,9 +148,7 @@ def _check(*, patients: int, seed: int, workers: int, first: int, out: Path) -> 
         raise ConfigError(f"{out} is not empty. Name a new folder, or remove this one first.")
 
 
-def _write_all(
-    jobs: list[_Job], workers: int, progress: Callable[[int], None] | None
-) -> list[Row]:
+def _write_all(jobs: list[_Job], workers: int, progress: Callable[[int], None] | None) -> list[Row]:
     rows = []
     for row in _run(jobs, min(workers, len(jobs))):
         rows.append(row)
@@ -187,7 +174,7 @@ def _write_patient(job: _Job) -> Row:
     """Simulate one patient, write the files, return the row of the manifest."""
     site = find_preset(job.preset)
     streams = open_streams(site, job.seed, job.index)
-    gaps = _draw_gaps(job.missing, streams.files)
+    gaps = draw_gaps(job.missing, streams.files)
     with_cmr = not (job.ecg_only or gaps.cmr)
     patient = simulate_patient(site, streams, with_cmr=with_cmr)
     name = f"{job.preset}{job.index + 1:06d}"
@@ -209,31 +196,6 @@ def _write_patient(job: _Job) -> Row:
     return row
 
 
-@dataclass(frozen=True)
-class _Gaps:
-    """What one patient lacks."""
-
-    cmr: bool
-    view: str | None
-    lead: int | None
-    cells: frozenset[str]
-    broken: bool
-
-
-def _draw_gaps(missing: Missing, rng: np.random.Generator) -> _Gaps:
-    chance = rng.random(4)
-    view, lead = VIEWS[rng.integers(len(VIEWS))], int(rng.integers(len(LEADS)))
-    names = (*PHENOTYPE_NAMES, *DISEASE_COLUMNS)
-    lost = rng.random(len(names)) < missing.label
-    return _Gaps(
-        cmr=bool(chance[0] < missing.cmr),
-        view=view if chance[1] < missing.view else None,
-        lead=lead if chance[2] < missing.lead else None,
-        cells=frozenset(name for name, gone in zip(names, lost, strict=True) if gone),
-        broken=bool(chance[3] < missing.broken),
-    )
-
-
 def _write_cine(cine: Cine, path: Path) -> None:
     """Write a cine as int16 NIfTI (column, row, 1, phase); zooms[3] is seconds per phase."""
     top = float(np.percentile(cine.frames[0], 99.5))
@@ -244,6 +206,12 @@ def _write_cine(cine: Cine, path: Path) -> None:
     # noise has no repeats to look for: Huffman coding alone is three times faster, as small
     packer = zlib.compressobj(1, wbits=_GZIP, strategy=zlib.Z_HUFFMAN_ONLY)
     path.write_bytes(packer.compress(image.to_bytes()) + packer.flush())
+
+
+def read_cine(path: Path) -> NDArray[np.float32]:
+    """Read back what `write_site` wrote: frames [phases, rows, columns]."""
+    stored = np.asarray(nib.load(path).dataobj)[:, :, 0]
+    return stored.transpose(2, 1, 0).astype(np.float32)
 
 
 def _cells(patient: VirtualPatient, *, table: bool) -> Row:
