@@ -83,15 +83,15 @@ def lock_folder(path: Path) -> IO[str]:
     return file
 
 
-def write_server_program(folder: Path, log: Path) -> Path:
-    """Write a `flwr-serverapp` that logs to a file and return its folder.
+def write_logging_program(folder: Path, name: str, log: Path) -> Path:
+    """Write a stand-in for a program of Flower that logs to a file, and return its folder.
 
     A SuperExec throws the output of a ServerApp away; Flower keeps a copy in the SuperLink, which
     is of no use for following a run, or after a crash.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    program = folder / SERVER_APP_PROGRAM
-    original = Path(sysconfig.get_path("scripts")) / SERVER_APP_PROGRAM
+    program = folder / name
+    original = Path(sysconfig.get_path("scripts")) / name
     program.write_text(
         f'#!/bin/sh\nexec {shlex.quote(str(original))} "$@" >>{shlex.quote(str(log))} 2>&1\n',
         encoding="utf-8",

@@ -51,8 +51,10 @@ class ProcessGroup:
         """Start a process under a name; its output goes to `<logs>/<name>.log`.
 
         Raises:
-            EngineError: the program is not there.
+            EngineError: the program is not there, or a process of this name still runs.
         """
+        if name in self.processes and self.ended(name) is None:
+            raise EngineError(f"{name} still runs; end it before it is started again")
         if self._watchdog is None:
             self._watchdog = self._start_watchdog()
         with self.log_path(name).open("ab") as log:
@@ -95,8 +97,7 @@ class ProcessGroup:
         """
         with _no_interrupts():
             gone = watchdog.end_family(self._token, self._sessions, patience=patience)
-            for process in self.processes.values():
-                process.poll()
+            gone = all([_reap(process) for process in self.processes.values()]) and gone
             self._dismiss_watchdog()
         if not gone:
             raise EngineError(f"processes of {self.logs.parent} could not be ended; see `ps -ef`")
@@ -223,6 +224,15 @@ def check_port(port: int) -> None:
                 f"port {port} is in use by {_listener(port)}; stop that process, choose another "
                 "port, or use port=0 to let CardioNets pick a free one"
             ) from taken
+
+
+def _reap(process: subprocess.Popen[bytes]) -> bool:
+    """Collect an ended child; its last threads may outlive its first one for a moment."""
+    try:
+        process.wait(timeout=watchdog.KILL_S)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def _command_line(process: psutil.Process) -> list[str]:

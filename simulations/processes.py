@@ -31,8 +31,8 @@ from simulations.preparation import (
     healthy,
     importable,
     lock_folder,
+    write_logging_program,
     write_secret,
-    write_server_program,
 )
 from simulations.process_group import (
     ProcessGroup,
@@ -75,6 +75,9 @@ class Federation:
         keep_database: keep Flower's queue in `folder/engine/superlink.db`, so that a run survives
             a restart of the SuperLink; models then lie there in clear.
     """
+
+    server_program: str = SERVER_APP_PROGRAM
+    federation_config: server_launch.RunConfig | None = None
 
     def __init__(
         self,
@@ -147,17 +150,9 @@ class Federation:
         self._group = ProcessGroup(self.folder / "logs", env=importable(self._env), cwd=self.folder)
         deadline = time.monotonic() + self._start_s
         self._start_server()
-        if self._warm:
-            self._start_warm()
-        for name in self.sites:
-            self.start_site(name)
+        self._start_sites()
         self._await_health(SUPERLINK, self.port, deadline)
-        for name, port in self._site_ports.items():
-            self._await_health(site_process(name), port, deadline)
         self._await_sites(deadline)
-        while self._warm and not self._socket.exists():
-            self._check_starting(WARM, deadline, "did not finish its imports")
-            time.sleep(0.1)
 
     def start_site(self, name: str) -> None:
         """Start the SuperNode of a site (again, after it was killed)."""
@@ -179,7 +174,10 @@ class Federation:
             EngineError: the SuperLink refused it; the message holds its words.
         """
         command = server_launch.submit(
-            run_config, home=self._home("cli"), bundle=self._bundle, federation_config=None
+            run_config,
+            home=self._home("cli"),
+            bundle=self._bundle,
+            federation_config=self.federation_config,
         )
         return int(self._ask(command)["run-id"])
 
@@ -237,6 +235,20 @@ class Federation:
         finally:
             self._undo.close()
 
+    def _start_sites(self) -> None:
+        if self._warm:
+            self._start_warm()
+        for name in self.sites:
+            self.start_site(name)
+
+    def _await_sites(self, deadline: float) -> None:
+        for name, port in self._site_ports.items():
+            self._await_health(site_process(name), port, deadline)
+        self._await_online(deadline)
+        while self._warm and not self._socket.exists():
+            self._check_starting(WARM, deadline, "did not finish its imports")
+            time.sleep(0.1)
+
     def _choose_ports(self) -> None:
         if self.port:
             check_port(self.port)
@@ -252,7 +264,11 @@ class Federation:
         self.processes.start(
             SUPERLINK,
             server_launch.superlink(
-                port=self.port, home=self._home(SUPERLINK), secret=secret, database=database
+                port=self.port,
+                home=self._home(SUPERLINK),
+                secret=secret,
+                database=database,
+                simulation=self.federation_config is not None,
             ),
         )
         self.processes.start(
@@ -262,8 +278,10 @@ class Federation:
                 home=self._home(SUPEREXEC),
                 secret=secret,
                 outputs=self._outputs,
-                programs=write_server_program(
-                    self.engine / "server-programs", self.processes.log_path(SERVER_APP)
+                programs=write_logging_program(
+                    self.engine / "server-programs",
+                    self.server_program,
+                    self.processes.log_path(SERVER_APP),
                 ),
             ),
         )
@@ -292,7 +310,7 @@ class Federation:
             self._check_starting(name, deadline, "did not answer on its port")
             time.sleep(0.1)
 
-    def _await_sites(self, deadline: float) -> None:
+    def _await_online(self, deadline: float) -> None:
         command = server_launch.list_nodes(home=self._home("cli"))
         while True:
             nodes = self._ask(command)["nodes"]
@@ -329,7 +347,7 @@ class Federation:
                 )
 
     def _server_app_runs(self) -> bool:
-        return self.processes.runs_below(SUPEREXEC, SERVER_APP_PROGRAM)
+        return self.processes.runs_below(SUPEREXEC, self.server_program)
 
     def _ask(self, command: Command) -> dict[str, Any]:
         done = self.processes.run(command, seconds=CLI_S)

@@ -1,0 +1,123 @@
+"""The warm starter forks a fresh process per message; without it, apps start as Flower does."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+
+import pytest
+
+from cardionets_core.errors import ConfigError
+from client import warm
+
+STARTER = """
+    import os, sys
+    from pathlib import Path
+    from cardionets_core import flower_compat
+
+    imported_in = os.getpid()
+
+    def program():
+        print("argv", sys.argv[1:], "home", os.environ["WHO"], "cwd", os.getcwd())
+        print("forked", os.getpid() != imported_in, "left", os.environ.get("LEFT"))
+        os.environ["LEFT"] = "something"
+        if "fail" in sys.argv:
+            raise ValueError("of the app")
+        if "kill" in sys.argv:
+            os.kill(os.getpid(), 9)
+        if "leave" in sys.argv:
+            sys.exit(7)
+
+    flower_compat.client_app_program = lambda: program
+    from client import warm
+    warm.serve(Path(sys.argv[1]), [])
+"""
+
+
+@pytest.fixture
+def starter(tmp_path):
+    """A starter whose program is a few prints, and the environment that finds it."""
+    link = tmp_path / "s"
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(STARTER), str(link)],
+        cwd=Path(warm.__file__).parents[1],
+    )
+    while not link.exists():
+        assert process.poll() is None
+    yield {**os.environ, warm.SOCKET_ENV: str(link), "WHO": "north"}
+    process.kill()
+    process.wait()
+
+
+def start(folder: Path, env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    program = warm.install(folder / "programs") / warm.PROGRAM
+    return subprocess.run(
+        [str(program), *arguments],
+        env=env,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def test_each_message_gets_a_fresh_process_with_its_own_surroundings(tmp_path, starter):
+    first = start(tmp_path, starter, "--token", "a b")
+    assert f"argv ['--token', 'a b'] home north cwd {tmp_path}" in first.stdout
+    assert "forked True left None" in first.stdout and first.returncode == 0
+    second = start(tmp_path, {**starter, "WHO": "south"})
+    assert "home south" in second.stdout and "left None" in second.stdout
+
+
+@pytest.mark.parametrize(("word", "code"), [("leave", 7), ("fail", 1), ("kill", 137)])
+def test_exit_codes_and_tracebacks_arrive(tmp_path, starter, word, code):
+    done = start(tmp_path, starter, word)
+    assert done.returncode == code
+    if word == "fail":
+        assert "ValueError: of the app" in done.stderr
+    assert start(tmp_path, starter).returncode == 0  # the starter itself lives on
+
+
+def test_messages_are_worked_on_side_by_side(tmp_path, starter):
+    results = []
+    threads = [
+        threading.Thread(target=lambda: results.append(start(tmp_path, starter).returncode))
+        for _ in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [0] * 6
+
+
+@pytest.mark.parametrize("broken", ["unset", "nobody"])
+def test_without_a_starter_the_plain_program_runs(tmp_path, broken):
+    plain = tmp_path / "plain" / warm.PROGRAM
+    plain.parent.mkdir()
+    plain.write_text('#!/bin/sh\necho plain "$@"\nexit 5\n')
+    plain.chmod(0o755)
+    own = tmp_path / "programs"
+    env = {"PATH": f"{own}:{plain.parent}:/usr/bin:/bin"}
+    if broken == "nobody":
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(tmp_path / "dead"))
+        env[warm.SOCKET_ENV] = str(tmp_path / "dead")
+    done = start(tmp_path, env, "--token", "t")
+    assert done.stdout == "plain --token t\n" and done.returncode == 5
+    assert "no warm starter" in done.stderr
+
+
+def test_only_its_user_can_talk_to_a_starter(tmp_path, starter):
+    assert Path(starter[warm.SOCKET_ENV]).stat().st_mode & 0o077 == 0
+
+
+def test_a_path_too_long_for_a_socket_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="shorter folder"):
+        warm.starter(tmp_path / ("x" * 100), home=tmp_path)
