@@ -43,6 +43,7 @@ STARTER = """
 def starter(tmp_path):
     """A starter whose program is a few prints, and the environment that finds it."""
     link = tmp_path / "s"
+    warm.install(tmp_path / "programs")
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(STARTER), str(link)],
         cwd=Path(warm.__file__).parents[1],
@@ -55,9 +56,8 @@ def starter(tmp_path):
 
 
 def start(folder: Path, env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    program = warm.install(folder / "programs") / warm.PROGRAM
     return subprocess.run(
-        [str(program), *arguments],
+        [str(folder / "programs" / warm.PROGRAM), *arguments],
         env=env,
         cwd=folder,
         capture_output=True,
@@ -103,7 +103,7 @@ def test_without_a_starter_the_plain_program_runs(tmp_path, broken):
     plain.parent.mkdir()
     plain.write_text('#!/bin/sh\necho plain "$@"\nexit 5\n')
     plain.chmod(0o755)
-    own = tmp_path / "programs"
+    own = warm.install(tmp_path / "programs")
     env = {"PATH": f"{own}:{plain.parent}:/usr/bin:/bin"}
     if broken == "nobody":
         with socket.socket(socket.AF_UNIX) as listener:
