@@ -55,7 +55,8 @@ def starter(socket_path: Path, *, home: Path, modules: Sequence[str] = APP_MODUL
             f"{MAX_SOCKET_PATH} bytes; choose a shorter folder"
         )
     argv = (sys.executable, "-m", "client.warm", str(socket_path), *modules)
-    return Command(argv, {"FLWR_HOME": str(home)})
+    # A check for CUDA while importing must not initialise it: forks could not use it any more.
+    return Command(argv, {"FLWR_HOME": str(home), "PYTORCH_NVML_BASED_CUDA_CHECK": "1"})
 
 
 def install(folder: Path) -> Path:
