@@ -70,8 +70,7 @@ def move(heart: Heart, geometry: Geometry, activation: Activation, phases: int =
     shortening = 1 - heart.shortening * emptied
     work = _regional_work(heart, geometry, activation, time=time, systole=systole, emptied=emptied)
     endo = _contract(heart, geometry, emptied, shortening, work)
-    shell = (geometry.epi**3 - geometry.endo**3) / shortening[:, None, None]
-    epi = np.cbrt(endo**3 + shell)
+    epi = _thicken(geometry, endo, shortening)
     rv = _right_ventricle(heart, geometry, emptied, shortening, epi)
     wall = heart.rv_wall_mm * (1 + 0.25 * emptied[:, None, None])
     return Motion(
@@ -154,6 +153,19 @@ def _contract(
     low, high = np.full(len(emptied), -0.2), np.full(len(emptied), 6.0)
     amount = np.where(emptied > 1e-4, solve_increasing(missing, low, high), 0.0)
     return _inward(geometry.endo, amount, work)
+
+
+def _thicken(geometry: Geometry, endo: Floats, shortening: Floats) -> Floats:
+    """Epicardium of each phase [phases, theta, phi]: muscle does not change its volume.
+
+    Every direction keeps its muscle; one correction accounts for what the valve plane cuts off.
+    """
+    valve = geometry.valve_mm
+    inner = endo**3
+    shell = (geometry.epi**3 - geometry.endo**3) / shortening[:, None, None]
+    muscle = volume_ml(geometry.epi, valve) - volume_ml(geometry.endo, valve)
+    kept = volume_ml(np.cbrt(inner + shell), valve) - volume_ml(endo, valve)
+    return np.asarray(np.cbrt(inner + shell * (muscle / (kept * shortening))[:, None, None]))
 
 
 def _right_ventricle(

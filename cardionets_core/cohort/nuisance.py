@@ -26,7 +26,9 @@ class Nuisance:
         pr_ms: atrial to ventricular activation.
         p_duration: factor on the length of the P wave.
         p_amplitude: factor on its height.
-        rate_variability: relative beat-to-beat variation.
+        rate_variability: relative beat-to-beat variation in sinus rhythm.
+        irregularity: shape of the gamma law of beats in fibrillation (smaller is wilder).
+        premature_share: share of premature atrial beats in sinus rhythm.
     """
 
     gain: float
@@ -41,6 +43,8 @@ class Nuisance:
     p_duration: float
     p_amplitude: float
     rate_variability: float
+    irregularity: float
+    premature_share: float
 
 
 def draw_nuisance(rng: np.random.Generator, heart: Heart) -> Nuisance:
@@ -66,4 +70,6 @@ def draw_nuisance(rng: np.random.Generator, heart: Heart) -> Nuisance:
         p_duration=float(np.exp(rng.normal(0, 0.09))),
         p_amplitude=float(np.exp(rng.normal(0, 0.40))),
         rate_variability=float(np.exp(rng.normal(np.log(0.028), 0.45))),
+        irregularity=float(np.exp(rng.normal(np.log(26), 0.5))),
+        premature_share=rng.uniform(0.05, 0.35) if rng.random() < 0.08 else 0.0,
     )

@@ -105,21 +105,31 @@ def _lay_beats(
         share = 0.5 + 0.5 * wave
         onset = round(time * _RATE)
         leads[:, (onset + _BEAT_AT) % _SAMPLES] += (1 - share) * poses[0] + share * poses[1]
-        if heart.af:
-            stretch = np.clip(rng.gamma(18, 1 / 18), 0.55, 1.7)
-        else:
+        if not heart.af:
             before = round((time - nuisance.pr_ms / 1000) * _RATE)
             leads[:, (before + _P_AT) % _SAMPLES] += atrial
-            stretch = 1 + nuisance.rate_variability * (0.6 * wave + 0.7 * rng.normal())
-        time += heart.cycle_s * float(stretch)
+        time += heart.cycle_s * _stretch(heart, nuisance, wave, rng)
     return leads
+
+
+def _stretch(heart: Heart, nuisance: Nuisance, wave: float, rng: np.random.Generator) -> float:
+    """Length of the next beat relative to the mean.
+
+    Fibrillation is irregular, more or less; a few people in sinus rhythm have premature beats.
+    """
+    chance, normal = rng.random(), rng.normal()
+    if heart.af:
+        shape = nuisance.irregularity
+        return float(np.clip(rng.gamma(shape, 1 / shape), 0.55, 1.7))
+    regular = 1 + nuisance.rate_variability * (0.6 * wave + 0.7 * normal)
+    return float(regular * (0.68 if chance < nuisance.premature_share else 1.0))
 
 
 def _fibrillation(rng: np.random.Generator) -> Floats:
     """Fibrillatory waves at 5 to 7.5 Hz of wandering pace and height [8, samples], mV."""
     pace = rng.uniform(5, 7.5) * (1 + 0.96 * gaussian_filter1d(rng.normal(size=_SAMPLES), 60))
     phase = np.cumsum(2 * np.pi * pace / _RATE)
-    height = 0.05 * rng.uniform(0.5, 1.6)
+    height = 0.05 * rng.uniform(0.2, 1.4)
     height = height * (1 + 3 * gaussian_filter1d(rng.normal(size=_SAMPLES), 200))
     wave = height * (np.sin(phase) + 0.35 * np.sin(2 * phase + 1))
     return np.asarray(np.outer(_F_WAVE, wave))
