@@ -45,6 +45,8 @@ class EcgRecord:
 def read_wfdb(hea: Path, *, root: Path | None = None) -> EcgRecord:
     """Read the first `READ_SECONDS` of a WFDB record (single or multi-segment, any format).
 
+    A lead counts as recorded by what it holds over all that is read.
+
     Args:
         hea: the header file.
         root: folder that no file of the record may lie outside of; the header's own by default.

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import warnings
 from pathlib import Path
 
@@ -109,7 +110,7 @@ def write_cine():
     return write
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write_manifest():
     def write(path, rows):
         columns = list(dict.fromkeys(key for row in rows for key in row))
@@ -123,8 +124,14 @@ def write_manifest():
 
 
 @pytest.fixture
-def paired_site(tmp_path, write_ecg, write_cine, write_manifest):
+def paired_site(tmp_path, site_template):
     """A site of 12 patients: two with two studies, one ECG-only, one CMR-only, one broken file."""
+    return Path(shutil.copytree(site_template, tmp_path / "site"))
+
+
+@pytest.fixture(scope="session")
+def site_template(tmp_path_factory, write_ecg, write_cine, write_manifest):
+    root = tmp_path_factory.mktemp("template")
     rows = []
     for k in range(14):
         patient = k % 12
@@ -140,16 +147,16 @@ def paired_site(tmp_path, write_ecg, write_cine, write_manifest):
         }
         if k != 1:
             values = _beats(7 if k == 6 else 10, 250, seed=k)
-            write_ecg(tmp_path / "ecg", name, values=values, rate=250)
+            write_ecg(root / "ecg", name, values=values, rate=250)
             row["ecg"] = f"ecg/{name}.hea"
         if k != 2:
-            write_cine(tmp_path / "cmr" / f"{name}_4ch.nii.gz", centre=(80.0 + k, 70.0))
+            write_cine(root / "cmr" / f"{name}_4ch.nii.gz", centre=(80.0 + k, 70.0))
             row["cine_4ch"] = f"cmr/{name}_4ch.nii.gz"
             if k != 4:
-                write_cine(tmp_path / "cmr" / f"{name}_sax.nii.gz", centre=(90.0, 60.0 + k))
+                write_cine(root / "cmr" / f"{name}_sax.nii.gz", centre=(90.0, 60.0 + k))
                 row["cine_sax"] = f"cmr/{name}_sax.nii.gz"
         rows.append(row)
-    data = tmp_path / "ecg" / "s07.dat"
+    data = root / "ecg" / "s07.dat"
     data.write_bytes(data.read_bytes()[:1000])
-    write_manifest(tmp_path / "manifest.csv", rows)
-    return tmp_path
+    write_manifest(root / "manifest.csv", rows)
+    return root
