@@ -98,7 +98,8 @@ def open_dataset(
     progress: Callable[[int], None] | None = None,
 ) -> SiteDataset:
     """Open a site's records as the model wants them, preparing them where that was not done yet."""
-    manifest = read_manifest(Path(config.data.manifest), Path(config.data.root))
+    # A file that was lost since the table was checked costs its own study, not the site's part.
+    manifest = read_manifest(Path(config.data.manifest), Path(config.data.root), check_files=False)
     arrays = open_cache(
         manifest,
         model.ecg,
