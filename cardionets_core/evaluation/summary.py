@@ -113,6 +113,12 @@ def summarise(
     return plain
 
 
+def residual_sd(probes: Mapping[str, Floats], count: int) -> tuple[float, ...]:
+    """Return the checkpoint's residual sd per phenotype, in z units; 0 where it is not known."""
+    values = probes.get("residual_sd", np.zeros(count))
+    return tuple(float(v) for v in values)
+
+
 # --------------------------------------------------------------------------------------- sections
 
 

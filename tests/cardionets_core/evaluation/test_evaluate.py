@@ -17,6 +17,7 @@ from cardionets_core.evaluation.evaluate import (
 from cardionets_core.evaluation.forward import read_ecg, read_labels
 from cardionets_core.evaluation.options import EvaluationOptions
 from cardionets_core.evaluation.probes import covariate_design
+from cardionets_core.evaluation.summary import residual_sd
 from cardionets_core.evaluation.sums import section
 
 NAMES = ("lv_edv", "lv_ef", "lv_mass")
@@ -85,8 +86,8 @@ def test_fusion_beats_both_and_uses_validation_only(run):
     assert fused > row["ecg"]["r2"]["value"] + 0.003
     assert fused > row["covariates"]["r2"]["value"] + 0.3
     assert probes["residual_n"][0] < 150  # one patient in ten
-    assert 0.3 < probes["residual_sd"][0] < 0.6
-    assert probes["residual_sd"][2] == 0.0
+    assert 0.3 < residual_sd(probes, 3)[0] < 0.6
+    assert residual_sd(probes, 3)[2] == 0.0
 
 
 def test_disease_rows_agree_with_sklearn(run, model):
