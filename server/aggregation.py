@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 SCALE = 2.0**36
 """Steps per unit of the fixed-point sums."""
 
+BLOCK = 2**16
+"""Numbers that are converted at a time."""
+
 LIMIT = 2.0**25
 """Largest sum of |delta| x weight over the sites, with a factor 4 to spare in an int64.
 
@@ -55,12 +58,9 @@ class ExactMean:
         for part, arrays in delta.items():
             sums = self._sums.setdefault(part, {})
             for name, array in arrays.items():
-                products = array.astype(np.float64) * (weight * SCALE)
-                steps = np.asarray(np.rint(products), dtype=np.int64)
-                if name in sums:
-                    sums[name] += steps
-                else:
-                    sums[name] = steps
+                if name not in sums:
+                    sums[name] = np.zeros(array.shape, dtype=np.int64)
+                add_steps(sums[name].reshape(-1), array.reshape(-1), weight * SCALE)
 
     def mean(self) -> Groups:
         """Return the weighted mean as float64 arrays."""
@@ -68,6 +68,17 @@ class ExactMean:
             part: {n: np.asarray(s / (SCALE * self.weight)) for n, s in sums.items()}
             for part, sums in self._sums.items()
         }
+
+
+def add_steps(sums: NDArray[np.int64], values: NDArray[Any], factor: float) -> None:
+    """Add values x factor, rounded to whole steps, to `sums` in place; both are 1-D.
+
+    In blocks that stay in the processor's cache: no temporary array as large as the model.
+    """
+    for start in range(0, len(values), BLOCK):
+        part = slice(start, start + BLOCK)
+        products = np.multiply(values[part], factor, dtype=np.float64)
+        sums[part] += np.rint(products, out=products).astype(np.int64)
 
 
 def magnitude(array: NDArray[Any]) -> float:
