@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 FILE_NAME = "progress.jsonl"
 log = logging.getLogger("cardionets.server")
 
+_ROUNDS = {"handshake": 1, "evaluate": 2}
+
 
 class Progress:
     """Appends to `progress.jsonl` of the run folder; the last line says how the run stands."""
@@ -28,7 +30,7 @@ class Progress:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._tracker: Tracker | None = None
-        self._steps = sum(e["event"] == "round" for e in read_progress(folder))
+        self._steps: dict[str, int] = {}
 
     @contextmanager
     def tracking(self, config: RunConfig) -> Iterator[None]:
@@ -40,7 +42,7 @@ class Progress:
             tracking_uri=config.mlflow.tracking_uri,
             experiment=config.mlflow.experiment,
         )
-        self._tracker = tracker
+        self._tracker, self._steps = tracker, first_steps(config)
         tracker.params(to_mapping(config))
         try:
             yield
@@ -53,15 +55,16 @@ class Progress:
 
     def round(self, record: dict[str, Any]) -> None:
         """Tell of a finished round."""
-        self._steps += 1
         self._write({"event": "round", **record})
         if self._tracker is not None:
-            self._tracker.metrics(_numbers(record), self._steps)
+            step = self._steps[record["stage"]] + record["round"]
+            self._tracker.metrics(_numbers(record), step)
 
     def results(self, metrics: dict[str, Any]) -> None:
         """Log the pooled results of the evaluate stage to MLflow."""
         if self._tracker is not None:
-            self._tracker.metrics(_results(metrics.get("pooled", {})), self._steps)
+            step = self._steps.get("evaluate", 0) + _ROUNDS["evaluate"]
+            self._tracker.metrics(_results(metrics.get("pooled", {})), step)
 
     def completed(self) -> None:
         """Tell that the run is complete."""
@@ -85,6 +88,19 @@ def read_progress(folder: Path) -> list[dict[str, Any]]:
         return []
     lines = path.read_text().split("\n")[:-1]
     return [json.loads(line) for line in lines]
+
+
+def first_steps(config: RunConfig) -> dict[str, int]:
+    """Return how many rounds of the plan come before each stage.
+
+    So a round has the same step in MLflow however often the run was stopped and resumed.
+    """
+    steps: dict[str, int] = {}
+    done = 0
+    for name in config.stages:
+        steps[name] = done
+        done += config.stage[name].rounds if name in config.stage else _ROUNDS[name]
+    return steps
 
 
 def _numbers(record: dict[str, Any]) -> dict[str, float]:

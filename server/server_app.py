@@ -48,8 +48,9 @@ def main(grid: Grid, context: Context) -> None:
     try:
         config = load_config(folder, str(context.run_config["config-hash"]))
         set_up(config.threads)
+        state = begin(config, folder)
         with progress.tracking(config):
-            state = execute(Run(grid, config, folder, progress.round), begin(config, folder))
+            state = execute(Run(grid, config, folder, progress.round), state)
             progress.results(state.metrics)
             write_summary(folder, config, state, status="completed", seconds=time.time() - started)
             progress.completed()
