@@ -1,0 +1,179 @@
+"""What a report is drawn from, and its parts that tell of the run itself: who, what, how long."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cardionets_core.vocabulary import COHORT_DISCLAIMER
+from simulations.report_page import (
+    Block,
+    Highlights,
+    Text,
+    counted,
+    duration,
+    interval,
+    listed,
+    megabytes,
+)
+
+if TYPE_CHECKING:
+    from cardionets_core.checkpoint import CheckpointInfo
+    from simulations.hospitals import Hospital
+
+STAGES: dict[str, tuple[str, str]] = {
+    "handshake": ("Handshake", "who is there, what each has, phenotype means and spreads"),
+    "ecg_masked": ("ECG pretraining", "to fill in hidden pieces of an ECG"),
+    "cmr_masked": ("CMR pretraining", "to fill in hidden pieces of a cine"),
+    "tokenizer": ("Cine compression", "to squeeze a cine into few numbers and back"),
+    "contrastive": ("ECG-CMR alignment", "which ECG and which cine are of the same patient"),
+    "generative": ("Cine generation", "to draw a cine from an ECG"),
+    "phenotypes": ("Phenotypes", "to estimate CMR measurements from an ECG"),
+    "diseases": ("Diseases", "to estimate disease probabilities from an ECG"),
+    "evaluate": ("Evaluation", "nothing: held-out patients are scored at each site"),
+}
+"""Stage -> name for people, what the model learns in it."""
+
+RESEARCH_ONLY = "Research use only; not a medical device."
+
+NUMBER_WORDS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A finished run.
+
+    Attributes:
+        folder: of the run.
+        summary: its summary.json (docs/summary.md).
+        info: its checkpoint.json.
+        hospitals: those that took part, as the simulator knows them.
+    """
+
+    folder: Path
+    summary: dict[str, Any]
+    info: CheckpointInfo
+    hospitals: tuple[Hospital, ...]
+
+    @property
+    def sites(self) -> list[str]:
+        """Names of the sites that answered the handshake."""
+        return sorted(self.summary["sites"])
+
+    @property
+    def pooled(self) -> dict[str, Any]:
+        """Results over all sites; empty where the run was not evaluated."""
+        return dict(self.summary["metrics"].get("pooled", {}))
+
+    def at_site(self, site: str) -> dict[str, Any]:
+        """Results of one site; empty where it was not evaluated."""
+        return dict(self.summary["metrics"].get("sites", {}).get(site, {}))
+
+    def title(self, site: str) -> str:
+        """Return a site's name for people."""
+        titles = {h.config.site: h.config.title for h in self.hospitals}
+        return titles.get(site) or site
+
+    def trained(self, stage: str) -> bool:
+        """Whether at least one round of the stage was run."""
+        return any(s["name"] == stage and s["rounds"] > 0 for s in self.summary["stages"])
+
+    @property
+    def virtual(self) -> tuple[Hospital, ...]:
+        """The hospitals whose patients are computed."""
+        return tuple(h for h in self.hospitals if is_virtual(h))
+
+    @property
+    def bytes_moved(self) -> int:
+        """Payload of the whole run, down and up."""
+        return sum(s["bytes_down"] + s["bytes_up"] for s in self.summary["stages"])
+
+
+def is_virtual(hospital: Hospital) -> bool:
+    """Return whether a hospital's patients are virtual hearts, by what stands beside its data."""
+    readme = Path(hospital.config.data.root) / "README.txt"
+    return readme.is_file() and COHORT_DISCLAIMER in readme.read_text("utf-8", errors="replace")
+
+
+# ------------------------------------------------------------------------------------ the headline
+
+
+def headline(facts: Facts) -> str:
+    """Return the title of the page."""
+    count = len(facts.sites)
+    word = NUMBER_WORDS[count] if count < len(NUMBER_WORDS) else str(count)
+    if count == 1:
+        return "One hospital trained a heart model; no record left it"
+    return f"{word} hospitals trained one heart model; no record left any of them"
+
+
+def lead(facts: Facts) -> tuple[Block, ...]:
+    """Return what stands under the title."""
+    names = listed([facts.title(s) for s in facts.sites])
+    one = len(facts.sites) == 1
+    blocks: list[Block] = [
+        Text(
+            f"{names} trained one CardioNets model{'' if one else ' together'}. "
+            f"{_abilities(facts)} No ECG, image, table or identifier left a hospital: what "
+            "travelled were model weights, counts and sums, "
+            f"{megabytes(facts.bytes_moved)} in all.",
+            tone="key",
+        ),
+        Text(_disclaimer(facts), tone="warning"),
+        Highlights(tuple(_highlights(facts))),
+        Text(
+            f"Run {facts.summary['run']}. A simulation: all hospitals ran on one machine and "
+            "exchanged the messages that real hospitals would exchange.",
+            tone="note",
+        ),
+    ]
+    return tuple(blocks)
+
+
+def _abilities(facts: Facts) -> str:
+    phenotypes, diseases = len(facts.info.phenotypes), len(facts.info.diseases)
+    can = []
+    if facts.trained("phenotypes"):
+        can.append(
+            f"estimates {counted(phenotypes, 'measurement')} that otherwise need cardiac MRI"
+        )
+    if facts.trained("diseases"):
+        can.append(f"gives the probability of {counted(diseases, 'diagnosis', 'diagnoses')}")
+    if facts.trained("generative"):
+        can.append("draws a synthetic cine of the beating heart")
+    if not can:
+        return "This run trained only parts of it, so it makes no prediction yet."
+    return f"From a 12-lead ECG it {listed(can)}."
+
+
+def _disclaimer(facts: Facts) -> str:
+    computed = {h.config.site for h in facts.virtual}
+    virtual = [facts.title(site) for site in facts.sites if site in computed]
+    if not virtual:
+        return RESEARCH_ONLY
+    verb = "holds" if len(virtual) == 1 else "hold"
+    return f"{COHORT_DISCLAIMER} {listed(virtual)} {verb} such patients. {RESEARCH_ONLY}"
+
+
+def _highlights(facts: Facts) -> list[tuple[str, str]]:
+    sites, rounds = facts.summary["sites"].values(), facts.summary["rounds"]
+    patients = sum(s["counts"].get("patients", 0) for s in sites)
+    items = [(f"{patients:,}", f"patients at {counted(len(facts.sites), 'hospital')}")]
+    average = facts.pooled.get("phenotypes", {}).get("average", {})
+    if "ecg" in average:
+        count = len(facts.info.phenotypes)
+        items.append((_value(average["ecg"]["r2"]), f"mean R² of {count} phenotypes, ECG alone"))
+    if "ecg_covariates" in average:
+        items.append((_value(average["ecg_covariates"]["r2"]), "the same, ECG + age, sex and size"))
+    average = facts.pooled.get("diseases", {}).get("average", {})
+    if "ecg" in average:
+        items.append((_value(average["ecg"]["auroc"]), "mean AUROC of the diseases, ECG alone"))
+    items.append(
+        (duration(facts.summary["seconds"]), f"for {counted(len(rounds), 'round')} of messages")
+    )
+    return items
+
+
+def _value(estimate: dict[str, float | None]) -> str:
+    return interval({"value": estimate.get("value")})

@@ -1,0 +1,218 @@
+"""The parts of a report that tell how well the model does on held-out patients."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cardionets_core.vocabulary import DISEASES, MAIN_PHENOTYPES, PHENOTYPE_BY_NAME
+from simulations.report_facts import STAGES, Facts
+from simulations.report_figures import draw_calibration, draw_phenotypes
+from simulations.report_page import (
+    NONE,
+    SPACE,
+    Block,
+    Group,
+    Picture,
+    Row,
+    Section,
+    Table,
+    Text,
+    interval,
+    number,
+    percent,
+    stacked,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+PREDICTORS = {
+    "mean": "Average patient",
+    "covariates": "Age, sex, size only",
+    "ecg": "ECG only",
+    "ecg_covariates": "ECG + age, sex, size",
+}
+"""Columns of the phenotype table."""
+
+
+def missing(facts: Facts, stage: str, needs: str) -> Text:
+    """Return the sentence that stands where a result is missing.
+
+    Args:
+        facts: the run.
+        stage: the one that trains what would be scored.
+        needs: what a site must have to score it.
+    """
+    if not facts.trained("evaluate"):
+        return Text("This run has no evaluation stage, so nothing was scored.")
+    if not facts.trained(stage):
+        return Text(f"This run has no stage {STAGES[stage][0]!r}, so there is nothing to score.")
+    return Text(f"Nothing was scored: no site had enough held-out {needs}.")
+
+
+# -------------------------------------------------------------------------------------- phenotypes
+
+
+def phenotype_section(facts: Facts) -> Section:
+    """Return R2 of the phenotypes, pooled and per site."""
+    found = facts.pooled.get("phenotypes", {})
+    if not found:
+        reason = missing(facts, "phenotypes", "patients with CMR measurements")
+        return Section("phenotypes", "CMR measurements from the ECG", (reason,))
+    names = list(found["by_phenotype"])
+    main = [n for n in MAIN_PHENOTYPES if n in found["by_phenotype"]]
+    blocks: list[Block] = [
+        Text(_phenotype_verdict(found), tone="key"),
+        Text(
+            "R² is the share of the differences between patients that is explained: 0 is no better "
+            "than giving everyone the average, 1 is exact, below 0 is worse than the average. "
+            "In brackets the 95 % interval over patients.",
+            tone="note",
+        ),
+        Picture(
+            draw_phenotypes(found, main),
+            kind="svg+xml",
+            wide=True,
+            alt="R squared of the main phenotypes for three sets of predictors, as in the table",
+            caption="R² on held-out patients of all sites, with 95 % intervals.",
+        ),
+        _phenotype_table(found, main, "All sites pooled.", facts),
+    ]
+    for site in facts.sites:
+        own = facts.at_site(site).get("phenotypes", {})
+        if own:
+            table = _phenotype_table(own, main, "Scored against this site's own spread.", facts)
+            title = f"{facts.title(site)}: mean R² {_mean_r2(own, 'ecg')} from the ECG alone"
+            blocks.append(Group(title, (table,), folded=True))
+    everything = _phenotype_table(found, names, "All sites pooled.", facts)
+    blocks.append(Group(f"All {len(names)} phenotypes", (everything,), folded=True))
+    return Section("phenotypes", "CMR measurements from the ECG", tuple(blocks))
+
+
+def _phenotype_verdict(found: Mapping[str, Any]) -> str:
+    shown = {p: _mean_r2(found, p) for p in ("ecg", "covariates", "ecg_covariates")}
+    text = (
+        f"Averaged over {len(found['by_phenotype'])} phenotypes, R² is {shown['ecg']} from the ECG "
+        f"alone, {shown['covariates']} from age, sex and body size alone, and "
+        f"{shown['ecg_covariates']} from both."
+    )
+    value = found["average"]["ecg"]["r2"]["value"]
+    if value is not None and value <= 0:
+        text += " The ECG did no better than the average patient: this model is not useful yet."
+    return text
+
+
+def _mean_r2(found: Mapping[str, Any], predictor: str) -> str:
+    return interval(found["average"].get(predictor, {}).get("r2"))
+
+
+def _phenotype_table(
+    found: Mapping[str, Any], names: Iterable[str], caption: str, facts: Facts
+) -> Table:
+    by_name = found["by_phenotype"]
+    rows = [
+        Row(
+            PHENOTYPE_BY_NAME[name].title,
+            (
+                f"{by_name[name]['patients']:,}",
+                *(stacked(by_name[name].get(p, {}).get("r2")) for p in PREDICTORS),
+                _error(by_name[name], name, facts),
+            ),
+        )
+        for name in names
+        if name in by_name
+    ]
+    means = (stacked(found["average"].get(p, {}).get("r2")) for p in PREDICTORS)
+    rows.append(Row(f"Mean of all {len(by_name)}", ("", *means, ""), kind="total"))
+    columns = ("Phenotype", "Patients", *PREDICTORS.values(), "Typical error, ECG")
+    caption += " R² with its 95 % interval; typical error is the mean absolute error of ECG only."
+    return Table(caption, columns, tuple(rows))
+
+
+def _error(row: Mapping[str, Any], name: str, facts: Facts) -> str:
+    """Return the ECG's mean absolute error in the phenotype's unit."""
+    in_sd = row.get("ecg", {}).get("mae_sd", {}).get("value")
+    if in_sd is None or name not in facts.info.phenotypes:
+        return NONE
+    error = in_sd * facts.info.scaler_sd[facts.info.phenotypes.index(name)]
+    return f"{number(error, 1 if error >= 1 else 2)}{SPACE}{PHENOTYPE_BY_NAME[name].unit}"
+
+
+# ---------------------------------------------------------------------------------------- diseases
+
+
+def disease_section(facts: Facts) -> Section:
+    """Return AUROC of the diseases beside prevalence, and calibration."""
+    found = facts.pooled.get("diseases", {})
+    if not found:
+        reason = missing(facts, "diseases", "patients with diagnoses")
+        return Section("diseases", "Diseases from the ECG", (reason,))
+    known = {n: r for n, r in found["by_disease"].items() if 0 < r["present"] < r["patients"]}
+    blocks: list[Block] = [
+        Text(_disease_verdict(found, len(known)), tone="key"),
+        Text(
+            "AUROC: 0.5 is chance, 1 is perfect. The pooled value also rewards telling hospitals "
+            "apart where a disease is more frequent in one of them, so read it beside the values "
+            "of the sites. Prevalence is the true one; no controls were sampled away.",
+            tone="note",
+        ),
+        _disease_table(facts, found),
+    ]
+    if known:
+        curves = {name: row["ecg"]["calibration"] for name, row in known.items()}
+        blocks.append(
+            Picture(
+                draw_calibration(curves),
+                kind="svg+xml",
+                wide=True,
+                alt="Predicted probability against observed frequency for every disease",
+                caption="Calibration, all sites pooled: predicted probability against observed "
+                "frequency in bins; larger dots hold more patients. On the diagonal a probability "
+                "means what it says.",
+            )
+        )
+    return Section("diseases", "Diseases from the ECG", tuple(blocks))
+
+
+def _disease_verdict(found: Mapping[str, Any], count: int) -> str:
+    average = {p: found["average"].get(p, {}).get("auroc") for p in ("ecg", "covariates")}
+    plain = {p: interval({"value": (a or {}).get("value")}) for p, a in average.items()}
+    return (
+        f"Mean AUROC over {count} diseases with both sick and healthy held-out patients: "
+        f"{plain['ecg']} from the ECG, {plain['covariates']} from age, sex and body size."
+    )
+
+
+def _disease_table(facts: Facts, found: Mapping[str, Any]) -> Table:
+    own = {s: facts.at_site(s).get("diseases", {}).get("by_disease", {}) for s in facts.sites}
+    own = {s: table for s, table in own.items() if table}
+    rows = [
+        Row(
+            DISEASES.get(name, name),
+            (
+                f"{row['present']:,} of {row['patients']:,}",
+                percent(row["prevalence"], 1),
+                _auroc(row, "ecg"),
+                _auroc(row, "covariates"),
+                *(_auroc(table.get(name, {}), "ecg", count=True) for table in own.values()),
+                number(row["ecg"]["ece"], 3),
+            ),
+        )
+        for name, row in found["by_disease"].items()
+    ]
+    columns = (
+        "Disease", "Present", "Prevalence", "ECG, pooled", "Age, sex, size, pooled",
+        *(f"ECG, {facts.title(s)}" for s in own), "Calibration error",
+    )  # fmt: skip
+    caption = (
+        "AUROC with its 95 % interval on held-out patients; at a site n counts those who have the "
+        "disease. Calibration error: mean distance between probability and frequency."
+    )
+    return Table(caption, columns, tuple(rows))
+
+
+def _auroc(row: Mapping[str, Any], predictor: str, *, count: bool = False) -> str:
+    if not row:
+        return "not recorded" if count else NONE
+    shown = stacked(row.get(predictor, {}).get("auroc"))
+    return f"{shown}\nn = {row['present']} of {row['patients']}" if count else shown

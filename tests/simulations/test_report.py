@@ -1,0 +1,479 @@
+"""The report of a small run: real files, model and evaluation; only training is left out."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import dataclass, replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cardionets_core.checkpoint import read_info
+from cardionets_core.cohort.sites import Missing
+from cardionets_core.cohort.write import write_site
+from cardionets_core.data.dataset import Scaler
+from cardionets_core.errors import RunError
+from cardionets_core.evaluation.evaluate import (
+    fit_sums,
+    merge,
+    score_sums,
+    solve_probes,
+    summarise,
+)
+from cardionets_core.evaluation.options import EvaluationOptions
+from cardionets_core.model_config import (
+    CineSpec,
+    CmrEncoderConfig,
+    EcgEncoderConfig,
+    GeneratorConfig,
+    ModelConfig,
+    TokenizerConfig,
+)
+from cardionets_core.models.cardionet import build_model
+from cardionets_core.run_config import RunConfig, StageConfig
+from cardionets_core.site_config import site_config_from
+from cardionets_core.vocabulary import COHORT_DISCLAIMER, MAIN_PHENOTYPES, PHENOTYPE_BY_NAME
+from client.site import open_dataset
+from server.server_app import write_config
+from server.state import SiteRecord, fresh_state, save_state
+from server.summary import summarise_run, write_summary
+from server.tracking import Tracker, embedded_uri
+from simulations.hospitals import Hospital
+from simulations.report import write_report
+from simulations.report_page import (
+    NONE,
+    Row,
+    Section,
+    Table,
+    Text,
+    interval,
+    number,
+    render,
+    stacked,
+)
+from simulations.report_patients import Candidate, choose_patients
+
+STAGES = ("ecg_masked", "contrastive", "generative", "phenotypes", "diseases")
+DISEASES = ("hypertrophic_cardiomyopathy", "myocardial_infarction", "hypertrophy")
+SMALL = ModelConfig(
+    preset="small-for-tests",
+    cine=CineSpec(size_px=16, phases=4, pixel_mm=10.0),
+    ecg_encoder=EcgEncoderConfig(width=24, depth=1, heads=2),
+    cmr_encoder=CmrEncoderConfig(patch_px=4, width=24, depth=1, heads=2),
+    tokenizer=TokenizerConfig(channels=4, stem=(1, 2, 2), widths=(8, 16), groups=4),
+    generator=GeneratorConfig(patch=(2, 2, 2), width=24, heads=2, ar_steps=2, head_steps=2),
+)
+SECTIONS = (
+    "federation", "phenotypes", "diseases", "retrieval", "generation", "patients", "training",
+    "facts",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Made:
+    """A run folder with its hospitals."""
+
+    folder: Path
+    config: RunConfig
+    hospitals: list[Hospital]
+
+
+def _hospital(place: Path, name: str, preset: str, *, patients: int, ecg_only: bool) -> Hospital:
+    missing = Missing(0.0, 0.0, 0.0, 0.0, 0.0)
+    root = place / name
+    write_site(preset, patients=patients, seed=7, out=root, ecg_only=ecg_only, missing=missing)
+    values = {
+        "site": name,
+        "title": f"{name.title()} & Sons (virtual)",
+        "data": {
+            "root": str(root),
+            "manifest": str(root / "manifest.csv"),
+            "cache": str(place / f"{name}-cache"),
+            "salt": f"salt-of-{name}",
+        },
+        "policy": {"min_patients": 1},
+    }
+    return Hospital(site_config_from(values), values)
+
+
+def _record(stage: str, number: int, sites: list[str]) -> dict[str, Any]:
+    own = {s: {"train_loss": 1.0 / number + i, "validation_loss": 1.2 / number + i}
+           for i, s in enumerate(sites)}  # fmt: skip
+    means = {k: float(np.mean([m[k] for m in own.values()])) for k in own[sites[0]]}
+    return {
+        "stage": stage,
+        "round": number,
+        "rounds": 2,
+        "seconds": 1.5,
+        "accepted": sites,
+        "refused": {"hill": "refused_cohort"} if stage == "generative" else {},
+        "bytes_down": dict.fromkeys(sites, 2_000_000),
+        "bytes_up": dict.fromkeys(sites, 1_000_000),
+        "num_examples": dict.fromkeys(sites, 20),
+        "metrics": means,
+        "site_metrics": own,
+    }
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    place = tmp_path_factory.mktemp("outputs")
+    hospitals = [
+        _hospital(place, "north", "B", patients=30, ecg_only=False),
+        _hospital(place, "hill", "C", patients=24, ecg_only=True),
+    ]
+    options = EvaluationOptions(
+        replicates=20, generated_patients=4, samples=2, feature_dim=4, minimum_patients=2
+    )
+    config = RunConfig(
+        name="fake",
+        seed=3,
+        model=SMALL,
+        stages=("handshake", *STAGES, "evaluate"),
+        stage={s: StageConfig(rounds=2) for s in STAGES},
+        diseases=DISEASES,
+        evaluation=options,
+    )
+    folder = place / "fake"
+    write_config(folder, config)
+    state = fresh_state(config)
+    model = build_model(config.sized_model(), seed=config.seed)
+
+    def open_all(scaler: Scaler | None) -> dict[str, Any]:
+        return {
+            h.config.site: open_dataset(
+                h.config,
+                config.sized_model(),
+                phenotypes=config.phenotypes,
+                diseases=config.diseases,
+                scaler=scaler,
+            )
+            for h in hospitals
+        }
+
+    datasets = open_all(None)
+    scaler = Scaler.from_statistics(merge(d.statistics() for d in datasets.values()))
+    records = {
+        n: SiteRecord(tuple(sorted(d.modalities)), d.counts(), {"cardionets": "0"})
+        for n, d in datasets.items()
+    }
+    datasets = open_all(scaler)
+    probes = solve_probes(merge(fit_sums(model, d, options) for d in datasets.values()), options)
+    sums = {n: score_sums(model, d, probes, options, seed=1) for n, d in datasets.items()}
+    paired = {"contrastive", "generative"}
+    history = [_record("handshake", 1, ["hill", "north"]) | {"metrics": {}, "site_metrics": {}}]
+    history += [
+        _record(s, n, ["north"] if s in paired else ["hill", "north"])
+        for s in STAGES
+        for n in (1, 2)
+    ]
+    history.append(_record("evaluate", 1, ["hill", "north"]) | {"metrics": {}, "site_metrics": {}})
+    state = replace(
+        state,
+        sites=records,
+        scaler_mean=tuple(scaler.mean.tolist()),
+        scaler_sd=tuple(scaler.sd.tolist()),
+        residual_sd=(0.5,) * len(config.phenotypes),
+        history=tuple(history),
+        metrics=summarise(sums, merge(sums.values()), config.phenotypes, config.diseases),
+        stage=len(config.stages),
+    )
+    state = save_state(state, config, folder / "checkpoint")
+    write_summary(folder, config, state, status="completed", seconds=63.0)
+    return Made(folder, config, hospitals)
+
+
+@pytest.fixture(scope="module")
+def path(made: Made) -> Path:
+    """The page of the run as it is."""
+    return write_report(made.folder, made.hospitals)
+
+
+@pytest.fixture(scope="module")
+def page(path: Path) -> _Page:
+    return _read(path)
+
+
+def _copy(made: Made, place: Path, **changes: Any) -> Path:
+    """Copy the run folder with other values in its summary."""
+    folder = place / "fake"
+    shutil.copytree(made.folder, folder)
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps(summary | changes))
+    return folder
+
+
+class _Page(HTMLParser):
+    """Collects the text, the addresses and the tables of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.sources: list[str] = []
+        self.links: list[str] = []
+        self.tags: list[str] = []
+        self.rows: list[list[str]] = []
+        self.anchors: list[str] = []
+        self.words = ""
+        self.in_cell = False
+        self.feed(text.replace("\N{NO-BREAK SPACE}", " "))
+        self.rows = [[" ".join(cell.split()) for cell in row] for row in self.rows]
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        named = dict(attrs)
+        self.tags.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.in_cell = True
+            self.rows[-1].append("")
+        if tag == "section":
+            self.anchors.append(named["id"] or "")
+        for key in ("src", "srcset", "data"):
+            if named.get(key):
+                self.sources.append(str(named[key]))
+        if named.get("href"):
+            self.links.append(str(named["href"]))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in ("td", "th"):
+            self.in_cell = False
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+        if self.in_cell:
+            self.rows[-1][-1] += data
+
+
+def _in_cell(estimate: dict[str, float | None]) -> str:
+    return " ".join(stacked(estimate).split())
+
+
+def _read(path: Path) -> _Page:
+    return _Page(path.read_text(encoding="utf-8"))
+
+
+def test_page_is_whole_and_reaches_for_nothing(made: Made, path: Path, page: _Page) -> None:
+    assert path == made.folder / "report.html"
+    assert page.anchors == list(SECTIONS)
+    assert page.sources and all(s.startswith("data:image/") for s in page.sources)
+    assert all(link.startswith("#") for link in page.links)
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    assert not re.search(r"url\(|@import", path.read_text())
+    assert "Two hospitals" in page.words and COHORT_DISCLAIMER in page.words
+    assert "not a medical device" in page.words
+    # a title with a character of HTML is shown and not interpreted
+    assert "North & Sons (virtual)" in page.words and "North &amp; Sons" in path.read_text()
+
+
+def test_same_run_same_page(made: Made, path: Path) -> None:
+    once = path.read_bytes()
+    assert write_report(made.folder, made.hospitals).read_bytes() == once
+
+
+def test_tables_hold_the_numbers_of_the_summary(made: Made, page: _Page) -> None:
+    metrics = json.loads((made.folder / "summary.json").read_text())["metrics"]
+    titles = [PHENOTYPE_BY_NAME[n].title for n in made.config.phenotypes]
+    shown = [row for row in page.rows if row and row[0] in titles]
+    assert {row[0] for row in shown} == set(titles)
+    mass = metrics["pooled"]["phenotypes"]["by_phenotype"]["lv_mass"]
+    row = next(r for r in shown if r[0] == "Left ventricular mass" and len(r) == 7)
+    assert row[1] == str(mass["patients"])
+    assert row[2:6] == [
+        _in_cell(mass[p]["r2"]) for p in ("mean", "covariates", "ecg", "ecg_covariates")
+    ]
+    sd = read_info(made.folder / "checkpoint").scaler_sd[made.config.phenotypes.index("lv_mass")]
+    assert row[6] == f"{number(mass['ecg']['mae_sd']['value'] * sd, 1)} g"
+    hcm = metrics["pooled"]["diseases"]["by_disease"]["hypertrophic_cardiomyopathy"]
+    row = next(r for r in page.rows if r and r[0] == "Hypertrophic cardiomyopathy")
+    assert row[1] == f"{hcm['present']} of {hcm['patients']}"
+    assert row[3:5] == [_in_cell(hcm[p]["auroc"]) for p in ("ecg", "covariates")]
+    frechet = metrics["pooled"]["generation"]["frechet"]
+    row = next(r for r in page.rows if r and r[0] == "From the patient's ECG" and len(r) == 8)
+    assert float(row[1].replace(",", "")) == pytest.approx(frechet["conditional"], rel=0.01)
+    recall = metrics["pooled"]["retrieval"]["ecg_to_cmr"]["recall"]["r_at_10"]
+    row = next(r for r in page.rows if r and r[0] == "All sites" and len(r) == 6)
+    assert f"chance {100 * recall['chance']:.0f} %" in row[4]
+
+
+def test_federation_table_says_who_served_what(page: _Page) -> None:
+    rows = {r[0]: r for r in page.rows if r and len(r) == 7 and "Sons" in r[0]}
+    north, hill = rows["North & Sons (virtual)"], rows["Hill & Sons (virtual)"]
+    assert north[1] == "ECG, CMR cine, ECG-CMR pairs, CMR measurements, diagnoses"
+    assert hill[1] == "ECG, CMR measurements, diagnoses"
+    assert (north[2], hill[2]) == ("30", "24")
+    assert "Cine generation" in north[4] and "Cine generation" not in hill[4]
+    # handshake, five stages of two rounds, evaluation: 2 MB down and 1 MB up each
+    assert (north[5], north[6]) == ("24.0 MB", "12.0 MB")
+    assert (hill[5], hill[6]) == ("16.0 MB", "8.0 MB")
+    assert "Cine generation, 2 rounds: the site has fewer patients" in page.words
+
+
+def test_facts_hold_hashes_and_a_command_that_parses(made: Made, page: _Page) -> None:
+    import shlex
+
+    from typer.testing import CliRunner
+
+    from cardionets_core.cli import app
+
+    summary = json.loads((made.folder / "summary.json").read_text())
+    assert summary["config_hash"] in page.words and summary["weights_sha256"] in page.words
+    command = next(r[1] for r in page.rows if r and r[0] == "Predict from an ECG")
+    words = shlex.split(command)
+    assert words[:2] == ["cardionets", "predict"]
+    options = dict(zip(words[2::2], words[3::2], strict=True))
+    assert Path(options["--ecg"]).is_file() and Path(options["--checkpoint"]).is_dir()
+    usage = CliRunner().invoke(app, ["predict", "--help"], terminal_width=200).output
+    assert all(option in usage for option in options)
+
+
+def test_patients_are_held_out_and_virtual(made: Made, path: Path, page: _Page) -> None:
+    assert page.tags.count("article") == 6
+    letters = re.findall(r"<h3>([A-F]): (?:man|woman) of \d+, North", path.read_text())
+    assert letters == list("ABCDEF")
+    truth = [r for r in page.rows if r and r[0] == "Left ventricular mass, g"]
+    assert len(truth) == 6 and len({r[1] for r in truth}) > 1
+    assert all(" to " in r[2] for r in truth)
+    # no patient identifier of the manifest stands in the page, but for the record to try
+    ids = re.findall(r"\n(B\w+),", (Path(made.hospitals[0].config.data.manifest)).read_text())
+    named = [i for i in ids if re.search(rf"\b{re.escape(i)}\b", page.words)]
+    assert len(ids) == 30 and len(named) == 1
+
+
+def test_patients_of_a_real_hospital_are_never_drawn(made: Made, tmp_path: Path) -> None:
+    folder = _copy(made, tmp_path)
+    root = tmp_path / "north"
+    shutil.copytree(made.hospitals[0].config.data.root, root)
+    (root / "README.txt").unlink()
+    values = made.hospitals[0].values
+    data = values["data"] | {"root": str(root), "manifest": str(root / "manifest.csv")}
+    real = Hospital(site_config_from(values | {"data": data}), values | {"data": data})
+    page = _read(write_report(folder, [real, made.hospitals[1]]))
+    assert "Patients of real hospitals are never drawn here" in page.words
+    assert "article" not in page.tags
+
+
+def test_run_without_evaluation_says_so(made: Made, tmp_path: Path) -> None:
+    summary = json.loads((made.folder / "summary.json").read_text())
+    stages = [s for s in summary["stages"] if s["name"] != "evaluate"]
+    page = _read(write_report(_copy(made, tmp_path, metrics={}, stages=stages), []))
+    assert page.anchors == list(SECTIONS)
+    assert page.words.count("This run has no evaluation stage") == 4
+
+
+def test_run_without_pairs_says_so(made: Made, tmp_path: Path) -> None:
+    summary = json.loads((made.folder / "summary.json").read_text())
+    metrics = summary["metrics"]
+    for part in (metrics["pooled"], *metrics["sites"].values()):
+        part["retrieval"], part["generation"] = {}, {}
+    sites = {"hill": summary["sites"]["hill"]}
+    stages = [s for s in summary["stages"] if s["name"] not in ("contrastive", "generative")]
+    rounds = [
+        r | {"site_metrics": {k: v for k, v in r["site_metrics"].items() if k == "hill"}}
+        for r in summary["rounds"]
+        if r["stage"] not in ("contrastive", "generative")
+    ]
+    changes = {"metrics": metrics, "sites": sites, "stages": stages, "rounds": rounds}
+    page = _read(write_report(_copy(made, tmp_path, **changes), made.hospitals[1:]))
+    assert page.words.count("This run has no stage 'ECG-CMR alignment'") == 1
+    assert page.words.count("This run has no stage 'Cine generation'") == 1
+    assert "No virtual hospital with ECG-CMR pairs took part" in page.words
+    assert "synthetic cine of the beating heart" not in page.words
+    assert "One hospital" in page.words
+
+
+def test_hospital_that_is_gone_is_said_and_not_a_crash(made: Made, tmp_path: Path) -> None:
+    folder = _copy(made, tmp_path)
+    moved = made.hospitals[0]
+    data = moved.values["data"] | {"manifest": str(tmp_path / "gone.csv")}
+    gone = Hospital(site_config_from(moved.values | {"data": data}), moved.values)
+    page = _read(write_report(folder, [gone, made.hospitals[1]]))
+    assert "The patients could not be read again" in page.words
+
+
+def test_unfinished_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="only a finished run"):
+        write_report(tmp_path, [])
+
+
+def test_report_joins_the_mlflow_run(made: Made, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    folder = _copy(made, tmp_path)
+    tracker = Tracker(folder)
+    tracker.finish("FINISHED")
+    write_report(folder, [])
+    client = MlflowClient(embedded_uri(folder))
+    assert client.get_run(tracker.run_id).info.status == "FINISHED"
+    assert [a.path for a in client.list_artifacts(tracker.run_id)] == ["report.html"]
+
+
+def test_choice_varies_diagnosis_and_mass() -> None:
+    masses = np.linspace(60, 200, 40)
+    many = [Candidate("a", i, "" if i % 4 else "hcm", float(m)) for i, m in enumerate(masses)]
+    many += [Candidate("b", i, "mi", float(m)) for i, m in enumerate(masses + 1)]
+    chosen = choose_patients(many)
+    assert len(chosen) == len(set(chosen)) == 6
+    assert sorted(c.diagnosis for c in chosen) == ["", "", "hcm", "hcm", "mi", "mi"]
+    assert [c.lv_mass for c in chosen] == sorted(c.lv_mass for c in chosen)
+    assert chosen[0].lv_mass < 80 and chosen[-1].lv_mass > 180
+    assert choose_patients(many[::-1]) == chosen
+    assert choose_patients([*many[:3], Candidate("c", 0, "", float("nan"))]) == choose_patients(
+        many[:3]
+    )
+
+
+def test_markup_in_a_cell_is_text() -> None:
+    table = Table("c", ("a", "b"), (Row("<script>x</script>", ("<b>",)),))
+    page = render(title="t", lead=(Text("<i>"),), sections=(Section("s", "S", (table,)),))
+    assert "<script>" not in page and "<b>" not in page and "<i>" not in page
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "shown"),
+    [(-0.004, 2, "0.00"), (-1.5, 1, "\N{MINUS SIGN}1.5"), (12345.6, 0, "12,346"), (None, 2, NONE)],
+)
+def test_numbers(value: float | None, digits: int, shown: str) -> None:
+    assert number(value, digits) == shown
+
+
+def test_interval_without_bounds() -> None:
+    assert interval({"value": 0.5, "low": None, "high": None}) == "0.50"
+    assert interval({"value": 0.5, "low": 0.4, "high": 0.61}) == "0.50 (0.40 to 0.61)"
+    assert interval({"value": None, "low": None, "high": None}) == interval(None) == NONE
+
+
+def _documented(level: str) -> set[str]:
+    """Return the keys that docs/summary.md lists in the table under a heading."""
+    text = (Path(__file__).parents[2] / "docs" / "summary.md").read_text()
+    part = text.split(f"\n## {level}\n")[1].split("\n## ")[0]
+    return set(re.findall(r"^\| `([^`]+)` \|", part, flags=re.MULTILINE))
+
+
+def test_documented_schema_is_the_real_one(made: Made) -> None:
+    from server.state import load_state
+
+    state = load_state(made.config, made.folder / "checkpoint")
+    summary = summarise_run(made.folder, made.config, state, status="completed", seconds=1.0)
+    assert _documented("summary.json") == set(summary)
+    assert _documented("`stages[]`") == set(summary["stages"][0])
+    assert _documented("`sites.NAME`") == set(summary["sites"]["north"])
+    assert _documented("`rounds[]`") == set(summary["rounds"][1])
+    assert _documented("`metrics`") == set(summary["metrics"])
+    pooled = summary["metrics"]["pooled"]
+    assert _documented("`metrics.pooled` and `metrics.sites.NAME`") == set(pooled)
+    phenotypes = pooled["phenotypes"]
+    row = phenotypes["by_phenotype"]["lv_mass"]
+    assert _documented("`phenotypes`") == {*phenotypes}
+    assert _documented("`phenotypes.by_phenotype.NAME`") == set(row)
+    assert _documented("A predictor of a phenotype") >= set(row["ecg"])
+    row = pooled["diseases"]["by_disease"]["hypertrophic_cardiomyopathy"]
+    assert _documented("`diseases.by_disease.NAME`") == set(row)
+    assert _documented("A predictor of a disease") == set(row["ecg"])
+    assert _documented("`retrieval.DIRECTION`") == set(pooled["retrieval"]["ecg_to_cmr"])
+    assert _documented("`generation`") == set(pooled["generation"])
+    assert len(MAIN_PHENOTYPES) == 9
