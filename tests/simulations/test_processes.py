@@ -154,6 +154,13 @@ def test_runs_go_through_and_nothing_is_left(tmp_path):
         with pytest.raises(EngineError, match="another federation runs in"):
             Federation(folder, sites, **setup).__enter__()
 
+        with pytest.raises(EngineError, match="site-north still runs"):
+            federation.start_site("north")
+        federation.processes.processes["site-north"].kill()
+        federation.processes.processes["site-north"].wait(10)
+        federation.start_site("north")
+        assert federation.processes.ended("site-north") is None
+
         assert (folder / "engine" / "superexec.secret").stat().st_mode & 0o777 == 0o600
         pids = [process.pid for process in federation.processes.members()]
         # SuperLink, SuperExec, warm starter, and per site a SuperNode and its SuperExec
