@@ -82,7 +82,7 @@ def _action_potentials(heart: Heart, nuisance: Nuisance, activation: Activation)
     lengths = (262 if male else 272) * heart.cycle_s**0.38 + own[0]
     lengths = lengths - (_COUPLING + 0.008 * own[1]) * (early - mean_time)
     transmural = _TRANSMURAL_MS * (1.18 if male else 0.90) * (1 + 0.08 * heart.contractility)
-    transmural += 0.22 * own[2]
+    transmural += 0.22 * own[2] - heart.person.decades_past_60  # T waves flatten with age
     lengths[1] -= transmural * free
     lengths[3] -= 0.8 * transmural
     lengths[2:] += _RIGHT_MS

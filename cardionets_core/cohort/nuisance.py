@@ -51,12 +51,11 @@ def draw_nuisance(rng: np.random.Generator, heart: Heart) -> Nuisance:
     """Draw the ECG-only variation; conduction slows with age and weight and follows LVEF.
 
     Conduction velocity: Qian et al. 2025 (UK Biobank): alike in both sexes, falls with age and BMI.
+    With age P and PR lengthen, and the pulse loses its variability.
     """
-    person = heart.person
-    common_speed = (
-        0.035 * heart.contractility - 0.02 * person.decades_past_60 - 0.010 * (person.bmi - 26) / 4
-    )
-    pr = rng.normal(158 + 6 * person.decades_past_60, 20)
+    person, decades = heart.person, heart.person.decades_past_60
+    common_speed = 0.035 * heart.contractility - 0.02 * decades - 0.010 * (person.bmi - 26) / 4
+    pr = rng.normal(158 + 6 * decades, 20)
     return Nuisance(
         gain=float(np.exp(rng.normal(0, 0.20))),
         electrode_mm=rng.normal(0, 11.0, (6, 2)) + rng.normal(0, 7.7, (1, 2)),
@@ -67,9 +66,9 @@ def draw_nuisance(rng: np.random.Generator, heart: Heart) -> Nuisance:
         root_shift=rng.normal(0, 0.16, (6, 2)),
         root_delay_ms=np.abs(rng.normal(0, 3.5, 6)),
         pr_ms=float(np.clip(pr, 110, 260)),
-        p_duration=float(np.exp(rng.normal(0, 0.09))),
+        p_duration=float(np.exp(rng.normal(0.03 * decades, 0.085))),
         p_amplitude=float(np.exp(rng.normal(0, 0.40))),
-        rate_variability=float(np.exp(rng.normal(np.log(0.028), 0.45))),
+        rate_variability=float(np.exp(rng.normal(np.log(0.028) - 0.30 * decades, 0.40))),
         irregularity=float(np.exp(rng.normal(np.log(26), 0.5))),
         premature_share=rng.uniform(0.05, 0.35) if rng.random() < 0.08 else 0.0,
     )

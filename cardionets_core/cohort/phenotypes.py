@@ -29,7 +29,7 @@ def _segment_weights() -> Floats:
         for k in range(count):
             centre = np.pi / 2 - k * 2 * np.pi / count
             off = np.abs((PHI - centre + np.pi) % (2 * np.pi) - np.pi)
-            segments.append((off <= np.pi / count) & (THETA >= low) & (THETA < high))
+            segments.append((off <= np.pi / count + 1e-9) & (THETA >= low) & (THETA < high))
     return np.array(segments, np.float64)
 
 

@@ -130,6 +130,10 @@ def write_site(
         if out.is_dir():
             out.rmdir()
         partial.replace(out)
+    except OSError as error:
+        raise ConfigError(
+            f"{out} cannot be written: {error.strerror}. Name a folder on a disk with room."
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return _summarise(out, preset, rows, time.monotonic() - started)

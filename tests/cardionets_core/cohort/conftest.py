@@ -21,9 +21,9 @@ def by_diagnosis() -> dict[str, list[VirtualPatient]]:
 
 @pytest.fixture(scope="session")
 def population() -> list[VirtualPatient]:
-    """A hundred patients of the population study, without images."""
+    """Sixty patients of the population study, without images."""
     site = PRESETS["A"]
     return [
         simulate_patient(site, open_streams(site, 6, k), with_cmr=False, diagnosis="normal")
-        for k in range(100)
+        for k in range(60)
     ]

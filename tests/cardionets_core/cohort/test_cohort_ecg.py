@@ -12,7 +12,12 @@ from scipy.signal import butter, freqz_sos
 from cardionets_core.cohort.conduction import PHI_NODES, sample_surface
 from cardionets_core.cohort.electrics import BEAT_TIMES, _blocked_product, beat
 from cardionets_core.cohort.geometry import PHI, THETA
-from cardionets_core.cohort.patient import VirtualPatient, open_streams, simulate_heart
+from cardionets_core.cohort.patient import (
+    VirtualPatient,
+    open_streams,
+    simulate_heart,
+    simulate_patient,
+)
 from cardionets_core.cohort.recording import _FREQUENCY, _filter_gain, p_wave
 from cardionets_core.cohort.sites import PRESETS
 from cardionets_core.vocabulary import LEADS
@@ -38,6 +43,12 @@ def _again(patient: VirtualPatient, **changes: object) -> VirtualPatient:
     return simulate_heart(heart, site, open_streams(site, 6, 0), with_cmr=False)
 
 
+def _left_delay(patient: VirtualPatient) -> float:
+    """Mean activation of the left ventricle behind that of the right one, ms."""
+    times, used = patient.activation.times, patient.activation.used
+    return float(times[0].mean() - times[2][used[2]].mean())
+
+
 def test_limb_leads_are_consistent(population: list[VirtualPatient]) -> None:
     for patient in population[:5]:
         leads = dict(zip(LEADS, patient.ecg, strict=True))
@@ -49,17 +60,11 @@ def test_limb_leads_are_consistent(population: list[VirtualPatient]) -> None:
 def test_a_record_is_ten_seconds_at_the_devices_rate() -> None:
     for name, samples in (("A", 5000), ("B", 10000), ("C", 2500)):
         site = PRESETS[name]
-        heart = simulate_heart_of(name)
-        patient = simulate_heart(heart, site, open_streams(site, 1, 0), with_cmr=False)
+        streams = open_streams(site, 1, 0)
+        patient = simulate_patient(site, streams, with_cmr=False, diagnosis="normal")
         assert patient.ecg.shape == (12, samples)
         assert patient.ecg.dtype == np.float32
         assert 0.2 < np.abs(patient.ecg).max() < 8
-
-
-def simulate_heart_of(name: str):  # type: ignore[no-untyped-def]
-    from cardionets_core.cohort.heart import draw_heart_with
-
-    return draw_heart_with(open_streams(PRESETS[name], 1, 0).heart, "normal")
 
 
 def test_r_waves_grow_from_v1_to_v5(population: list[VirtualPatient]) -> None:
@@ -82,14 +87,7 @@ def test_bundle_branch_blocks_widen_the_qrs(population: list[VirtualPatient]) ->
     left, right = _again(narrow, lbbb=True), _again(narrow, rbbb=True)
     assert left.activation.qrs_ms > 120
     assert right.activation.qrs_ms > 110
-    late_left = (
-        left.activation.times[0].mean() - left.activation.times[2][left.activation.used[2]].mean()
-    )
-    late_right = (
-        right.activation.times[0].mean()
-        - right.activation.times[2][right.activation.used[2]].mean()
-    )
-    assert late_left > 30 and late_right < -20
+    assert _left_delay(left) > 30 and _left_delay(right) < -20
     v1, v6 = _clean_beat(left)[2], _clean_beat(left)[7]
     assert v1[QRS].sum() < 0 < v6[QRS].sum()
 
@@ -97,7 +95,7 @@ def test_bundle_branch_blocks_widen_the_qrs(population: list[VirtualPatient]) ->
 def test_left_anterior_block_turns_the_axis_left(population: list[VirtualPatient]) -> None:
     free = [p for p in population if not (p.heart.lbbb or p.heart.rbbb or p.heart.lafb)][:6]
     turn = [_axis_deg(_again(p, lafb=True)) - _axis_deg(_again(p)) for p in free]
-    assert np.median(turn) < -10
+    assert max(turn) < 0 and np.median(turn) < -5
 
 
 def test_pulmonary_hypertension_turns_the_axis_right(
@@ -111,9 +109,7 @@ def test_pulmonary_hypertension_turns_the_axis_right(
 
 def test_voltage_follows_mass(population: list[VirtualPatient]) -> None:
     beats = np.stack([_clean_beat(p) for p in population])[:, :, QRS]
-    sokolow = -beats[:, 2].min(axis=1) + np.maximum(
-        beats[:, 6].max(axis=1), beats[:, 7].max(axis=1)
-    )
+    sokolow = beats[:, 6:].max(axis=(1, 2)) - beats[:, 2].min(axis=1)
     mass = [p.phenotypes["lv_mass"] for p in population]
     assert 0.2 < np.corrcoef(sokolow, mass)[0, 1] < 0.7
 

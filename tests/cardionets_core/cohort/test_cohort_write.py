@@ -176,6 +176,12 @@ def test_a_used_folder_is_left_alone(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
 
 
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(ConfigError, match="cannot be written"):
+        write_site("A", patients=1, seed=1, out=tmp_path / "file" / "s")
+
+
 @pytest.mark.parametrize("wrong", [{"patients": 0}, {"seed": -1}, {"workers": 0}, {"first": -1}])
 def test_numbers_out_of_range_are_named(tmp_path: Path, wrong: dict[str, int]) -> None:
     settings = {"patients": 1, "seed": 1, "workers": 1, "first": 0} | wrong
