@@ -1,0 +1,1 @@
+"""CardioNets, part by part; `build_model` in cardionet.py is the door."""
