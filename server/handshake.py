@@ -51,7 +51,10 @@ def greet(run: Run, state: RunState) -> RunState:
     record = round_record("handshake", 1, 1, _renamed(result, names), {})
     record["sites"] = {n: {"counts": u.counts} for n, u in sorted(by_site.items())}
     run.report(record)
-    return state if state.scaler_mean else _settled(state, by_site, record)
+    if state.scaler_mean:
+        # Resumed: the scaler stays, and a site that was not there before may join from here on.
+        return replace(state, sites=state.sites | _records(by_site))
+    return _settled(state, by_site, record)
 
 
 def _settled(state: RunState, by_site: dict[str, Update], record: dict[str, Any]) -> RunState:
@@ -59,13 +62,15 @@ def _settled(state: RunState, by_site: dict[str, Update], record: dict[str, Any]
     scaler = Scaler.from_statistics(merge(by_site[n].sums for n in sorted(by_site)))
     return replace(
         state,
-        sites={
-            n: SiteRecord(u.modalities, u.counts, u.versions) for n, u in sorted(by_site.items())
-        },
+        sites=_records(by_site),
         scaler_mean=tuple(float(v) for v in scaler.mean),
         scaler_sd=tuple(float(v) for v in scaler.sd),
         history=(*state.history, record),
     )
+
+
+def _records(by_site: dict[str, Update]) -> dict[str, SiteRecord]:
+    return {n: SiteRecord(u.modalities, u.counts, u.versions) for n, u in sorted(by_site.items())}
 
 
 def wait_for_nodes(run: Run) -> dict[str, int]:
