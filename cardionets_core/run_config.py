@@ -145,6 +145,9 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Refuse names that do not exist and stages out of order."""
+        # The name becomes a folder's, and travels on Flower's command line.
+        if self.name.startswith(".") or not all(c.isalnum() or c in "-_." for c in self.name):
+            raise ValueError(f"name {self.name!r} must be letters, digits, '-', '_' or '.'")
         _known("phenotypes", self.phenotypes, PHENOTYPE_NAMES)
         _known("diseases", self.diseases, DISEASES)
         if not self.stages or self.stages[0] != "handshake":

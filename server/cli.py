@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import socket
 import subprocess
 import time
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from rich.table import Table
 
 from cardionets_core.config_tree import digest, to_mapping
 from cardionets_core.errors import CardioNetsError, ConfigError, EngineError, RunError
-from cardionets_core.flower_command import Command, ServerTls
+from cardionets_core.flower_command import LOOPBACK, Command, ServerTls
 from cardionets_core.run_config import CONF, compose, run_config_from
 from cardionets_core.training.stages import check_plan
 from server import launch
@@ -70,6 +71,8 @@ def start(
     """
     with told_plainly():
         tls = _tls(certificate, key, authority)
+        if not print_command:
+            _require_free(port)
         home = (output / ENGINE).resolve()
         home.mkdir(parents=True, exist_ok=True)
         secret = home / "superexec.secret"
@@ -162,6 +165,18 @@ def _tls(certificate: Path | None, key: Path | None, authority: Path | None) -> 
     if certificate is None or key is None or authority is None:
         raise ConfigError("TLS needs all three of --certificate, --key and --authority.")
     return ServerTls(certificate, key, authority)
+
+
+def _require_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except (OSError, OverflowError):
+            raise EngineError(
+                f"port {port} cannot be taken: it is in use or not a port; "
+                "stop the process that holds it, or choose another with --port."
+            ) from None
 
 
 def _run_together(commands: tuple[Command, ...]) -> None:

@@ -114,12 +114,17 @@ def load_config(folder: Path, expected_hash: str = "") -> RunConfig:
     """Load the plan of a run folder.
 
     Raises:
-        CheckpointError: there is none, or it is not the one that was submitted.
+        CheckpointError: there is none, it is torn, or it is not the one that was submitted.
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise CheckpointError(f"{folder} holds no {CONFIG_FILE}; name a run folder, outputs/RUN.")
-    values: dict[str, Any] = json.loads(path.read_text())
+    try:
+        values: Any = json.loads(path.read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{path} is torn ({error}); start a new run.") from None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} holds no plan; start a new run.")
     config = run_config_from(values)
     if expected_hash and digest(config) != expected_hash:
         raise CheckpointError(f"{path} was changed after the run was submitted; start a new run.")

@@ -13,7 +13,7 @@ from cardionets_core.cohort import COHORT_VERSION
 from cardionets_core.cohort.write import write_site
 from cardionets_core.data.manifest import read_manifest
 from cardionets_core.data.ptbxl import write_ptbxl_manifest
-from cardionets_core.errors import ConfigError
+from cardionets_core.errors import ConfigError, DataError
 from cardionets_core.runtime import derive_seed
 from cardionets_core.site_config import (
     SiteConfig,
@@ -62,7 +62,11 @@ def make_hospitals(
             raise ConfigError(f"two sites are called {name!r}; give each hospital its own name.")
     for hospital in hospitals:
         # Read now, so that a broken table is told before any process is started.
-        read_manifest(Path(hospital.config.data.manifest), Path(hospital.config.data.root))
+        data = hospital.config.data
+        try:
+            read_manifest(Path(data.manifest), Path(data.root))
+        except DataError as error:
+            raise DataError(f"{data.manifest}: {error}") from None
     return hospitals
 
 

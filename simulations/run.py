@@ -62,7 +62,12 @@ def simulate(simulation: SimulationConfig, overrides: Sequence[str], screen: Scr
         CardioNetsError: anything that a user can mend; nothing half-written is left behind.
     """
     output = Path(simulation.output).resolve()
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{output} cannot be the output folder ({error.strerror}); name another: output=OTHER."
+        ) from None
     with lock(output):
         if simulation.resume:
             folder, config, hospitals = _resumed(simulation, overrides)
