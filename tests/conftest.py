@@ -88,6 +88,18 @@ def nano() -> tuple[str, ...]:
     return (*NANO, *BRIEF)
 
 
+@pytest.fixture(scope="session", name="write_hospital")
+def write_hospital_fixture() -> Callable[..., Path]:
+    """Return (folder, name, preset, patients=...) -> the YAML of a new virtual hospital."""
+    return write_hospital
+
+
+@pytest.fixture(scope="session", name="patient_ids")
+def patient_ids_fixture() -> Callable[[Path], list[str]]:
+    """Return (site YAML) -> its patients' ids."""
+    return patient_ids
+
+
 @pytest.fixture(scope="session")
 def hospitals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Site name -> YAML of three small hospitals: two with pairs, one with ECGs only."""
