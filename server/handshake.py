@@ -6,6 +6,8 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from cardionets_core.data.dataset import Scaler
 from cardionets_core.errors import RunError
 from cardionets_core.evaluation.sums import merge
@@ -13,6 +15,9 @@ from cardionets_core.messages import Task, Update
 from server.exchange import Run, header, round_record
 from server.rounds import RoundResult, run_round
 from server.state import RunState, SiteRecord
+
+STATISTICS = ("phenotype_n", "phenotype_sum", "phenotype_square")
+"""The sums that the scaler is made of."""
 
 
 def greet(run: Run, state: RunState) -> RunState:
@@ -25,6 +30,8 @@ def greet(run: Run, state: RunState) -> RunState:
     updates: dict[str, Update] = {}
 
     def accept(node: str, update: Update) -> str | None:
+        if not usable_statistics(update, phenotypes=len(run.config.phenotypes)):
+            return "sums"
         updates[node] = update
         return None
 
@@ -66,6 +73,14 @@ def _settled(state: RunState, by_site: dict[str, Update], record: dict[str, Any]
         scaler_mean=tuple(float(v) for v in scaler.mean),
         scaler_sd=tuple(float(v) for v in scaler.sd),
         history=(*state.history, record),
+    )
+
+
+def usable_statistics(update: Update, *, phenotypes: int) -> bool:
+    """Return whether the sums behind the scaler are there, finite and of the right length."""
+    sums = [update.sums.get(key) for key in STATISTICS]
+    return all(
+        s is not None and s.shape == (phenotypes,) and bool(np.isfinite(s).all()) for s in sums
     )
 
 

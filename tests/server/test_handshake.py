@@ -13,7 +13,7 @@ from cardionets_core.messages import Update
 from cardionets_core.model_config import ModelConfig
 from cardionets_core.run_config import RunConfig
 from server.exchange import Run
-from server.handshake import greet
+from server.handshake import STATISTICS, greet
 from server.rounds import RoundResult
 from server.state import RunState
 
@@ -60,8 +60,10 @@ def play(monkeypatch, answers, *, state=None, config=CONFIG):
         for node, update in zip(sorted(nodes), answers, strict=True):
             if update is None:
                 result.refused[node] = "data"
-            elif accept(node, update) is None:
+            elif (reason := accept(node, update)) is None:
                 result.accepted.append(node)
+            else:
+                result.refused[node] = reason
         return result
 
     monkeypatch.setattr(server.handshake, "run_round", run_round)
@@ -97,6 +99,24 @@ def test_the_record_names_sites_and_not_nodes(monkeypatch):
 def test_two_nodes_under_one_name_end_the_run(monkeypatch):
     with pytest.raises(RunError, match="'a'"):
         play(monkeypatch, [described("a", [[1, 2]]), described("a", [[3, 4]])])
+
+
+@pytest.mark.parametrize(
+    "sums",
+    [
+        {},
+        {"phenotype_n": np.ones(2), "phenotype_sum": np.ones(2)},
+        {k: np.ones(3) for k in STATISTICS},
+        {k: np.ones((2, 1)) for k in STATISTICS},
+        {k: np.array([1.0, np.nan]) for k in STATISTICS},
+    ],
+)
+def test_a_site_whose_sums_cannot_be_used_is_left_out(monkeypatch, sums):
+    """One broken site would otherwise end the run, or put NaN into everybody's scaler."""
+    bad = replace(described("bad", [[1, 2]]), sums=sums)
+    state, run, _ = play(monkeypatch, [described("a", [[1, 2], [3, 4]]), bad])
+    assert set(run.nodes) == {"a"}
+    assert state.scaler_mean == (2.0, 3.0)
 
 
 def test_too_few_sites_end_the_run_with_their_reasons(monkeypatch):
