@@ -71,11 +71,7 @@ def with_generated_view(
 ) -> NDArray[np.int64]:
     """Return studies with an ECG and the generated view, at most so many, drawn by seed."""
     rows = dataset.indices(split, PAIRED)
-    seen = [
-        batch.view_mask[:, model.generated_view].numpy()
-        for batch in read_batches(dataset, rows, size=256, device=torch.device("cpu"))
-    ]
-    rows = rows[np.concatenate(seen)] if seen else rows
+    rows = rows[dataset.arrays.view_mask[rows, model.generated_view]]
     if len(rows) > at_most:
         rng = np.random.default_rng(derive_seed(seed, "patients", split))
         rows = np.sort(rng.choice(rows, at_most, replace=False))
@@ -113,10 +109,10 @@ def generate_cines(
         "conditional": sampled[0],
         "unconditional": np.concatenate(free),
         "mean_image": mean,
+        "neighbour": np.concatenate(
+            list(_view_cines(model, dataset, neighbours, options.batch_size))
+        ),
     }
-    if len(neighbours):
-        parts = list(_view_cines(model, dataset, neighbours, options.batch_size))
-        kinds["neighbour"] = np.concatenate(parts)
     return Generated(kinds, sampled, np.concatenate(truth), np.concatenate(mask))
 
 
@@ -130,6 +126,8 @@ def generation_sums(
 ) -> Sums:
     """Score generated cines of the test split; empty where the site has too few pairs.
 
+    The site's training pairs count too: neighbours and memorisation are judged against them.
+
     Args:
         model: in eval mode.
         dataset: the site's studies.
@@ -139,10 +137,11 @@ def generation_sums(
     """
     choose = {"seed": seed, "at_most": options.generated_patients}
     rows = with_generated_view(model, dataset, "test", **choose)
-    if len(rows) < options.minimum_patients or "mean_cine" not in probes:
-        return {}
     choose["at_most"] = options.memory_patients
     training = with_generated_view(model, dataset, "train", **choose)
+    fewest = min(len(rows), len(training))
+    if fewest < options.minimum_patients or "mean_cine" not in probes:
+        return {}
     made = generate_cines(
         model,
         dataset,
@@ -154,9 +153,7 @@ def generation_sums(
     )
     weights = patient_weights(dataset, rows, replicates=options.replicates, seed=seed)
     sums = score_generated(model, made, probes, options, weights)
-    if len(training):
-        sums |= _memory_sums(model, dataset, made, training, options, weights)
-    return sums
+    return sums | _memory_sums(model, dataset, made, training, options, weights)
 
 
 def score_generated(
@@ -212,8 +209,6 @@ def _nearest_by_ecg(
     training: NDArray[np.int64],
     size: int,
 ) -> NDArray[np.int64]:
-    if not len(training):
-        return training
     asked = read_embedding(model, dataset, rows, size=size)
     known = read_embedding(model, dataset, training, size=size)
     return np.asarray(training[(asked @ known.T).argmax(axis=1)], dtype=np.int64)

@@ -199,6 +199,25 @@ def test_sites_without_labels_or_cines_still_serve_the_rest(model, site):
     json.dumps(report, allow_nan=False)
 
 
+def test_a_site_without_training_cines_scores_no_generation(model, site):
+    """Else its patients would count where it has no neighbour to show."""
+    whole = site(200, 1)
+    probes = solve_probes(fit_sums(model, whole, OPTIONS), OPTIONS)
+    whole.arrays.view_mask[whole.indices("train")] = False
+    bare = type(whole)(
+        whole.manifest,
+        whole.arrays,
+        spec=whole.spec,
+        phenotypes=NAMES,
+        diseases=DISEASES,
+        scaler=whole.scaler,
+        salt="test",
+    )
+    sums = score_sums(model, bare, probes, OPTIONS, seed=0)
+    assert section(sums, "retrieval")
+    assert not section(sums, "generation")
+
+
 def test_model_mode_is_restored(model, site):
     model.train()
     fit_sums(model, site(60, 1), OPTIONS)
