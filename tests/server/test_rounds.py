@@ -8,6 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from flwr.app import Error, Message
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from cardionets_core.errors import SITE_ERROR_CODES, RunError
 from cardionets_core.flower_compat import stamp_message_id, task_identity
@@ -270,3 +272,60 @@ def test_the_stage_chooses_flowers_message_type(stage, kind):
         {"a": good("a")}, make_task=lambda site, everything: Task(replace(HEADER, stage=stage))
     )
     assert grid.pushed[0].metadata.message_type == kind
+
+
+BEHAVIOURS = st.sampled_from(
+    ["good", "slow", "never", "refuses", "lost once", "lost", "broken", "error"]
+)
+
+
+def behaviour(kind, site):
+    def answer(task, asked):
+        if kind == "never" or (kind == "slow" and asked < 3):
+            return None
+        if kind == "refuses":
+            return refusal("refused_stage")
+        if kind == "lost" or (kind == "lost once" and asked < 2):
+            return refusal(MISSING_PARTS)
+        if kind == "broken":
+            return task_to_records(task)
+        return Error(code=2, reason=site) if kind == "error" else trained(site)
+
+    return answer
+
+
+@given(st.lists(BEHAVIOURS, min_size=1, max_size=5), st.booleans())
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_in_any_schedule_every_site_counts_once_or_has_a_reason(kinds, doubled):
+    names = [f"s{i}" for i in range(len(kinds))]
+    nodes = {name: 100 + i for i, name in enumerate(names)}
+    grid = FakeGrid({nodes[n]: behaviour(k, n) for n, k in zip(names, kinds, strict=True)})
+    if doubled:
+        pull = grid.pull_messages
+        grid.pull_messages = lambda ids: [m for reply in pull(ids) for m in (reply, reply)]
+    seen = []
+    result = run_round(
+        grid,
+        nodes,
+        make_task=task_for,
+        accept=lambda site, update: seen.append(site),
+        deadline_s=0.15 if "never" in kinds else 30.0,
+    )
+    assert sorted(seen) == result.accepted
+    assert set(result.accepted) | set(result.refused) == set(names)
+    assert not set(result.accepted) & set(result.refused)
+    wanted = {
+        "refuses": "refused_stage",
+        "lost": MISSING_PARTS,
+        "broken": "wire",
+        "error": "flower_2",
+    }
+    for name, kind in zip(names, kinds, strict=True):
+        if kind in wanted:
+            assert result.refused[name] in (wanted[kind], "late")
+        elif kind == "never":
+            assert result.refused[name] == "late"
+        elif "never" not in kinds:
+            assert name in result.accepted
