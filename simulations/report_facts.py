@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cardionets_core.vocabulary import COHORT_DISCLAIMER
 from simulations.report_page import (
@@ -19,6 +19,8 @@ from simulations.report_page import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cardionets_core.checkpoint import CheckpointInfo
     from simulations.hospitals import Hospital
 
@@ -69,6 +71,15 @@ class Facts:
     def at_site(self, site: str) -> dict[str, Any]:
         """Results of one site; empty where it was not evaluated."""
         return dict(self.summary["metrics"].get("sites", {}).get(site, {}))
+
+    def known(self, section: Literal["phenotypes", "diseases"], names: Sequence[str]) -> list[str]:
+        """Return those of the model's outputs that anybody could score; all before an evaluation.
+
+        An output for which no site had a label has learned nothing and must not be shown.
+        """
+        found = self.pooled.get(section, {})
+        scored = found.get("by_phenotype" if section == "phenotypes" else "by_disease")
+        return [n for n in names if scored is None or n in scored]
 
     def title(self, site: str) -> str:
         """Return a site's name for people."""
@@ -132,7 +143,8 @@ def lead(facts: Facts) -> tuple[Block, ...]:
 
 
 def _abilities(facts: Facts) -> str:
-    phenotypes, diseases = len(facts.info.phenotypes), len(facts.info.diseases)
+    phenotypes = len(facts.known("phenotypes", facts.info.phenotypes))
+    diseases = len(facts.known("diseases", facts.info.diseases))
     can = []
     if facts.trained("phenotypes"):
         can.append(
@@ -162,7 +174,7 @@ def _highlights(facts: Facts) -> list[tuple[str, str]]:
     items = [(f"{patients:,}", f"patients at {counted(len(facts.sites), 'hospital')}")]
     average = facts.pooled.get("phenotypes", {}).get("average", {})
     if "ecg" in average:
-        count = len(facts.info.phenotypes)
+        count = len(facts.known("phenotypes", facts.info.phenotypes))
         items.append((_value(average["ecg"]["r2"]), f"mean R² of {count} phenotypes, ECG alone"))
     if "ecg_covariates" in average:
         items.append((_value(average["ecg_covariates"]["r2"]), "the same, ECG + age, sex and size"))

@@ -70,6 +70,7 @@ def draw_training(
             _line(axes, mean.get(key, {}), INK, "All sites", width=2.4)
             axes.set_title("Training" if key == "train_loss" else "Validation")
             axes.set_xlabel("Round")
+            axes.set_xlim(0.5, max([*mean.get(key, {}), 1]) + 0.5)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         panels[0].set_ylabel("Loss")
         lines = panels[0].get_lines()
@@ -91,7 +92,7 @@ def draw_phenotypes(found: Mapping[str, Any], names: Sequence[str]) -> bytes:
     """
     by_name = found["by_phenotype"]
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 0.44 * len(names) + 1.1), layout="constrained")
+        figure = Figure(figsize=(5.8, 0.4 * len(names) + 1.0), layout="constrained")
         axes = figure.subplots()
         left = _left_edge(
             [row[k]["r2"] for row in map(by_name.get, names) for k in MARKS if k in row]
@@ -110,7 +111,8 @@ def draw_phenotypes(found: Mapping[str, Any], names: Sequence[str]) -> bytes:
         axes.tick_params(axis="y", length=0, labelcolor=INK)
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("R² on held-out patients")
-        figure.legend(loc="outside upper center", ncols=3, fontsize=8.5)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
+        figure.legend(loc="outside upper center", ncols=3, fontsize=8.5, columnspacing=1.2)
         return _svg(figure)
 
 

@@ -70,7 +70,7 @@ class Picture:
     alt: str
     caption: str = ""
     wide: bool = False
-    kind: Literal["png", "svg+xml"] = "png"
+    kind: Literal["png", "gif", "svg+xml"] = "png"
     block: str = "picture"
 
     @property
@@ -89,9 +89,9 @@ class Highlights:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Blocks that stand side by side where there is room."""
+    """Columns of blocks that stand side by side where there is room."""
 
-    blocks: tuple[Block, ...]
+    columns: tuple[tuple[Block, ...], ...]
     block: str = "gallery"
 
 

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cardionets_core.data.scaler import Scaler
-from cardionets_core.drawing import ecg_strip, frames_panel
+from cardionets_core.drawing import cine_gif, ecg_strip, frames_panel
 from cardionets_core.errors import CardioNetsError
 from cardionets_core.inference import load_predictor
 from cardionets_core.vocabulary import COVARIATES, MAIN_PHENOTYPES
 from client.site import open_dataset
-from simulations.report_facts import Facts
+from simulations.report_facts import NUMBER_WORDS, Facts
 from simulations.report_page import (
     NONE,
     Block,
@@ -52,7 +52,7 @@ SHOWN = 6
 SAMPLES = 2
 """Cines drawn per patient: two show how sure the generator is."""
 
-TITLE = "Six held-out patients"
+TITLE = "Held-out patients"
 TOLD = 3
 """Most probable diseases that are named beside those that are present."""
 
@@ -113,7 +113,8 @@ def patient_section(facts: Facts) -> tuple[Section, Path | None]:
         tone="note",
     )
     groups = (_panel(facts, p, chr(ord("A") + i)) for i, p in enumerate(patients))
-    return Section("patients", TITLE, (note, *groups)), patients[0].hea
+    title = f"{NUMBER_WORDS[len(patients)]} held-out patient{'s' * (len(patients) > 1)}"
+    return Section("patients", title, (note, *groups)), patients[0].hea
 
 
 # -------------------------------------------------------------------------------------- choosing
@@ -212,22 +213,36 @@ def _read(facts: Facts, predictor: Predictor, dataset: SiteDataset, chosen: Cand
 def _panel(facts: Facts, patient: Shown, letter: str) -> Group:
     record = patient.prediction.record
     strip = ecg_strip(record.signal, record.lead_mask, record.sampling_rate_hz)
-    side: list[Block] = [
+    left: list[Block] = [
         Picture(
             frames_panel(_cines(facts, patient)),
             alt="End-diastolic and end-systolic frame of the true and of the generated cines",
         )
     ]
+    if facts.trained("generative"):
+        left.append(_moving(facts, patient))
+    else:
+        left.append(Text("No generator was trained in this run.", tone="note"))
+    right: tuple[Block, ...] = ()
     if facts.trained("phenotypes"):
-        side.append(_phenotypes(patient))
+        right = (_phenotypes(patient),)
     blocks: list[Block] = [
         Text(_diagnoses(facts, patient)),
         Picture(strip, wide=True, alt="12-lead ECG on millimetre paper"),
-        Gallery(tuple(side)),
+        Gallery((tuple(left), right)),
     ]
-    if not facts.trained("generative"):
-        blocks.append(Text("No generator was trained in this run.", tone="note"))
     return Group(f"{letter}: {_person(patient)}, {patient.site}", tuple(blocks))
+
+
+def _moving(facts: Facts, patient: Shown) -> Group:
+    cines = list(_cines(facts, patient).values())[:2]
+    film = Picture(
+        cine_gif(cines, cycle_s=patient.prediction.cycle_s, scale=2),
+        kind="gif",
+        alt="The true and the first generated cine, moving",
+        caption="Left the true cine, right the first generated one, at the ECG's heart rate.",
+    )
+    return Group("See them beat", (film,), folded=True)
 
 
 def _cines(facts: Facts, patient: Shown) -> dict[str, NDArray[np.float32]]:
@@ -246,7 +261,8 @@ def _person(patient: Shown) -> str:
 
 def _diagnoses(facts: Facts, patient: Shown) -> str:
     """Name what the patient has, and the probability of that and of the most probable diseases."""
-    estimates = patient.prediction.diseases
+    known = facts.known("diseases", facts.info.diseases)
+    estimates = [e for e in patient.prediction.diseases if e.name in known]
     present = [e.title.lower() for e in estimates if patient.true[e.name] == 1]
     text = f"True diagnoses: {listed(present) or 'none of the listed diseases'}."
     if not facts.trained("diseases"):

@@ -72,7 +72,6 @@ def phenotype_section(facts: Facts) -> Section:
         Picture(
             draw_phenotypes(found, main),
             kind="svg+xml",
-            wide=True,
             alt="R squared of the main phenotypes for three sets of predictors, as in the table",
             caption="R² on held-out patients of all sites, with 95 % intervals.",
         ),
@@ -82,7 +81,8 @@ def phenotype_section(facts: Facts) -> Section:
         own = facts.at_site(site).get("phenotypes", {})
         if own:
             table = _phenotype_table(own, main, "Scored against this site's own spread.", facts)
-            title = f"{facts.title(site)}: mean R² {_mean_r2(own, 'ecg')} from the ECG alone"
+            mean = number(own["average"]["ecg"]["r2"]["value"])
+            title = f"{facts.title(site)}: mean R² {mean} from the ECG alone"
             blocks.append(Group(title, (table,), folded=True))
     everything = _phenotype_table(found, names, "All sites pooled.", facts)
     blocks.append(Group(f"All {len(names)} phenotypes", (everything,), folded=True))

@@ -30,7 +30,7 @@ def training_section(facts: Facts) -> Section:
         "Losses of different stages are different things and do not compare.",
         tone="note",
     )
-    return Section("training", "Training", (explanation, Gallery(tuple(pictures))))
+    return Section("training", "Training", (explanation, Gallery(tuple((p,) for p in pictures))))
 
 
 def _records(facts: Facts, stage: str) -> list[dict[str, Any]]:
