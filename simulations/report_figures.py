@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, MultipleLocator
 
 from cardionets_core.vocabulary import DISEASES, PHENOTYPE_BY_NAME
 
@@ -70,8 +70,9 @@ def draw_training(
             _line(axes, mean.get(key, {}), INK, "All sites", width=2.4)
             axes.set_title("Training" if key == "train_loss" else "Validation")
             axes.set_xlabel("Round")
-            axes.set_xlim(0.5, max([*mean.get(key, {}), 1]) + 0.5)
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+            last = max([*mean.get(key, {}), 1])
+            axes.set_xlim(0.5, last + 0.5)
+            axes.xaxis.set_major_locator(MultipleLocator(-(-last // 6)))
         panels[0].set_ylabel("Loss")
         lines = panels[0].get_lines()
         if lines:
