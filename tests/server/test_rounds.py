@@ -100,7 +100,7 @@ def task_for(site, everything):
     return Task(HEADER, WEIGHTS)
 
 
-def play(sites, *, accept=None, make_task=task_for, deadline_s=5.0):
+def play(sites, *, accept=None, make_task=task_for, deadline_s=60.0):
     """Run a round over `sites` (name -> behaviour) and return grid, result and updates."""
     nodes = {name: 100 + i for i, name in enumerate(sites)}
     grid = FakeGrid({nodes[n]: behaviour for n, behaviour in sites.items()})
@@ -121,8 +121,8 @@ def test_every_site_gets_one_message_and_its_update_is_used():
     assert result.accepted == ["a", "b", "c"] and result.refused == {}
     assert {n: u.site for n, u in updates.items()} == {"a": "a", "b": "b", "c": "c"}
     assert [m.metadata.dst_node_id for m in grid.pushed] == [101, 100, 102]  # by name
-    assert all(0 < m.metadata.ttl <= 5.0 for m in grid.pushed)
-    assert 0 < result.seconds < 5
+    assert all(0 < m.metadata.ttl <= 60.0 for m in grid.pushed)
+    assert 0 < result.seconds < 60
 
 
 def test_replies_are_used_as_they_arrive_and_not_in_the_order_of_names():
@@ -140,11 +140,11 @@ def test_replies_are_used_as_they_arrive_and_not_in_the_order_of_names():
 def test_a_late_site_is_left_behind():
     never = lambda task, asked: None  # noqa: E731
     started = time.monotonic()
-    _, result, updates = play({"a": good("a"), "slow": never}, deadline_s=0.3)
-    assert time.monotonic() - started < 2
+    _, result, updates = play({"a": good("a"), "slow": never}, deadline_s=1.0)
+    assert time.monotonic() - started < 20
     assert result.accepted == ["a"] and result.refused == {"slow": "late"}
     assert set(updates) == {"a"}
-    assert result.seconds >= 0.3
+    assert result.seconds >= 1.0
 
 
 @pytest.mark.parametrize("code", sorted(set(SITE_ERROR_CODES) - {MISSING_PARTS}))
