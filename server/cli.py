@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import time
@@ -181,6 +182,8 @@ def _require_free(port: int) -> None:
 
 def _run_together(commands: tuple[Command, ...]) -> None:
     """Run the processes until one of them ends or the user stops them; then end the others."""
+    # A service manager says SIGTERM where a person says Ctrl-C: neither may leave one behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     running = [
         subprocess.Popen(c.argv, env=c.environment(os.environ), start_new_session=True)
         for c in commands
