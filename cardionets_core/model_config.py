@@ -82,7 +82,7 @@ class EcgEncoderConfig:
     kind: Literal["vit", "s4d"] = "vit"
     patch_samples: int = 25
     width: int = 96
-    depth: int = 4
+    depth: int = 3
     heads: int = 3
     mlp_ratio: float = 4.0
     separators: bool = False
@@ -146,9 +146,9 @@ class TokenizerConfig:
 
     kind: Literal["kl", "pixel"] = "kl"
     channels: int = 8
-    stem: tuple[int, int, int] = (1, 4, 4)
-    widths: tuple[int, ...] = (32, 64)
-    strides: tuple[tuple[int, int, int], ...] = ((2, 2, 2),)
+    stem: tuple[int, int, int] = (2, 4, 4)
+    widths: tuple[int, ...] = (48, 80)
+    strides: tuple[tuple[int, int, int], ...] = ((1, 2, 2),)
     blocks: int = 1
     groups: int = 8
 

@@ -48,7 +48,7 @@ class CmrEncoder(nn.Module):
         self.patches = side * side
         self.embed = nn.Linear(config.cine.phases * own.patch_px**2, own.width)
         self.position = LearnedTokens(self.patches, own.width, (side, side))
-        self.view = LearnedTokens(self.views, own.width)
+        self.view = LearnedTokens(self.views, own.width, spread=LearnedTokens.UNIT)
         self.has_class = own.pool == "cls"
         if self.has_class:
             self.class_token = LearnedTokens(1, own.width)

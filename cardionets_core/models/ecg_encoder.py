@@ -71,9 +71,9 @@ class EcgVit(nn.Module):
         self.separators = own.separators
         self.embed = nn.Linear(self.patch, own.width)
         self.time = LearnedTokens(self.steps, own.width, (self.steps,))
-        self.lead = LearnedTokens(len(LEADS), own.width)
+        self.lead = LearnedTokens(len(LEADS), own.width, spread=LearnedTokens.UNIT)
         if own.separators:
-            self.separator = LearnedTokens(2, own.width)
+            self.separator = LearnedTokens(2, own.width, spread=LearnedTokens.UNIT)
         self.transformer = Transformer(own.width, own.depth, own.heads, own.mlp_ratio)
         self.norm = nn.LayerNorm(own.width)
 

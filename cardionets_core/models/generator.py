@@ -52,7 +52,7 @@ class TokenCondition(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         own = config.generator
-        self.queries = LearnedTokens(own.condition_tokens, own.width)
+        self.queries = LearnedTokens(own.condition_tokens, own.width, spread=LearnedTokens.UNIT)
         self.read = CrossAttention(own.width, config.ecg_encoder.width, own.heads)
         self.vector = nn.Linear(config.ecg_encoder.width, own.width)
         self.norm = nn.LayerNorm(own.width)
@@ -97,7 +97,9 @@ class Generator(nn.Module):
         condition = TokenCondition if own.condition == "tokens" else VectorCondition
         self.condition = condition(config)
         self.null = LearnedTokens(own.condition_tokens, own.width)
-        self.condition_position = LearnedTokens(own.condition_tokens, own.width)
+        self.condition_position = LearnedTokens(
+            own.condition_tokens, own.width, spread=LearnedTokens.UNIT
+        )
         self.embed = nn.Linear(self.token_values, own.width)
         self.position = LearnedTokens(self.count, own.width, self.grid)
         self.embed_norm = nn.LayerNorm(own.width)

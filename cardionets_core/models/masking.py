@@ -81,6 +81,10 @@ class MaskedDecoder(nn.Module):
         self.norm = nn.LayerNorm(config.width)
         self.predict = nn.Linear(config.width, patch_values)
 
+    def initialise(self, generator: torch.Generator) -> None:
+        """Start by predicting 0, the mean of the signal, and not noise."""
+        nn.init.zeros_(self.predict.weight)
+
     def forward(self, features: Tensor, visible: Visible, present: Tensor) -> Tensor:
         """Return the prediction of every patch, [B, N, patch_values].
 

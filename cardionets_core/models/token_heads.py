@@ -72,7 +72,7 @@ class TokenMlp(nn.Module):
 
     def forward(self, noisy: Tensor, time: Tensor, source: Tensor) -> Tensor:
         """Return [..., D] from noisy [..., D], time [...] in [0, 1] and source [..., W]."""
-        features = sinusoid(time * DDPM_STEPS, TIME_FEATURES)
+        features = sinusoid(time * DDPM_STEPS, TIME_FEATURES, longest=10_000.0)
         condition = self.time_out(F.silu(self.time_in(features))) + self.source(source)
         condition = F.silu(condition)
         x = self.embed(noisy)

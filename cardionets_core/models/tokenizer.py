@@ -24,7 +24,8 @@ LOG_VARIANCE_RANGE = (-30.0, 20.0)  # of the posterior; keeps exp() finite in an
 class ResidualBlock(nn.Module):
     """GroupNorm, SiLU and a convolution in the plane, the same along time, and a residual.
 
-    A plane (1, 3, 3) and a time (3, 1, 1) convolution cost less than half of one (3, 3, 3).
+    A plane (1, 3, 3) and a time (3, 1, 1) convolution cost less than half of one (3, 3, 3). The
+    last one starts at zero: the tokenizer starts linear and finds principal components first.
     """
 
     def __init__(self, width: int, groups: int) -> None:
@@ -33,6 +34,10 @@ class ResidualBlock(nn.Module):
         self.plane = nn.Conv3d(width, width, (1, 3, 3), padding=(0, 1, 1))
         self.time_norm = nn.GroupNorm(groups, width)
         self.time = nn.Conv3d(width, width, (3, 1, 1), padding=(1, 0, 0))
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Start as the identity."""
+        nn.init.zeros_(self.time.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x [B, width, K, H, W]."""
@@ -54,7 +59,6 @@ class LatentEncoder(nn.Module):
         for narrow, wide, stride in zip(widths[:-1], widths[1:], config.strides, strict=True):
             layers.append(nn.Conv3d(narrow, wide, stride, stride=stride))
             layers += [ResidualBlock(wide, groups) for _ in range(blocks)]
-        layers += [nn.GroupNorm(groups, widths[-1]), nn.SiLU()]
         layers.append(nn.Conv3d(widths[-1], 2 * config.channels, 1))
         self.layers = nn.Sequential(*layers)
 
@@ -74,7 +78,6 @@ class LatentDecoder(nn.Module):
         for wide, narrow, stride in zip(widths[:-1], widths[1:], config.strides[::-1], strict=True):
             layers.append(nn.ConvTranspose3d(wide, narrow, stride, stride=stride))
             layers += [ResidualBlock(narrow, groups) for _ in range(blocks)]
-        layers += [nn.GroupNorm(groups, widths[-1]), nn.SiLU()]
         last: nn.Module = nn.ConvTranspose3d(widths[-1], 1, config.stem, stride=config.stem)
         if config.stem == (1, 1, 1):
             last = nn.Conv3d(widths[-1], 1, 3, padding=1)
