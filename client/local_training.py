@@ -16,7 +16,7 @@ from cardionets_core.runtime import derive_seed, pick_device, set_up, versions
 from cardionets_core.training.loop import measure, train_locally
 from cardionets_core.training.objectives import make_objective
 from cardionets_core.training.stages import STAGES, configured
-from client.policy import admit, outgoing, require_patients
+from client.policy import admit, floored, outgoing, require_patients
 
 if TYPE_CHECKING:
     from cardionets_core.data.dataset import SiteDataset
@@ -54,7 +54,7 @@ def _describe(header: TaskHeader, site: Site) -> Update:
         counts=counts,
         versions=versions(),
         modalities=tuple(sorted(dataset.modalities)),
-        sums=dataset.statistics(),
+        sums=floored(dataset.statistics(), site.config.policy.min_patients),
     )
 
 
@@ -74,11 +74,14 @@ def _train(task: Task, site: Site) -> Update:
     model = load_model(header, weights).to(device)
     seed = derive_seed(header.seed, site.name)
     objective = make_objective(stage.name, plan.options, plan.progress)
+    held_out = dataset.indices("validation", stage.needs)
+    if persons(dataset, held_out) < site.config.policy.min_patients:
+        held_out = held_out[:0]  # a loss over so few would tell about single patients
     before = measure(
         model,
         dataset,
         objective,
-        indices=dataset.indices("validation", stage.needs),
+        indices=held_out,
         batch_size=plan.batch_size,
         # The same draw every round, so that the curve shows the model and not the dice.
         seed=derive_seed("validation", stage.name, site.name),

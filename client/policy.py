@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from math import isfinite
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from cardionets_core import __version__
 from cardionets_core.errors import SiteError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
     from cardionets_core.messages import TaskHeader
     from cardionets_core.site_config import SitePolicy
 
@@ -38,6 +44,18 @@ def require_patients(policy: SitePolicy, header: TaskHeader, patients: int) -> N
     """
     if patients < max(policy.min_patients, header.min_patients, 1):
         raise SiteError("refused_cohort")
+
+
+def floored(statistics: Mapping[str, NDArray[np.float64]], minimum: int) -> dict[str, Any]:
+    """Return the phenotype sums of the handshake; a phenotype of fewer patients leaves as zeros.
+
+    Args:
+        statistics: `phenotype_n`, `phenotype_sum` and `phenotype_square`, each [P]; all else stays.
+        minimum: patients below which a sum would tell about single ones.
+    """
+    enough = statistics["phenotype_n"] >= minimum
+    names = ("phenotype_n", "phenotype_sum", "phenotype_square")
+    return {name: np.where(enough, statistics[name], 0.0) for name in names}
 
 
 def outgoing(metrics: dict[str, float]) -> dict[str, float]:
