@@ -27,6 +27,9 @@ MM_PER_MV = 10.0
 LAYOUT = (("I", "aVR", "V1", "V4"), ("II", "aVL", "V2", "V5"), ("III", "aVF", "V3", "V6"))
 """The usual 3 x 4 sheet; below it lead II over the whole length."""
 
+SYSTOLE_ENDS = (0.15, 0.65)
+"""Shares of the cardiac cycle between which systole ends, from slow to fast hearts."""
+
 SHEET_SECONDS = 10.0
 ROW_MM = 27.0
 LEFT_MM = 12.0
@@ -128,8 +131,13 @@ def _trace(
 
 
 def end_systole(cine: NDArray[np.float32]) -> int:
-    """Return the phase that differs most from the first one, which is end-diastole."""
+    """Return the phase that differs most from the first one, which is end-diastole.
+
+    Only phases at which systole can end are asked, so that a late artefact is not called systole.
+    """
     change = ((cine - cine[:1]).astype(np.float64) ** 2).mean(axis=(1, 2))
+    share = np.arange(len(cine)) / len(cine)
+    change[(share < SYSTOLE_ENDS[0]) | (share > SYSTOLE_ENDS[1])] = -1.0
     return int(change.argmax())
 
 

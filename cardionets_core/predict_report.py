@@ -49,6 +49,9 @@ USELESS_R2 = 0.05
 USELESS_AUROC = 0.55
 """Held-out AUROC below which a probability is shown as no better than chance."""
 
+SCREEN_PX = 208
+"""About how wide a moving cine is on the page."""
+
 SHOWN_SAMPLES = 4
 """Samples side by side on the page; all of them are written as NIfTI."""
 
@@ -211,7 +214,10 @@ def _cine_files(prediction: Prediction) -> list[str]:
 
 def _gif(prediction: Prediction) -> bytes:
     shown: Sequence[Any] = list(prediction.cines[:SHOWN_SAMPLES])
-    return drawing.cine_gif(shown, cycle_s=prediction.cycle_s) if shown else b""
+    if not shown:
+        return b""
+    scale = max(1, round(SCREEN_PX / shown[0].shape[-1]))
+    return drawing.cine_gif(shown, cycle_s=prediction.cycle_s, scale=scale)
 
 
 def _frames(prediction: Prediction) -> str:

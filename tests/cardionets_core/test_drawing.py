@@ -75,6 +75,9 @@ def _beating(phases=10):
 
 def test_end_systole_is_the_smallest_heart():
     assert drawing.end_systole(_beating()) == 5
+    broken = _beating()
+    broken[9] = -1.0  # no heart at 90 % of the cycle is an artefact, not systole
+    assert drawing.end_systole(broken) == 5
 
 
 def test_gif_plays_one_cycle_in_real_time():
