@@ -125,6 +125,7 @@ class RunConfig:
         min_patients: a site with fewer training patients than this for a stage sits it out.
         min_sites: sites that must answer the handshake.
         wait_s: seconds that the server waits for them.
+        virtual: some hospitals hold computed patients; every page about the model then says so.
     """
 
     name: str
@@ -142,6 +143,7 @@ class RunConfig:
     min_patients: int = 5
     min_sites: int = 1
     wait_s: float = 300.0
+    virtual: bool = False
 
     def __post_init__(self) -> None:
         """Refuse names that do not exist and stages out of order."""

@@ -92,6 +92,7 @@ def save_state(state: RunState, config: RunConfig, folder: Path) -> RunState:
             "run": config.name,
             "config_hash": digest(config),
             "seed": config.seed,
+            "virtual": config.virtual,
             "stages_done": list(config.stages[: state.stage]),
             "sites": {n: vars(s) for n, s in state.sites.items()},
             "versions": versions(),

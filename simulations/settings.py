@@ -96,7 +96,8 @@ def compose_run(
     simulation: SimulationConfig, overrides: Sequence[str], *, name: str, sites: int
 ) -> RunConfig:
     """Compose the run's plan: scenario first, then the command line."""
-    chosen = [*simulation.run, f"min_sites={sites}", *overrides]
+    virtual = str(any(site.cohort for site in simulation.sites)).lower()
+    chosen = [*simulation.run, f"min_sites={sites}", f"virtual={virtual}", *overrides]
     values = compose("run", chosen, package=RUN_CONF)
     values["name"] = values["name"] or name
     return run_config_from(values)
