@@ -73,6 +73,9 @@ class EcgEncoderConfig:
         kind: `vit` has one token per lead and patch; `s4d` a diagonal state-space model over time
             with all leads as channels.
         patch_samples: length of a patch of one lead; divides EcgSpec.crop_samples.
+        embed: `linear` is one Linear for all leads (the paper); `lead_spectrum` gives each lead its
+            own and shows it the patch's log magnitude spectrum beside the samples: small cohorts
+            need not learn first that a beat may start anywhere in a patch (`vit` only).
         width, depth, heads: of the transformer (`heads` is not used by `s4d`).
         mlp_ratio: hidden width of a block's MLP over `width`.
         separators: one more token at both ends of each lead (the paper; `vit` only).
@@ -81,6 +84,7 @@ class EcgEncoderConfig:
 
     kind: Literal["vit", "s4d"] = "vit"
     patch_samples: int = 25
+    embed: Literal["linear", "lead_spectrum"] = "lead_spectrum"
     width: int = 96
     depth: int = 3
     heads: int = 3
@@ -147,7 +151,7 @@ class TokenizerConfig:
     kind: Literal["kl", "pixel"] = "kl"
     channels: int = 8
     stem: tuple[int, int, int] = (2, 4, 4)
-    widths: tuple[int, ...] = (48, 80)
+    widths: tuple[int, ...] = (48, 72)
     strides: tuple[tuple[int, int, int], ...] = ((1, 2, 2),)
     blocks: int = 1
     groups: int = 8

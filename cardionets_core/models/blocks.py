@@ -229,7 +229,7 @@ def initialise_weights(model: nn.Module, generator: torch.Generator) -> None:
         nn.init.xavier_uniform_(model.weight, generator=generator)
         if model.bias is not None:
             nn.init.zeros_(model.bias)
-    elif isinstance(model, (nn.Conv3d, nn.ConvTranspose3d)):
+    elif isinstance(model, (nn.Conv2d, nn.Conv3d, nn.ConvTranspose3d)):
         nn.init.xavier_uniform_(model.weight, generator=generator)
         assert model.bias is not None
         nn.init.zeros_(model.bias)

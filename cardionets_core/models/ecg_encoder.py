@@ -56,6 +56,33 @@ def patchify_ecg(ecg: Tensor, lead_mask: Tensor, patch: int) -> tuple[Tensor, Te
     return known.reshape(batch, leads * (samples // patch), patch), present
 
 
+class LeadSpectrumEmbed(nn.Module):
+    """A Linear per lead over a patch's samples and its log magnitude spectrum.
+
+    Args:
+        patch: samples per patch.
+        width: features of a token.
+    """
+
+    def __init__(self, patch: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(len(LEADS), patch + patch // 2 + 1, width))
+        self.bias = nn.Parameter(torch.empty(len(LEADS), 1, width))
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Xavier uniform for each lead, zero bias."""
+        for lead in self.weight:
+            nn.init.xavier_uniform_(lead, generator=generator)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Return [B, 12 * N, width] of patches [B, 12 * N, patch]."""
+        spectrum = torch.fft.rfft(patches.float()).abs().log1p()
+        features = torch.cat([patches, spectrum], dim=-1)
+        by_lead = features.view(len(patches), len(LEADS), -1, features.shape[-1])
+        return (by_lead @ self.weight + self.bias).flatten(1, 2)
+
+
 class EcgVit(nn.Module):
     """Per-lead patch ViT with lead and time embeddings and optional separators.
 
@@ -69,7 +96,11 @@ class EcgVit(nn.Module):
         self.patch = own.patch_samples
         self.steps = config.ecg.crop_samples // own.patch_samples
         self.separators = own.separators
-        self.embed = nn.Linear(self.patch, own.width)
+        self.embed: nn.Module = (
+            nn.Linear(self.patch, own.width)
+            if own.embed == "linear"
+            else LeadSpectrumEmbed(self.patch, own.width)
+        )
         self.time = LearnedTokens(self.steps, own.width, (self.steps,))
         self.lead = LearnedTokens(len(LEADS), own.width, spread=LearnedTokens.UNIT)
         if own.separators:

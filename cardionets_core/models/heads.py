@@ -12,6 +12,8 @@ from cardionets_core.models.ecg_encoder import EcgVit
 from cardionets_core.models.s4d import EcgS4d
 
 if TYPE_CHECKING:
+    import torch
+
     from cardionets_core.model_config import HeadConfig, ModelConfig
 
 
@@ -20,10 +22,15 @@ def make_ecg_encoder(config: ModelConfig) -> EcgVit | EcgS4d:
     return EcgVit(config) if config.ecg_encoder.kind == "vit" else EcgS4d(config)
 
 
-def make_readout(width: int, hidden: int, out: int) -> nn.Module:
+def make_readout(width: int, hidden: int, out: int) -> nn.Linear | Mlp:
     """Return one Linear, or an MLP where hidden > 0. `out` = 0 keeps one row that nobody reads."""
     rows = max(out, 1)
     return Mlp(width, hidden, rows) if hidden else nn.Linear(width, rows)
+
+
+def start_at_zero(readout: nn.Linear | Mlp) -> None:
+    """Make a readout start at the mean prediction (0 in z-scores, one half in probability)."""
+    nn.init.zeros_((readout.down if isinstance(readout, Mlp) else readout).weight)
 
 
 class Projector(nn.Module):
@@ -41,6 +48,10 @@ class Projector(nn.Module):
         self.regress = make_readout(
             source_width, config.phenotype_head.hidden, config.num_phenotypes
         )
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Start the regression at the mean."""
+        start_at_zero(self.regress)
 
     def forward(self, pooled: Tensor) -> Tensor:
         """Return unit vectors [B, E] of pooled features [B, W], in fp32."""
@@ -69,6 +80,10 @@ class SupervisedHead(nn.Module):
         if self.owns_encoder:
             self.encoder = make_ecg_encoder(config)
         self.readout = make_readout(config.ecg_encoder.width, own.hidden, outputs)
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Start at the mean."""
+        start_at_zero(self.readout)
 
     def forward(self, ecg: Tensor, lead_mask: Tensor, shared: nn.Module) -> Tensor:
         """Return [B, outputs] in fp32; `shared` is the aligned encoder."""

@@ -33,7 +33,7 @@ class ResidualBlock(nn.Module):
         self.plane_norm = nn.GroupNorm(groups, width)
         self.plane = nn.Conv3d(width, width, (1, 3, 3), padding=(0, 1, 1))
         self.time_norm = nn.GroupNorm(groups, width)
-        self.time = nn.Conv3d(width, width, (3, 1, 1), padding=(1, 0, 0))
+        self.time = nn.Conv2d(width, width, (3, 1), padding=(1, 0))  # rows and columns as one axis
 
     def initialise(self, generator: torch.Generator) -> None:
         """Start as the identity."""
@@ -42,7 +42,8 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map x [B, width, K, H, W]."""
         mixed = self.plane(F.silu(self.plane_norm(x)))
-        return x + self.time(F.silu(self.time_norm(mixed)))  # type: ignore[no-any-return]
+        mixed = F.silu(self.time_norm(mixed)).flatten(3)
+        return x + self.time(mixed).view_as(x)  # type: ignore[no-any-return]
 
 
 class LatentEncoder(nn.Module):

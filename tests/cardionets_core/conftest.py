@@ -33,7 +33,9 @@ def micro() -> ModelConfig:
         ecg_decoder=DecoderConfig(width=16, heads=2),
         cmr_encoder=CmrEncoderConfig(patch_px=4, width=24, depth=1, heads=2),
         cmr_decoder=DecoderConfig(width=16, heads=2),
-        tokenizer=TokenizerConfig(channels=4, stem=(1, 2, 2), widths=(8, 16), groups=4),
+        tokenizer=TokenizerConfig(
+            channels=4, stem=(1, 2, 2), widths=(8, 16), strides=((2, 2, 2),), groups=4
+        ),
         generator=GeneratorConfig(
             patch=(2, 2, 2), width=24, heads=2, encoder_depth=1, decoder_depth=1, condition_tokens=3
         ),

@@ -51,9 +51,10 @@ def run(model: CardioNet, batch: Batch, name: str, *, seed: int = 0, **options: 
 def model(micro: ModelConfig) -> CardioNet:
     net = build_model(micro, seed=1)
     generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():  # zero-started gates would hide what reaches them
-        for parameter in net.generator.head.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    with torch.no_grad():  # what starts at zero would hide what reaches it
+        for parameter in net.parameters():
+            if not parameter.any():
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     return net
 
 
