@@ -146,6 +146,8 @@ class TokenizerConfig:
         strides: (time, rows, columns) between levels, one fewer than widths.
         blocks: residual blocks per level.
         groups: of the GroupNorms; divides every width.
+        statistics: latents are standardised per `channel`, or per `cell` too: hearts are centred,
+            so the mean image then costs the generator nothing to learn.
     """
 
     kind: Literal["kl", "pixel"] = "kl"
@@ -155,6 +157,7 @@ class TokenizerConfig:
     strides: tuple[tuple[int, int, int], ...] = ((1, 2, 2),)
     blocks: int = 1
     groups: int = 8
+    statistics: Literal["channel", "cell"] = "cell"
 
     @property
     def factors(self) -> tuple[int, int, int]:

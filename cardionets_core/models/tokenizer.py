@@ -1,8 +1,8 @@
 """The tokenizer: a cine to a small latent and back.
 
 `kl` is a 3D convolutional variational autoencoder (Kingma and Welling 2014; latent diffusion's KL
-variant), `pixel` a lossless rearrangement. Latents are standardised per channel with statistics
-that are stored as buffers: running means of x and x^2, which average linearly over hospitals.
+variant), `pixel` a lossless rearrangement. Latents are standardised with statistics that are stored
+as buffers: means of x and x^2 per channel or cell, which average linearly over hospitals.
 """
 
 from __future__ import annotations
@@ -107,8 +107,9 @@ class Tokenizer(nn.Module):
         if own.kind == "kl":
             self.encoder = LatentEncoder(own)
             self.decoder = LatentDecoder(own)
-        self.register_buffer("latent_mean", torch.zeros(own.latent_channels))
-        self.register_buffer("latent_square", torch.ones(own.latent_channels))
+        cells = config.latent_grid if own.statistics == "cell" else (1, 1, 1)
+        self.register_buffer("latent_mean", torch.empty(own.latent_channels, *cells))
+        self.register_buffer("latent_square", torch.empty(own.latent_channels, *cells))
 
     def initialise(self, generator: torch.Generator) -> None:
         """Start with the statistics of a standard normal."""
@@ -152,20 +153,23 @@ class Tokenizer(nn.Module):
             cines: tensors [B, K, H, W]; empty ones are passed over. Nothing changes if all are
                 empty.
         """
-        total = torch.zeros(2, len(self.latent_mean), dtype=torch.float64)
-        cells = 0
+        shape = self.latent_mean.shape
+        total = torch.zeros(2, *shape, dtype=torch.float64)
+        patients = 0
         for cine in cines:
-            raw = self.posterior(cine)[0].transpose(0, 1).flatten(1).double().cpu()
-            total += torch.stack([raw.sum(1), raw.square().sum(1)])
-            cells += raw.shape[1]
-        if cells:
-            self.latent_mean.copy_(total[0] / cells)
-            self.latent_square.copy_(total[1] / cells)
+            raw = self.posterior(cine)[0].double().cpu()
+            powers = torch.stack([raw, raw.square()])
+            if shape[1:] == (1, 1, 1):
+                powers = powers.mean((3, 4, 5), keepdim=True)
+            total += powers.sum(1)
+            patients += len(cine)
+        if patients:
+            self.latent_mean.copy_(total[0] / patients)
+            self.latent_square.copy_(total[1] / patients)
 
     def _statistics(self) -> tuple[Tensor, Tensor]:
         variance = self.latent_square - self.latent_mean.square()
-        shape = (1, -1, 1, 1, 1)
-        return self.latent_mean.view(shape), variance.clamp(min=1e-6).sqrt().view(shape)
+        return self.latent_mean, variance.clamp(min=1e-6).sqrt()
 
     def _fold(self, cine: Tensor) -> Tensor:
         time, rows, columns = self.factors
