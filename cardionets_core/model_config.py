@@ -211,7 +211,7 @@ class GeneratorConfig:
     mask_ratio_min: float = 0.7
     ar_steps: int = 8
     head_steps: int = 4
-    guidance: float = 1.0
+    guidance: float = 2.0
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ def check(
     from cardionets_core.run_config import model_preset
     from cardionets_core.training.stages import STAGES
     from cardionets_core.vocabulary import DISEASES, PHENOTYPE_NAMES
+    from client.local_training import persons
     from client.site import open_dataset
 
     with told_plainly():
@@ -72,7 +73,7 @@ def check(
         for stage in STAGES.values():
             able = stage.modality in dataset.modalities
             allowed = not site.policy.stages or stage.name in site.policy.stages
-            patients = len(dataset.indices("train", stage.needs)) if able else 0
+            patients = persons(dataset, dataset.indices("train", stage.needs)) if able else 0
             enough = patients >= site.policy.min_patients
             verdict = "takes part" if able and allowed and enough else _why_not(able, allowed)
             stages.add_row(stage.name, str(patients), verdict)

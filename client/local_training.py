@@ -16,7 +16,7 @@ from cardionets_core.runtime import derive_seed, pick_device, set_up, versions
 from cardionets_core.training.loop import measure, train_locally
 from cardionets_core.training.objectives import make_objective
 from cardionets_core.training.stages import STAGES, configured
-from client.policy import admit, floored, outgoing, require_patients
+from client.policy import admit, floored, outgoing, require_patients, site_options
 
 if TYPE_CHECKING:
     from cardionets_core.data.dataset import SiteDataset
@@ -68,7 +68,10 @@ def _train(task: Task, site: Site) -> Update:
         raise SiteError("refused_task")
     dataset = site.dataset(header)
     indices = dataset.indices("train", stage.needs)
-    require_patients(site.config.policy, header, persons(dataset, indices))
+    patients = persons(dataset, indices)
+    if plan.max_steps:
+        patients = min(patients, plan.max_steps * plan.batch_size)
+    require_patients(site.config.policy, header, patients)
     device = pick_device(site.config.device)
     weights = gather_weights(task, site)
     model = load_model(header, weights).to(device)
@@ -119,14 +122,15 @@ def _evaluate(task: Task, site: Site) -> Update:
         raise WireError("an evaluate task without options")
     dataset = site.dataset(header)
     require_patients(site.config.policy, header, dataset.counts()["patients"])
+    options = site_options(site.config.policy, header.evaluation)
     weights = gather_weights(task, site)
     model = load_model(header, weights).to(pick_device(site.config.device)).eval()
     if header.action == "fit":
-        sums = fit_sums(model, dataset, header.evaluation)
+        sums = fit_sums(model, dataset, options)
     else:
         probes = {k: np.array(v) for k, v in task.weights.get(PROBES, {}).items()}
         seed = derive_seed(header.seed, site.name)
-        sums = score_sums(model, dataset, probes, header.evaluation, seed=seed)
+        sums = score_sums(model, dataset, probes, options, seed=seed)
     return Update(site=site.name, run=header.run, stage=header.stage, round=header.round, sums=sums)
 
 

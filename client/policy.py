@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,18 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from cardionets_core.evaluation.options import EvaluationOptions
     from cardionets_core.messages import TaskHeader
     from cardionets_core.site_config import SitePolicy
 
 METRIC_PREFIXES = ("train_", "validation_", "steps")
 """Metrics that may leave a site; every other name stays."""
+
+
+ACTION_STAGES = {"describe": "handshake", "fit": "evaluate", "score": "evaluate"}
+"""Action of a task -> the stage that it belongs to; `train` belongs to all others."""
+
+STAGE_OF_OTHERS = frozenset(ACTION_STAGES.values())
 
 
 def admit(policy: SitePolicy, header: TaskHeader) -> None:
@@ -28,6 +36,10 @@ def admit(policy: SitePolicy, header: TaskHeader) -> None:
     Raises:
         SiteError: `refused_version`, `refused_stage` or `refused_task`.
     """
+    if header.stage in STAGE_OF_OTHERS or header.action in ACTION_STAGES:
+        # What is done decides which stage it is; a server cannot rename an evaluation.
+        if ACTION_STAGES.get(header.action) != header.stage:
+            raise SiteError("refused_task")
     if header.version != __version__:
         raise SiteError("refused_version")
     if policy.stages and header.stage not in policy.stages:
@@ -56,6 +68,16 @@ def floored(statistics: Mapping[str, NDArray[np.float64]], minimum: int) -> dict
     enough = statistics["phenotype_n"] >= minimum
     names = ("phenotype_n", "phenotype_sum", "phenotype_square")
     return {name: np.where(enough, statistics[name], 0.0) for name in names}
+
+
+def site_options(policy: SitePolicy, asked: EvaluationOptions) -> EvaluationOptions:
+    """Return the evaluation options that this site follows, whatever the server asked for.
+
+    No bootstrap replicate leaves (of a small cohort they give every patient's values away), and no
+    sum over fewer patients than the site's own floor.
+    """
+    floor = max(policy.min_patients, asked.minimum_patients)
+    return replace(asked, replicates=0, minimum_patients=floor)
 
 
 def outgoing(metrics: dict[str, float]) -> dict[str, float]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -24,7 +25,7 @@ from cardionets_core.run_config import CONF, compose, run_config_from
 from cardionets_core.training.stages import check_plan
 from server import launch
 from server.progress import read_progress
-from server.server_app import write_config
+from server.server_app import load_config, write_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,6 +42,9 @@ console = Console()
 
 Output = Annotated[Path, typer.Option(help="Folder of all runs.")]
 ENGINE = ".engine"
+
+LOOK_S = 30.0
+"""Seconds between two questions to Flower whether the run still goes on."""
 
 
 @contextmanager
@@ -110,13 +114,16 @@ def run(
         list[str] | None, typer.Argument(help="Hydra overrides, e.g. model=small seed=3")
     ] = None,
     output: Output = Path("outputs"),
+    resume: Annotated[str, typer.Option(help="Name of a run to go on with.")] = "",
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Only print the plan.")
     ] = False,
 ) -> None:
     """Submit a run to the coordinator that `start` brought up, and follow it to its end."""
     with told_plainly():
-        config = _plan(overrides or [])
+        if resume and overrides:
+            raise ConfigError(f"{overrides[0]}: a resumed run keeps its plan; leave it out.")
+        config = load_config(output.resolve() / resume) if resume else _plan(overrides or [])
         if print_config:
             typer.echo(json.dumps(to_mapping(config), indent=1))
             return
@@ -126,12 +133,20 @@ def run(
             raise EngineError(
                 f"no coordinator was started in {output}; `cardionets-coordinator start`."
             )
-        if folder.exists():
-            raise ConfigError(f"{folder} exists; choose another name=.")
+        if folder.exists() and not resume:
+            raise ConfigError(f"{folder} exists; choose another name=, or --resume {config.name}.")
+        before = len(read_progress(folder))
         write_config(folder, config)
-        answer = _ask(launch.submit({"run": config.name, "config-hash": digest(config)}, home=home))
+        try:
+            answer = _ask(
+                launch.submit({"run": config.name, "config-hash": digest(config)}, home=home)
+            )
+        except EngineError:
+            if not resume:
+                shutil.rmtree(folder)  # nothing began, so the name stays free
+            raise
         typer.echo(f"run {answer['run-id']} submitted; {folder}")
-        _follow(folder)
+        _follow(folder, before, int(answer["run-id"]), home)
 
 
 @app.command()
@@ -201,7 +216,7 @@ def _run_together(commands: tuple[Command, ...]) -> None:
             process.wait()
 
 
-def _ask(command: Command) -> dict[str, str]:
+def _ask(command: Command) -> dict[str, Any]:
     done = subprocess.run(
         command.argv,
         env=command.environment(os.environ),
@@ -217,14 +232,24 @@ def _ask(command: Command) -> dict[str, str]:
     return dict(answer)
 
 
-def _follow(folder: Path) -> None:
-    """Print one line per round until the run has ended.
+def _follow(folder: Path, shown: int, run_id: int, home: Path) -> None:
+    """Print one line per round until the run has ended, by its own word or by Flower's.
+
+    Args:
+        folder: the run's.
+        shown: entries of its progress file that belong to an earlier try.
+        run_id: Flower's number of the run.
+        home: FLWR_HOME that holds the connection.
 
     Raises:
         RunError: it failed.
     """
-    shown = 0
+    next_look = time.monotonic() + LOOK_S
     while True:
+        ended = time.monotonic() > next_look and _ended(run_id, home)
+        if time.monotonic() > next_look:
+            next_look = time.monotonic() + LOOK_S
+        # Read after the look: a run that has ended has written its last word before.
         entries = read_progress(folder)
         for entry in entries[shown:]:
             if entry["event"] == "round":
@@ -239,4 +264,16 @@ def _follow(folder: Path) -> None:
                 )
                 return
         shown = len(entries)
+        if ended:
+            raise RunError(
+                f"Flower says the run has ended ({ended}), but it wrote no result; look into the "
+                f"coordinator's log and go on with --resume {folder.name}."
+            )
         time.sleep(0.5)
+
+
+def _ended(run_id: int, home: Path) -> str:
+    """Return Flower's final state of a run, or an empty string while it goes on."""
+    rows = cast("list[dict[str, str]]", _ask(launch.list_runs(home=home, run_id=run_id))["runs"])
+    status = rows[0]["status"]
+    return status if status.startswith("finished") else ""

@@ -36,7 +36,9 @@ class Tracker:
             self.run_id = marker.read_text().strip()
             self._client.update_run(self.run_id, status="RUNNING")
         else:
-            self.run_id = self._create(folder, experiment)
+            # A tracking server keeps artifacts where it wants; the embedded one, beside the runs.
+            place = None if tracking_uri else (folder.parent / "mlartifacts").resolve().as_uri()
+            self.run_id = self._create(folder.name, experiment, place)
             marker.write_text(self.run_id)
 
     def params(self, values: Mapping[str, Any]) -> None:
@@ -69,15 +71,14 @@ class Tracker:
         """Close the run as FINISHED or FAILED."""
         self._client.set_terminated(self.run_id, status)
 
-    def _create(self, folder: Path, experiment: str) -> str:
+    def _create(self, name: str, experiment: str, place: str | None) -> str:
         found = self._client.get_experiment_by_name(experiment)
-        place = (folder.parent / "mlartifacts").resolve().as_uri()
         experiment_id = (
             found.experiment_id
             if found
             else self._client.create_experiment(experiment, artifact_location=place)
         )
-        run_id: str = self._client.create_run(experiment_id, run_name=folder.name).info.run_id
+        run_id: str = self._client.create_run(experiment_id, run_name=name).info.run_id
         return run_id
 
 

@@ -76,8 +76,9 @@ def simulate(simulation: SimulationConfig, overrides: Sequence[str], screen: Scr
             folder, config, hospitals = _fresh(simulation, overrides, screen, output)
         try:
             sites = write_site_files(hospitals, folder / "sites")
-            screen.plan(config)
-            run_engine(simulation, config, folder, sites, screen)
+            if not (folder / "summary.json").exists():
+                screen.plan(config)
+                run_engine(simulation, config, folder, sites, screen)
         except BaseException:
             if not (folder / "checkpoint").exists() and not simulation.resume:
                 # Nothing to go on from: keep only the logs, which say why.
@@ -166,7 +167,7 @@ def _resumed(
         )
     folder = Path(simulation.resume).resolve()
     config = load_config(folder)
-    if (folder / "summary.json").exists():
+    if (folder / "summary.json").exists() and (folder / "report.html").exists():
         raise ConfigError(
             f"{folder} is complete; open {folder / 'report.html'}, or start a new run."
         )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import digamma
 
+from cardionets_core.evaluation.intervals import fisher, hanley_mcneil
 from cardionets_core.evaluation.sums import Floats, Sums, interval, ratio
 
 if TYPE_CHECKING:
@@ -175,8 +176,23 @@ def average_precision(histogram: Floats) -> tuple[Floats, Floats]:
     return value, np.maximum(best - value, value - worst)
 
 
+def pearson_estimate(sums: Mapping[str, Floats], predictor: str) -> Estimate:
+    """Return r [P] with its interval: of the replicates, or Fisher's where there are none."""
+    found = estimate(pearson(sums, predictor))
+    if len(sums["n"]) > 1:
+        return found
+    return Estimate(found.value, *fisher(found.value, sums["n"][0]))
+
+
 def auroc_estimate(sums: Mapping[str, Floats]) -> Estimate:
-    """Return AUROC [D] with its interval; the coarse bins of the replicates are corrected for."""
+    """Return AUROC [D] with its interval: Hanley and McNeil's where there are no replicates.
+
+    The coarse bins of the replicates are corrected for.
+    """
+    if not len(sums["replicates"]):
+        value = auroc(sums["histogram"])[0]
+        absent, present = sums["histogram"].sum(-1)
+        return Estimate(value, *hanley_mcneil(value, present, absent))
     return _binned(sums, auroc)
 
 
@@ -204,6 +220,9 @@ def calibration_curve(sums: Mapping[str, Floats]) -> tuple[Floats, Floats, Float
 
 def _binned(sums: Mapping[str, Floats], metric: _BinnedMetric) -> Estimate:
     fine = sums["histogram"]
+    if not len(sums["replicates"]):
+        value = metric(fine)[0]
+        return Estimate(value, np.full_like(value, np.nan), np.full_like(value, np.nan))
     replicates = sums["replicates"].swapaxes(0, 1)
     coarse = fine.reshape(*fine.shape[:2], replicates.shape[-1], -1).sum(-1)
     value = metric(fine)[0]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cardionets_core.evaluation.intervals import wilson
 from cardionets_core.evaluation.metrics import Estimate, estimate
 from cardionets_core.evaluation.sums import Floats, Sums, ratio, section, under
 
@@ -74,6 +75,8 @@ def summarise_retrieval(sums: Mapping[str, Floats]) -> dict[str, Any]:
             continue
         queries = part["queries"]
         recall = estimate(ratio(part["hits"], queries[:, None]))
+        if len(queries) == 1:
+            recall = Estimate(recall.value, *wilson(recall.value, queries[:, None][0]))
         report[name] = {
             "queries": int(queries[0]),
             "mean_candidates": float(part["candidates"][0] / queries[0]),

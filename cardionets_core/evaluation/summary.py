@@ -23,6 +23,7 @@ from cardionets_core.evaluation.metrics import (
     estimate,
     mean_absolute_error,
     pearson,
+    pearson_estimate,
     r_squared,
 )
 from cardionets_core.evaluation.retrieval import summarise_retrieval
@@ -52,7 +53,8 @@ KINDS = ("conditional", "neighbour", "unconditional", "mean_image")
 
 NOTES = {
     "split": "All numbers are of held-out test patients; split by patient.",
-    "interval": "95 % Poisson bootstrap over patients.",
+    "interval": "95 %: Hanley and McNeil (AUROC), Fisher (r), Wilson (recall); no replicate of a "
+    "bootstrap leaves a site, so R2 has none.",
     "r2": "1 - SSE / SST about the mean of the scored patients (as scikit-learn).",
     "mean": "Predicts the federation's training mean for everyone; R2 is 0 or a little below.",
     "covariates": "Linear in age, sex, height, weight (with missing indicators), fitted on all "
@@ -147,7 +149,7 @@ def _phenotypes(
 def _regression(
     sums: Mapping[str, Floats], predictor: str, names: Sequence[str], sd: Sequence[float] | None
 ) -> list[dict[str, Any]]:
-    r2, r = estimate(r_squared(sums, predictor)), estimate(pearson(sums, predictor))
+    r2, r = estimate(r_squared(sums, predictor)), pearson_estimate(sums, predictor)
     mae = estimate(mean_absolute_error(sums, predictor))
     rows: list[dict[str, Any]] = []
     for i in range(len(names)):
@@ -222,7 +224,7 @@ def _fidelity(sums: Mapping[str, Floats], names: Sequence[str]) -> dict[str, Any
     kinds = [k for k in MEASURED if f"{k}/cross" in sums]
     r2 = {k: r_squared(sums, k) for k in kinds}
     r = {k: pearson(sums, k) for k in kinds}
-    each = {k: (estimate(r2[k]), estimate(r[k])) for k in kinds}
+    each = {k: (estimate(r2[k]), pearson_estimate(sums, k)) for k in kinds}
     return {
         "average": {k: {"r2": _average(r2[k]), "r": _average(r[k])} for k in kinds},
         "by_phenotype": {

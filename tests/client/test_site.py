@@ -227,9 +227,27 @@ def test_a_server_cannot_widen_what_a_stage_trains(site):
     assert caught.value.code == "refused_task"
 
 
-@pytest.mark.parametrize(
-    "changes", [{"train": None}, {"stage": "handshake"}, {"stage": "backdoor"}]
-)
+@pytest.mark.parametrize("changes", [{"stage": "handshake"}, {"stage": "evaluate"}])
+def test_an_action_cannot_hide_under_another_stage(site, changes):
+    task = a_training_task()
+    with pytest.raises(SiteError) as caught:
+        serve(replace(task, header=replace(task.header, **changes)), site)
+    assert caught.value.code == "refused_task"
+    for action in ("describe", "fit", "score"):
+        with pytest.raises(SiteError) as caught:
+            serve(replace(task, header=replace(task.header, action=action)), site)
+        assert caught.value.code == "refused_task"
+
+
+def test_a_plan_of_a_few_steps_may_not_single_out_patients(site):
+    task = a_training_task()
+    plan = replace(task.header.train, max_steps=1, batch_size=1)
+    with pytest.raises(SiteError) as caught:
+        serve(replace(task, header=replace(task.header, train=plan)), site)
+    assert caught.value.code == "refused_cohort"
+
+
+@pytest.mark.parametrize("changes", [{"train": None}, {"stage": "backdoor"}])
 def test_a_training_task_that_is_none_is_a_wire_error(site, changes):
     task = a_training_task()
     with pytest.raises(WireError):

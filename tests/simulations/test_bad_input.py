@@ -263,7 +263,11 @@ def test_a_name_that_is_taken(site, tmp_path):
         ({"config.json": "[]"}, [], [r"config\.json", "start a new run"]),
         ({"config.json": '{"sed": 1}'}, [], ["unknown key 'sed'", "did you mean 'seed'"]),
         ({"config.json": "PLAN"}, [], ["holds no site files", "run folder"]),
-        ({"config.json": "PLAN", "summary.json": "{}"}, [], ["is complete", "new run"]),
+        (
+            {"config.json": "PLAN", "summary.json": "{}", "report.html": ""},
+            [],
+            ["is complete", "new run"],
+        ),
         ({"config.json": "PLAN"}, ["seed=3"], ["seed=3", "resumed run keeps its plan"]),
     ],
     ids=["no plan", "torn plan", "list", "unknown key", "no sites", "complete", "override"],
