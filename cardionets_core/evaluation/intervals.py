@@ -1,8 +1,8 @@
 """95 % intervals that need nothing but what every estimate already counts.
 
 Bootstrap replicates of a small cohort give its patients away: with as many replicates as patients
-the equations can be solved for each patient's values. So none leave a site; these closed forms serve
-the pooled results. R2 has none here.
+the equations can be solved for each patient's values. So none leave a site; these closed forms
+serve the pooled results. R2 has none here.
 """
 
 from __future__ import annotations
