@@ -262,7 +262,12 @@ def _person(patient: Shown) -> str:
 def _diagnoses(facts: Facts, patient: Shown) -> str:
     """Name what the patient has, and the probability of that and of the most probable diseases."""
     known = facts.known("diseases", facts.info.diseases)
-    estimates = [e for e in patient.prediction.diseases if e.name in known]
+    # Only what the patient's own hospital records: elsewhere it may mean something else.
+    estimates = [
+        e
+        for e in patient.prediction.diseases
+        if e.name in known and np.isfinite(patient.true[e.name])
+    ]
     present = [e.title.lower() for e in estimates if patient.true[e.name] == 1]
     text = f"True diagnoses: {listed(present) or 'none of the listed diseases'}."
     if not facts.trained("diseases"):
