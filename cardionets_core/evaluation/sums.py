@@ -84,6 +84,9 @@ def interval(replicated: Floats) -> tuple[Floats, Floats]:
     Undefined replicates (no positive was drawn, say) are left out; with fewer than half of them
     defined the interval is NaN.
     """
+    if not len(replicated):
+        nothing = np.full(replicated.shape[1:], np.nan)
+        return nothing, nothing.copy()
     flat = replicated.reshape(len(replicated), -1)
     low = np.full(flat.shape[1], np.nan)
     high = low.copy()

@@ -4,6 +4,15 @@ import numpy as np
 from scipy.stats import binomtest, pearsonr
 
 from cardionets_core.evaluation.intervals import fisher, hanley_mcneil, wilson
+from cardionets_core.evaluation.metrics import (
+    auroc_estimate,
+    average_precision_estimate,
+    binary_sums,
+    estimate,
+    pearson_estimate,
+    r_squared,
+    regression_sums,
+)
 
 
 def test_fisher_is_scipys_interval():
@@ -40,3 +49,20 @@ def test_hanley_and_mcneil_cover_the_truth():
     assert 0.91 <= held / repeats <= 0.99
     low, high = hanley_mcneil(np.array(1.0), np.array(5.0), np.array(5.0))
     assert 0 <= low <= high <= 1
+
+
+def test_without_replicates_every_metric_is_defined_and_r_and_auroc_have_intervals():
+    rng = np.random.default_rng(2)
+    truth, weights = rng.normal(size=(50, 3)), np.ones((1, 50))
+    guess = truth + rng.normal(size=truth.shape)
+    known = np.ones(truth.shape, dtype=bool)
+    sums = regression_sums(truth, known, {"ecg": guess}, weights)
+    r, r2 = pearson_estimate(sums, "ecg"), estimate(r_squared(sums, "ecg"))
+    assert np.isfinite(r2.value).all() and np.isnan(r2.low).all() and np.isnan(r2.high).all()
+    assert (r.low < r.value).all() and (r.value < r.high).all()
+    share = rng.random((50, 3))
+    counted = binary_sums(truth > 0, known, share, share, weights, bins=(256, 64, 10))
+    area = auroc_estimate(counted)
+    assert (area.low < area.value).all() and (area.value < area.high).all()
+    assert np.isfinite(average_precision_estimate(counted).value).all()
+    assert np.isnan(average_precision_estimate(counted).low).all()
