@@ -32,8 +32,6 @@ LISTED = (
 """Folders whose every file stands in the README; of `tests` only the folders do."""
 
 UNLISTED = {"__init__.py", "py.typed"}
-LATER = {"docs/report.png"}
-"""Pictures that are drawn from a finished run."""
 
 
 def blocks(path):
@@ -116,7 +114,7 @@ def test_every_script_has_help(script):
 @pytest.mark.parametrize("path", DOCS, ids=lambda p: p.name)
 def test_every_link_leads_somewhere(path):
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text()):
-        if not target.startswith(("http://", "https://")) and target not in LATER:
+        if not target.startswith(("http://", "https://")):
             assert (path.parent / target).exists(), target
 
 
@@ -153,15 +151,15 @@ def real_files():
             hidden = any(p.startswith((".", "__pycache__")) for p in parts)
             if path.is_file() and not hidden and path.name not in UNLISTED:
                 found.add("/".join(parts))
-    return found - LATER
+    return found
 
 
 def test_the_tree_of_the_readme_is_the_real_tree():
-    listed = {p for p in tree() if not p.endswith("/")} - LATER
+    listed = {p for p in tree() if not p.endswith("/")}
     inside = {p for p in listed if p.split("/")[0] in LISTED}
     assert sorted(real_files() - inside) == [], "files that the README does not list"
     assert sorted(inside - real_files()) == [], "files that the README lists and that are not there"
-    assert [p for p in tree() if not (ROOT / p).exists() and p not in LATER] == []
+    assert [p for p in tree() if not (ROOT / p).exists()] == []
 
 
 def test_the_tree_lists_the_folders_of_the_tests():

@@ -19,7 +19,7 @@ from server.strategies import fedavg
 
 SITES = (slice(0, 3), slice(3, 10), slice(10, 15))
 PATIENTS = 15
-LEARNING_RATE = 0.1
+LEARNING_RATE = 0.4
 PER_PATIENT = ("ecg_masked", "cmr_masked", "tokenizer", "generative", "phenotypes", "diseases")
 
 
