@@ -87,15 +87,20 @@ def predict(
 
 
 @app.command()
-def models() -> None:
-    """Print parameters, FLOPs per sample and bytes per round of every preset."""
+def models(
+    preset: Annotated[
+        str,
+        typer.Argument(help="One preset; all of them take a minute or two.", show_default=False),
+    ] = "",
+) -> None:
+    """Print parameters, FLOPs per sample and bytes per round of one preset or of all."""
     from cardionets_core.models.cost import cost_rows
     from cardionets_core.run_config import CONF, conf_files, model_preset
 
     with told_plainly():
-        for preset in conf_files(CONF, "model"):
-            rows = cost_rows(model_preset(preset))
-            table = Table(title=f"preset {preset}", title_justify="left")
+        for name in [preset] if preset else conf_files(CONF, "model"):
+            rows = cost_rows(model_preset(name))
+            table = Table(title=f"preset {name}", title_justify="left")
             for i, column in enumerate(rows[0]):
                 table.add_column(column, justify="left" if i == 0 else "right")
             for row in rows:

@@ -12,26 +12,13 @@ from cardionets_core.config_tree import build
 from cardionets_core.errors import ConfigError, nearest
 from cardionets_core.evaluation.options import EvaluationOptions
 from cardionets_core.model_config import ModelConfig
-from cardionets_core.vocabulary import DISEASES, PHENOTYPE_NAMES
+from cardionets_core.vocabulary import DISEASES, PHENOTYPE_NAMES, StageName
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 CONF = "cardionets_core.conf"
 """The package of YAML files that a run is composed from."""
-
-StageName = Literal[
-    "handshake",
-    "ecg_masked",
-    "cmr_masked",
-    "tokenizer",
-    "contrastive",
-    "distill",
-    "generative",
-    "phenotypes",
-    "diseases",
-    "evaluate",
-]
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from cardionets_core.config_tree import build
-from cardionets_core.errors import ConfigError
+from cardionets_core.errors import ConfigError, nearest
+from cardionets_core.vocabulary import StageName
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,6 +51,13 @@ class SitePolicy:
     stages: tuple[str, ...] = ()
     min_patients: int = 5
     max_local_epochs: int = 200
+
+    def __post_init__(self) -> None:
+        """Refuse a stage that does not exist: it would silently keep the hospital out."""
+        known = get_args(StageName)
+        for name in self.stages:
+            if name not in known:
+                raise ValueError(f"policy.stages: {name!r} is no stage{nearest(name, known)}")
 
 
 @dataclass(frozen=True)

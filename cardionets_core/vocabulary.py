@@ -7,6 +7,7 @@ under the short names that the field uses.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 """The order of the leads in every tensor."""
@@ -103,3 +104,17 @@ DISEASES: dict[str, str] = {
     "normal_ecg": "Normal ECG",
 }
 """Disease column of the manifest (1 present, 0 absent, empty unknown) -> title for people."""
+
+StageName = Literal[
+    "handshake",
+    "ecg_masked",
+    "cmr_masked",
+    "tokenizer",
+    "contrastive",
+    "distill",
+    "generative",
+    "phenotypes",
+    "diseases",
+    "evaluate",
+]
+"""The stages of a run; training/stages.py says what each one does."""

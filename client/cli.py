@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cardionets_core.errors import CardioNetsError
+from cardionets_core.errors import CardioNetsError, ConfigError
 from cardionets_core.site_config import load_site_config
 
 if TYPE_CHECKING:
@@ -105,6 +105,7 @@ def start(
 
     with told_plainly():
         load_site_config(config)
+        _check_connection(superlink, root_certificates, node_key)
         home.mkdir(parents=True, exist_ok=True)
         command = supernode(
             config.resolve(),
@@ -120,3 +121,22 @@ def start(
     environment = command.environment(os.environ)
     # Replaces this process, so that a service manager sees and stops the node itself.
     os.execvpe(command.argv[0], command.argv, environment)
+
+
+def _check_connection(superlink: str, root_certificates: Path | None, key: Path | None) -> None:
+    """Refuse an address that is none, files that are absent, and plain HTTP to another machine.
+
+    Raises:
+        ConfigError: names the option and the next step.
+    """
+    host, colon, port = superlink.rpartition(":")
+    if not colon or not host or not port.isdigit():
+        raise ConfigError(f"--superlink {superlink}: write it as host:port.")
+    for option, path in (("--root-certificates", root_certificates), ("--node-key", key)):
+        if path is not None and not path.is_file():
+            raise ConfigError(f"{option} {path} does not exist; correct the path.")
+    if root_certificates is None and host not in ("127.0.0.1", "localhost", "[::1]"):
+        raise ConfigError(
+            f"--superlink {superlink} is another machine, so the connection must be encrypted; "
+            "add --root-certificates with the coordinator's authority."
+        )

@@ -180,6 +180,13 @@ def _tls(certificate: Path | None, key: Path | None, authority: Path | None) -> 
         return None
     if certificate is None or key is None or authority is None:
         raise ConfigError("TLS needs all three of --certificate, --key and --authority.")
+    for option, path in (
+        ("--certificate", certificate),
+        ("--key", key),
+        ("--authority", authority),
+    ):
+        if not path.is_file():
+            raise ConfigError(f"{option} {path} does not exist; correct the path.")
     return ServerTls(certificate, key, authority)
 
 

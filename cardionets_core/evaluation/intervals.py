@@ -14,6 +14,9 @@ import numpy as np
 if TYPE_CHECKING:
     from cardionets_core.evaluation.sums import Floats
 
+FEWEST = 10
+"""Patients with, or without, a disease below which its AUROC gets no interval: it is too tight."""
+
 Z = 1.959963984540054
 """The 97.5 % point of the normal distribution."""
 
@@ -39,6 +42,7 @@ def hanley_mcneil(area: Floats, present: Floats, absent: Floats) -> tuple[Floats
         q2 = 2 * area**2 / (1 + area)
         spread = area * (1 - area) + (present - 1) * (q1 - area**2) + (absent - 1) * (q2 - area**2)
         half = Z * np.sqrt(np.maximum(spread, 0.0) / (present * absent))
+        half = np.where(np.minimum(present, absent) < FEWEST, np.nan, half)
     return np.maximum(area - half, 0.0), np.minimum(area + half, 1.0)
 
 

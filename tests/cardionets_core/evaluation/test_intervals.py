@@ -47,8 +47,9 @@ def test_hanley_and_mcneil_cover_the_truth():
         low, high = hanley_mcneil(area, np.array(40.0), np.array(60.0))
         held += bool(low <= truth <= high)
     assert 0.91 <= held / repeats <= 0.99
-    low, high = hanley_mcneil(np.array(1.0), np.array(5.0), np.array(5.0))
+    low, high = hanley_mcneil(np.array(1.0), np.array(15.0), np.array(15.0))
     assert 0 <= low <= high <= 1
+    assert np.isnan(hanley_mcneil(np.array(0.9), np.array(9.0), np.array(70.0))).all()
 
 
 def test_without_replicates_every_metric_is_defined_and_r_and_auroc_have_intervals():
