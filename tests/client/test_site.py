@@ -144,7 +144,7 @@ def test_a_torn_file_is_as_good_as_none(site, keep):
     assert site.kept_part("tokenizer", fingerprint(arrays())) is None
 
 
-@pytest.mark.parametrize("part", ["../../etc/cron.d/x", "/tmp/x", "a/b", "", "a\x00b", "x" * 5000])
+@pytest.mark.parametrize("part", ["../../etc/cron.d/x", "/etc/x", "a/b", "", "a\x00b", "x" * 5000])
 def test_the_name_of_a_part_does_not_choose_the_path(site, part):
     site.keep_part(part, arrays())
     written = [p for p in Path(site.config.data.cache).parent.rglob("*") if p.is_file()]
