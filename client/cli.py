@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from cardionets_core.errors import CardioNetsError, ConfigError
+from cardionets_core.cli import told_plainly
+from cardionets_core.errors import ConfigError
 from cardionets_core.site_config import load_site_config
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 app = typer.Typer(
     add_completion=False,
@@ -32,16 +29,6 @@ Config = Annotated[
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="Hydra overrides, e.g. device=cpu", show_default=False)
 ]
-
-
-@contextmanager
-def told_plainly() -> Iterator[None]:
-    """Turn our errors into one line and exit code 2."""
-    try:
-        yield
-    except CardioNetsError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
 
 
 @app.command()

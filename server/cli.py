@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import time
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -18,8 +17,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from cardionets_core.cli import told_plainly
 from cardionets_core.config_tree import digest, to_mapping
-from cardionets_core.errors import CardioNetsError, ConfigError, EngineError, RunError
+from cardionets_core.errors import ConfigError, EngineError, RunError
 from cardionets_core.flower_command import LOOPBACK, Command, ServerTls
 from cardionets_core.run_config import CONF, compose, run_config_from
 from cardionets_core.training.stages import check_plan
@@ -28,8 +28,6 @@ from server.progress import read_progress
 from server.server_app import load_config, write_config
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from cardionets_core.run_config import RunConfig
 
 app = typer.Typer(
@@ -45,16 +43,6 @@ ENGINE = ".engine"
 
 LOOK_S = 30.0
 """Seconds between two questions to Flower whether the run still goes on."""
-
-
-@contextmanager
-def told_plainly() -> Iterator[None]:
-    """Turn our errors into one line and exit code 2."""
-    try:
-        yield
-    except CardioNetsError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
 
 
 @app.command()
