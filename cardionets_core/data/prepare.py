@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cardionets_core.data.cine_transforms import prepare_cine
 from cardionets_core.data.cmr import read_nifti
 from cardionets_core.data.ecg import read_wfdb
 from cardionets_core.data.paths import file_inside
 from cardionets_core.data.refusal import RecordRefused
-from cardionets_core.data.transforms import prepare_cine, prepare_ecg, prepared_samples
+from cardionets_core.data.transforms import prepare_ecg, prepared_samples
 from cardionets_core.model_config import CineSpec, EcgSpec
 
 

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 
 from cardionets_core.data.cache import open_cache
+from cardionets_core.data.cine_transforms import prepare_cine
 from cardionets_core.data.cmr import read_nifti
 from cardionets_core.data.ecg import read_wfdb
 from cardionets_core.data.manifest import read_manifest
-from cardionets_core.data.transforms import prepare_cine, prepare_ecg
+from cardionets_core.data.transforms import prepare_ecg
 from cardionets_core.errors import DataError
 from cardionets_core.model_config import CineSpec, EcgSpec
 

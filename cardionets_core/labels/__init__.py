@@ -1,0 +1,1 @@
+"""Codes of diagnoses and fields -> the project's own names, by versioned tables."""

@@ -1,0 +1,1 @@
+"""`cardionets prepare`: a hospital's folders -> a prepared site."""

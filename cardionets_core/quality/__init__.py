@@ -1,0 +1,1 @@
+"""How good a recording is: grades per lead, limb-lead reversals, intervals."""
