@@ -4,74 +4,59 @@ ECGs are kept as float16: its rounding is 0.05 % of the value, below one bit of 
 for voltages up to 10 mV, and a site takes half the disk and half the page reads. Cines are kept as
 the 8-bit grey values that they are. Rows without a file are holes in sparse files.
 
-The key of a cache is a digest of the manifest, the specs, the salt, the size and time of every
-referenced file and `CACHE_VERSION`: change one of them, and a new cache is built.
+The name of a cache is two digests. The first is of what is done to a study: both specs, the salt
+and `CACHE_VERSION`. The second is of the rows: name, size and time of every file (in a prepared
+site the name is the digest of the content). A new cache takes over the rows that an earlier one of
+the same first digest holds, so ten new studies cost ten studies and not the whole archive.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from functools import partial
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from cardionets_core.config_tree import digest, to_mapping
-from cardionets_core.data.manifest import FILE_COLUMNS, Manifest, row_number
+from cardionets_core.data.cache_files import (
+    ArrayShapes,
+    CachedArrays,
+    CacheWriter,
+    EarlierCache,
+    Quarantined,
+    read_arrays,
+)
+from cardionets_core.data.manifest import FILE_COLUMNS, Manifest
 from cardionets_core.data.prepare import PreparedStudy, StudyFiles, prepare_study
 from cardionets_core.errors import DataError
 from cardionets_core.model_config import CineSpec, EcgSpec
-from cardionets_core.vocabulary import LEADS, VIEWS
+from cardionets_core.vocabulary import VIEWS
 
-CACHE_VERSION = 1
+__all__ = ["CACHE_VERSION", "CachedArrays", "Quarantined", "open_cache"]
+
+CACHE_VERSION = 2
 """Raised with every change that alters prepared arrays."""
 
+KEPT = 2
+"""Caches of the same specs that stay on disk: the newest, and one that a run may still read."""
 
-@dataclass(frozen=True)
-class Quarantined:
-    """A file that could not be used: manifest row number, column, reason code."""
+_DATA_SUFFIXES = ("", ".dat", ".mat")
+"""A WFDB header names its signals; the usual place is the same name with one of these."""
 
-    row: int
-    column: str
-    code: str
-
-
-@dataclass(frozen=True, eq=False)
-class CachedArrays:
-    """The arrays of a site, one row per row of the manifest.
-
-    Attributes:
-        ecg: float16 [N, 12, record_samples] on disk; None where the site has no ECG.
-        ecg_samples: int32 [N], samples that are signal and not padding; 0 without an ECG.
-        lead_mask: bool [N, 12].
-        cine: uint8 [N, V, phases, size, size] on disk; None where the site has no cine.
-        view_mask: bool [N, V].
-        quarantine: the files that could not be used.
-        key: digest of everything that the arrays depend on.
-    """
-
-    ecg: NDArray[np.float16] | None
-    ecg_samples: NDArray[np.int32]
-    lead_mask: NDArray[np.bool_]
-    cine: NDArray[np.uint8] | None
-    view_mask: NDArray[np.bool_]
-    quarantine: tuple[Quarantined, ...]
-    key: str
-
-    def __len__(self) -> int:
-        return len(self.ecg_samples)
+_CHUNK = 16
+_CHUNKS_AHEAD = 4
+"""Studies per message to a worker, and messages per worker that may wait: memory stays flat."""
 
 
 def open_cache(
@@ -84,7 +69,7 @@ def open_cache(
     progress: Callable[[int], None] | None = None,
     workers: int = 1,
 ) -> CachedArrays:
-    """Return the site's arrays, building them first where they are not there yet.
+    """Return the site's arrays, building first what is not there yet.
 
     A file that cannot be used goes to `folder/quarantine.csv` (row number, column, reason code);
     the others go on.
@@ -104,108 +89,149 @@ def open_cache(
     unknown = [view for view in spec_cine.views if view not in VIEWS]
     if unknown:
         raise DataError(f"Unknown cine view {unknown[0]!r}; known views: {', '.join(VIEWS)}.")
-    key = _key(manifest, spec_ecg, spec_cine, salt)
-    ready = folder / key
+    specs = _specs_key(spec_ecg, spec_cine, salt)
+    keys = _row_keys(manifest, specs)
+    ready = folder / f"{specs}-{hashlib.sha256(keys.tobytes()).hexdigest()[:16]}"
     if not ready.is_dir():
+        earlier = _earlier(folder, specs)
+        building = _new_folder(folder)
         try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            building = Path(tempfile.mkdtemp(prefix=".building-", dir=folder))
-        except OSError as error:
-            raise DataError(
-                f"The cache folder {folder} cannot be written ({error.strerror}); "
-                "choose another or correct its permissions."
-            ) from None
-        try:
-            studies = _prepared(manifest, spec_ecg, spec_cine, workers)
-            _build(building, manifest, spec_ecg, spec_cine, studies, progress)
+            studies = _studies(manifest, spec_ecg, spec_cine, keys, earlier, workers)
+            writer = CacheWriter(building, _shapes(manifest, spec_ecg, spec_cine))
+            for done, study in enumerate(studies, start=1):
+                writer.put(study)
+                if progress is not None:
+                    progress(done)
+            writer.close(keys)
+            _write_spec(building / "spec.json", spec_ecg, spec_cine)
             _publish(building, ready)
+            _remove_old(folder, specs, keep=ready)
         finally:
             shutil.rmtree(building, ignore_errors=True)
-    return _open(ready)
+    return read_arrays(ready)
 
 
-def _key(manifest: Manifest, spec_ecg: EcgSpec, spec_cine: CineSpec, salt: str) -> str:
+def _specs_key(spec_ecg: EcgSpec, spec_cine: CineSpec, salt: str) -> str:
     facts = hashlib.sha256()
-    for part in (CACHE_VERSION, manifest.sha256, digest(spec_ecg), digest(spec_cine)):
+    for part in (CACHE_VERSION, digest(spec_ecg), digest(spec_cine)):
         facts.update(f"{part}\n".encode())
     facts.update(hashlib.sha256(salt.encode()).digest())
-    for column in FILE_COLUMNS:
-        for name in manifest.table[column]:
+    return facts.hexdigest()[:16]
+
+
+def _row_keys(manifest: Manifest, specs: str) -> NDArray[np.uint8]:
+    """Return uint8 [N, 16]: a digest of the files of each row."""
+    keys = np.zeros((len(manifest), 16), dtype=np.uint8)
+    columns = [manifest.table[column] for column in FILE_COLUMNS]
+    for k, names in enumerate(zip(*columns, strict=True)):
+        facts = hashlib.sha256(specs.encode())
+        for name in names:
             facts.update(_file_state(manifest.root, name) if name else b"-")
-    return facts.hexdigest()[:32]
+        keys[k] = np.frombuffer(facts.digest()[:16], dtype=np.uint8)
+    return keys
 
 
 def _file_state(root: Path, name: str) -> bytes:
+    """Return the name, and size and time of the file and of the signals beside a header."""
+    states = [name]
+    path = os.path.join(root, name)
+    stem = path.removesuffix(".hea")
+    for place in [path] if stem == path else [path, *(stem + s for s in _DATA_SUFFIXES[1:])]:
+        try:
+            state = os.stat(place)
+        except OSError:
+            continue
+        states.append(f"{state.st_size}:{state.st_mtime_ns}")
+    return (";".join(states) + "\n").encode()
+
+
+def _earlier(folder: Path, specs: str) -> EarlierCache | None:
+    found = _finished(folder, specs)
+    return EarlierCache(found[0]) if found else None
+
+
+def _finished(folder: Path, specs: str) -> list[Path]:
+    """Return the finished caches of these specs, newest first."""
+    return sorted(folder.glob(f"{specs}-*"), key=lambda p: p.stat().st_mtime_ns, reverse=True)
+
+
+def _remove_old(folder: Path, specs: str, *, keep: Path) -> None:
+    # A run that has one of these open keeps its pages: unlinking does not take them away.
+    for old in [p for p in _finished(folder, specs) if p != keep][KEPT - 1 :]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _new_folder(folder: Path) -> Path:
     try:
-        state = os.stat(os.path.join(root, name))
-    except OSError:
-        return b"absent"
-    return f"{state.st_size}:{state.st_mtime_ns};".encode()
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return Path(tempfile.mkdtemp(prefix=".building-", dir=folder))
+    except OSError as error:
+        raise DataError(
+            f"The cache folder {folder} cannot be written ({error.strerror}); "
+            "choose another or correct its permissions."
+        ) from None
 
 
-def _prepared(
-    manifest: Manifest, spec_ecg: EcgSpec, spec_cine: CineSpec, workers: int
-) -> Iterator[PreparedStudy]:
-    columns = [manifest.table[f"cine_{view}"] for view in spec_cine.views]
-    studies = (
-        StudyFiles(index, ecg, cines)
-        for index, (ecg, *rest) in enumerate(zip(manifest.table["ecg"], *columns, strict=True))
-        for cines in (tuple(rest),)
+def _shapes(manifest: Manifest, spec_ecg: EcgSpec, spec_cine: CineSpec) -> ArrayShapes:
+    table, side = manifest.table, spec_cine.size_px
+    return ArrayShapes(
+        studies=len(manifest),
+        ecg_samples=spec_ecg.record_samples,
+        cine=(len(spec_cine.views), spec_cine.phases, side, side),
+        has_ecg=bool((table["ecg"] != "").any()),
+        has_cine=any((table[f"cine_{view}"] != "").any() for view in spec_cine.views),
     )
-    prepare = partial(prepare_study, root=manifest.root, ecg_spec=spec_ecg, cine_spec=spec_cine)
-    if workers <= 1:
-        yield from map(prepare, studies)
-        return
-    # spawn: a forked child of a process with threads (torch, gRPC) can hang
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(prepare, studies, chunksize=16)
 
 
-def _build(
-    folder: Path,
+def _studies(
     manifest: Manifest,
     spec_ecg: EcgSpec,
     spec_cine: CineSpec,
-    studies: Iterator[PreparedStudy],
-    progress: Callable[[int], None] | None,
-) -> None:
-    count, views = len(manifest), len(spec_cine.views)
-    side = spec_cine.size_px
-    ecg = cine = None
-    if (manifest.table["ecg"] != "").any():
-        shape: tuple[int, ...] = (count, len(LEADS), spec_ecg.record_samples)
-        ecg = open_memmap(folder / "ecg.npy", mode="w+", dtype=np.float16, shape=shape)
-    if any((manifest.table[f"cine_{view}"] != "").any() for view in spec_cine.views):
-        shape = (count, views, spec_cine.phases, side, side)
-        cine = open_memmap(folder / "cine.npy", mode="w+", dtype=np.uint8, shape=shape)
-    samples = np.zeros(count, dtype=np.int32)
-    lead_mask = np.zeros((count, len(LEADS)), dtype=bool)
-    view_mask = np.zeros((count, views), dtype=bool)
-    refused: list[tuple[int, str, str]] = []
-    for done, study in enumerate(studies, start=1):
-        k = study.index
-        if ecg is not None and study.ecg is not None and study.lead_mask is not None:
-            ecg[k], samples[k], lead_mask[k] = study.ecg, study.ecg_samples, study.lead_mask
-        for v, frames in enumerate(study.cines):
-            if cine is not None and frames is not None:
-                cine[k, v], view_mask[k, v] = frames, True
-        refused += [(row_number(k), column, code) for column, code in study.refused]
-        if progress is not None:
-            progress(done)
-    for array in (ecg, cine):
-        if array is not None:
-            array.flush()
-    np.savez(folder / "masks.npz", samples=samples, lead_mask=lead_mask, view_mask=view_mask)
-    _write_quarantine(folder / "quarantine.csv", refused)
+    keys: NDArray[np.uint8],
+    earlier: EarlierCache | None,
+    workers: int,
+) -> Iterator[PreparedStudy]:
+    """Yield every study once: first those that an earlier cache holds, then the prepared ones."""
+    columns = [manifest.table[f"cine_{view}"] for view in spec_cine.views]
+    new: list[StudyFiles] = []
+    for index, (ecg, *cines) in enumerate(zip(manifest.table["ecg"], *columns, strict=True)):
+        study = earlier.study(keys[index].tobytes(), index) if earlier is not None else None
+        if study is not None:
+            yield study
+        else:
+            new.append(StudyFiles(index, ecg, tuple(cines)))
+    prepare = partial(prepare_study, root=manifest.root, ecg_spec=spec_ecg, cine_spec=spec_cine)
+    if workers <= 1 or len(new) <= _CHUNK:
+        yield from map(prepare, new)
+    else:
+        yield from _in_processes(prepare, new, workers)
+
+
+def _in_processes(
+    prepare: Callable[[StudyFiles], PreparedStudy], studies: Iterable[StudyFiles], workers: int
+) -> Iterator[PreparedStudy]:
+    """Prepare studies in order, with a bounded number of them waiting (pool.map has no bound)."""
+    waiting: deque[Future[list[PreparedStudy]]] = deque()
+    todo = iter(studies)
+    # spawn: a forked child of a process with threads (torch, gRPC) can hang
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        while chunk := list(islice(todo, _CHUNK)):
+            waiting.append(pool.submit(_prepare_all, prepare, chunk))
+            if len(waiting) >= workers * _CHUNKS_AHEAD:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+
+
+def _prepare_all(
+    prepare: Callable[[StudyFiles], PreparedStudy], chunk: list[StudyFiles]
+) -> list[PreparedStudy]:
+    return [prepare(study) for study in chunk]
+
+
+def _write_spec(path: Path, spec_ecg: EcgSpec, spec_cine: CineSpec) -> None:
     specs = {"version": CACHE_VERSION, "ecg": to_mapping(spec_ecg), "cine": to_mapping(spec_cine)}
-    (folder / "spec.json").write_text(json.dumps(specs, indent=1))
-
-
-def _write_quarantine(path: Path, refused: list[tuple[int, str, str]]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("row", "column", "code"))
-        writer.writerows(refused)
+    path.write_text(json.dumps(specs, indent=1))
 
 
 def _publish(building: Path, ready: Path) -> None:
@@ -218,24 +244,3 @@ def _publish(building: Path, ready: Path) -> None:
     except OSError:
         if not ready.is_dir():
             raise
-
-
-def _open(folder: Path) -> CachedArrays:
-    with np.load(folder / "masks.npz") as masks:
-        samples, lead_mask, view_mask = masks["samples"], masks["lead_mask"], masks["view_mask"]
-    with (folder / "quarantine.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    quarantine = tuple(Quarantined(int(r["row"]), r["column"], r["code"]) for r in rows)
-    return CachedArrays(
-        ecg=_map(folder / "ecg.npy"),
-        ecg_samples=samples,
-        lead_mask=lead_mask,
-        cine=_map(folder / "cine.npy"),
-        view_mask=view_mask,
-        quarantine=quarantine,
-        key=folder.name,
-    )
-
-
-def _map(path: Path) -> Any:
-    return np.load(path, mmap_mode="r") if path.exists() else None

@@ -1,10 +1,12 @@
 import csv
 import dataclasses
+import os
 
 import numpy as np
 import pytest
 
-from cardionets_core.data.cache import open_cache
+from cardionets_core.data import cache as cache_module
+from cardionets_core.data.cache import KEPT, open_cache
 from cardionets_core.data.cine_transforms import prepare_cine
 from cardionets_core.data.cmr import read_nifti
 from cardionets_core.data.ecg import read_wfdb
@@ -102,6 +104,75 @@ def test_whatever_matters_changes_the_key(tmp_path, paired_site):
     keys += [key()]
     assert len(set(keys)) == len(keys)
     assert key() == keys[-1]
+
+
+@pytest.fixture
+def prepared(monkeypatch):
+    """The rows that were prepared anew."""
+    rows: list[int] = []
+    original = cache_module.prepare_study
+
+    def count(study, **how):
+        rows.append(study.index)
+        return original(study, **how)
+
+    monkeypatch.setattr(cache_module, "prepare_study", count)
+    return rows
+
+
+def test_ten_new_studies_cost_ten_studies(tmp_path, paired_site, prepared):
+    table = paired_site / "manifest.csv"
+    first = open_in(tmp_path / "cache", read_manifest(table, paired_site))
+    assert sorted(prepared) == list(range(14))
+    prepared.clear()
+    lines = table.read_text().splitlines()
+    new = "p99,99,40,1,,,,ecg/s00.hea,,"
+    table.write_text("\n".join([lines[0], new, *lines[1:]]) + "\n")
+    second = open_in(tmp_path / "cache", read_manifest(table, paired_site))
+    assert prepared == [0]
+    np.testing.assert_array_equal(second.ecg[1:], first.ecg)
+    np.testing.assert_array_equal(second.cine[1:], first.cine)
+    np.testing.assert_array_equal(second.lead_mask[1:], first.lead_mask)
+    np.testing.assert_array_equal(second.ecg_samples[1:], first.ecg_samples)
+    # what was refused stays refused, under its new row number, without being read again
+    (bad,) = second.quarantine
+    assert (bad.row, bad.column, bad.code) == (10, "ecg", "truncated")
+    whole = open_in(tmp_path / "other", read_manifest(table, paired_site))
+    for name in ("ecg", "ecg_samples", "lead_mask", "cine", "view_mask"):
+        np.testing.assert_array_equal(getattr(second, name), getattr(whole, name))
+
+
+def test_other_labels_need_no_new_arrays(tmp_path, paired_site, prepared):
+    table = paired_site / "manifest.csv"
+    first = open_in(tmp_path / "cache", read_manifest(table, paired_site))
+    prepared.clear()
+    lines = table.read_text().splitlines()
+    age = lines[0].split(",").index("age")
+    cells = lines[1].split(",")
+    cells[age] = "77"
+    table.write_text("\n".join([lines[0], ",".join(cells), *lines[2:]]) + "\n")
+    again = read_manifest(table, paired_site)
+    assert open_in(tmp_path / "cache", again).key == first.key and prepared == []
+
+
+def test_signals_that_changed_are_read_again(tmp_path, manifest, paired_site, prepared):
+    first = open_in(tmp_path / "cache", manifest)
+    prepared.clear()
+    data = paired_site / "ecg" / "s03.dat"
+    data.write_bytes(data.read_bytes()[::-1])
+    os.utime(data, ns=(1, 1))
+    second = open_in(tmp_path / "cache", manifest)
+    assert prepared == [3] and second.key != first.key
+
+
+def test_old_caches_do_not_fill_the_disk(tmp_path, manifest, paired_site):
+    keys = []
+    for k in range(KEPT + 2):
+        os.utime(paired_site / "ecg" / "s00.hea", ns=(k + 1, k + 1))
+        keys.append(open_in(tmp_path / "cache", manifest).key)
+        os.utime(tmp_path / "cache" / keys[-1], ns=(k + 1, k + 1))
+    left = {p.name for p in (tmp_path / "cache").iterdir() if p.is_dir()}
+    assert left == set(keys[-KEPT:])
 
 
 def test_a_site_without_cines_stores_none(tmp_path, paired_site, write_manifest):
