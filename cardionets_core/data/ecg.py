@@ -70,7 +70,7 @@ def read_wfdb(hea: Path, *, root: Path | None = None) -> EcgRecord:
         record = _wfdb_record(path, header, leads)
         values = [np.asarray(v, dtype=np.float64) for v in record.e_p_signal]
     names, units = [s.name for s in signals], [s.unit for s in signals]
-    return _record(names, units, values, header.rate_hz * per_frame)
+    return ecg_record(names, units, values, header.rate_hz * per_frame)
 
 
 def _one_rate(samples_per_frame: Sequence[int]) -> int:
@@ -108,7 +108,7 @@ def _read_segments(path: Path, header: Header) -> EcgRecord:
     if not leads:
         raise RecordRefused("no_standard_lead")
     per_frame = _one_rate([record.samps_per_frame[k] or 1 for k in leads])
-    return _record(
+    return ecg_record(
         [record.sig_name[k] for k in leads],
         [record.units[k] or "" for k in leads],
         [np.asarray(record.e_p_signal[k], dtype=np.float64) for k in leads],
@@ -133,12 +133,23 @@ def _wfdb_record(path: Path, header: Header, channels: list[int] | None) -> Any:
         raise RecordRefused("unreadable") from error
 
 
-def _record(
+def ecg_record(
     names: Sequence[str],
     units: Sequence[str],
     values: Sequence[NDArray[np.float64]],
     rate_hz: float,
 ) -> EcgRecord:
+    """Return the record of signals that were decoded, cut to its first `READ_SECONDS`.
+
+    Args:
+        names: name of each signal.
+        units: unit of each signal.
+        values: physical values, each [n]; NaN where missing.
+        rate_hz: samples per second.
+
+    Raises:
+        RecordRefused: `sampling_rate` or one of `leads.standard_leads`.
+    """
     if not RATES_HZ[0] <= rate_hz <= RATES_HZ[1]:
         raise RecordRefused("sampling_rate", f"{rate_hz:g} Hz")
     longest = int(READ_SECONDS * rate_hz) + 1  # a header without a length is read to its end
