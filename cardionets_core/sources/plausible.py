@@ -1,0 +1,59 @@
+"""What headers say about a person and a moment, taken only where it can be true.
+
+Hospitals' files hold dates like 20120000 and ages like 300; readers ask here, so that all of them
+draw the same line.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import date, datetime
+from math import nan
+
+OLDEST = 120.0
+"""Years; PTB-XL writes 300 for everybody over 89."""
+
+FIRST_YEAR = 1900
+
+_SEXES = {"m": 1.0, "male": 1.0, "f": 0.0, "female": 0.0}
+_DATE = re.compile(r"(\d{4})[-/.]?(\d{2})[-/.]?(\d{2})", re.ASCII)
+_TIME = re.compile(r"(\d{2}):?(\d{2})(?::?(\d{2}))?", re.ASCII)
+
+
+def sex_of(written: str) -> float:
+    """Return 1 for male, 0 for female, NaN for anything else."""
+    return _SEXES.get(written.strip().lower(), nan)
+
+
+def age_of(years: float) -> float:
+    """Return an age in years, NaN where nobody can have it."""
+    return float(years) if 0 <= years <= OLDEST else nan
+
+
+def date_of(written: str) -> date | None:
+    """Return the day of `YYYYMMDD` or `YYYY-MM-DD` and what follows it, None where there is none.
+
+    Days that do not exist, lie before 1900 or in the future are none.
+    """
+    match = _DATE.match(written.strip())
+    if match is None:
+        return None
+    year, month, day = (int(part) for part in match.groups())
+    try:
+        found = date(year, month, day)
+    except ValueError:
+        return None
+    return found if FIRST_YEAR <= year and found <= date.today() else None
+
+
+def moment_of(day: str, time: str = "") -> datetime | None:
+    """Return a day and a time of day; midnight where the time is missing or makes no sense."""
+    found = date_of(day)
+    if found is None:
+        return None
+    match = _TIME.match(time.strip())
+    hour, minute, second = (int(part or 0) for part in match.groups()) if match else (0, 0, 0)
+    try:
+        return datetime(found.year, found.month, found.day, hour, minute, second)
+    except ValueError:
+        return datetime(found.year, found.month, found.day)
