@@ -80,7 +80,7 @@ class Facts:
     person: Person = Person()
     recorded: datetime | None = field(default=None, repr=False)
     codes: tuple[Code, ...] = field(default=(), repr=False)
-    values: Mapping[str, float] = field(default=NOTHING, repr=False)
+    values: Mapping[str, float] = field(default_factory=lambda: NOTHING, repr=False)
 
     def or_else(self, other: Facts) -> Facts:
         """Return these facts, with what is unknown taken from `other`; codes of both."""
