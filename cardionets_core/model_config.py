@@ -25,6 +25,7 @@ class EcgSpec:
         scale: `fixed` divides millivolts by `scale_mv` and keeps the voltage; `record` takes one
             mean and sd over all leads and time (the paper).
         scale_mv: see `scale`.
+        mains_notch: a mains line that stands out is taken out before resampling (data/mains.py).
     """
 
     sampling_rate_hz: int = 100
@@ -36,6 +37,7 @@ class EcgSpec:
     filter_order: int = 5
     scale: Literal["fixed", "record"] = "fixed"
     scale_mv: float = 0.3
+    mains_notch: bool = True
 
     @property
     def record_samples(self) -> int:

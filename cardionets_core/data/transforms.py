@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import signal
 
 from cardionets_core.data.ecg import EcgRecord
+from cardionets_core.data.mains import mains_hz, without_line
 from cardionets_core.data.refusal import RecordRefused
 from cardionets_core.model_config import EcgSpec
 from cardionets_core.vocabulary import LEADS
@@ -24,8 +25,10 @@ SATURATION_MV = 20.0
 def prepare_ecg(record: EcgRecord, spec: EcgSpec) -> NDArray[np.float32]:
     """Resample, filter, cut and scale one recording.
 
-    Polyphase resampling first, then zero-phase Butterworth filters, so that the same heart recorded
-    at two rates passes the same filter. The first `record_seconds` are kept.
+    A mains line that stands out is notched first, at the device's own rate: after resampling it may
+    have folded back into the band of the heart. Then polyphase resampling, then zero-phase
+    Butterworth filters, so that the same heart recorded at two rates passes the same filter. The
+    first `record_seconds` are kept.
 
     Returns:
         float32 [12, record_samples]; zeros in missing leads and after the end of a short recording.
@@ -37,6 +40,8 @@ def prepare_ecg(record: EcgRecord, spec: EcgSpec) -> NDArray[np.float32]:
     if seconds < SHORTEST_SECONDS:
         raise RecordRefused("too_short", f"{seconds:.2f} s")
     leads = record.signal[record.lead_mask].astype(np.float64)
+    if spec.mains_notch:
+        leads = _notch(leads, record.sampling_rate_hz)
     leads = _resample(leads, record.sampling_rate_hz, spec.sampling_rate_hz)
     leads = _filter(leads, spec)[:, : spec.record_samples]
     leads = _scale(np.clip(leads, -SATURATION_MV, SATURATION_MV), spec)
@@ -50,6 +55,11 @@ def prepared_samples(record: EcgRecord, spec: EcgSpec) -> int:
     ratio = _ratio(record.sampling_rate_hz, spec.sampling_rate_hz)
     samples: int = -(-record.signal.shape[1] * ratio.numerator // ratio.denominator)
     return min(samples, spec.record_samples)
+
+
+def _notch(leads: NDArray[np.float64], rate_hz: float) -> NDArray[np.float64]:
+    line = mains_hz(leads, rate_hz)
+    return without_line(leads, line, rate_hz) if line else leads
 
 
 def _ratio(rate_hz: float, target_hz: int) -> Fraction:
