@@ -81,9 +81,49 @@ REASONS: dict[str, tuple[str, str]] = {
         "the cine has too few phases to show the motion of the heart",
         "store at least four phases over the cycle",
     ),
+    "ed_es_only": (
+        "only two phases are there, end-diastole and end-systole: no motion to learn from",
+        "export the whole cine; phenotypes from its masks are kept",
+    ),
+    "incomplete_cine": (
+        "frames of the cine are missing",
+        "export the series again with all its images",
+    ),
+    "no_cine": (
+        "no cine of this view is among the images",
+        "nothing to do, unless the study should hold one: then export it",
+    ),
+    "several_studies": (
+        "images of several studies or patients lie in one folder and cannot be told apart",
+        "give every study a folder of its own",
+    ),
+    "ambiguous_files": (
+        "several files could be the same thing",
+        "keep one of them",
+    ),
+    "no_pixels": (
+        "the DICOM objects of the study are no images",
+        "export the images themselves",
+    ),
     "empty_image": (
         "the image is constant or holds values that are not numbers",
         "convert the images again",
+    ),
+    "io_error": (
+        "the file could not be opened or read",
+        "check its permissions and the disk or network it lies on; the next run tries again",
+    ),
+    "reader_crashed": (
+        "the decoder ended its process: a damaged file, or more memory than there is",
+        "export the record again from its source; the next run tries again",
+    ),
+    "reader_failed": (
+        "the reader met what it does not know",
+        "export the record again; if that does not help, report this code with the file's kind",
+    ),
+    "too_slow": (
+        "reading took longer than any such recording should",
+        "check the file and its disk; the next run tries again",
     ),
 }
 """Code -> (cause, next step)."""
