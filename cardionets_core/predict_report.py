@@ -13,7 +13,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cardionets_core import drawing
-from cardionets_core.data.cmr_write import write_nifti
+from cardionets_core.data.cmr_write import write_synthetic
 from cardionets_core.ecg_checks import DISPLAY_BAND_HZ, display_filter
 from cardionets_core.errors import ConfigError
 from cardionets_core.inference import load_predictor
@@ -106,7 +106,7 @@ def predict_record(
 
 def _write_all(folder: Path, prediction: Prediction, info: CheckpointInfo, *, name: str) -> None:
     for file, cine in zip(_cine_files(prediction), prediction.cines, strict=True):
-        write_nifti(
+        write_synthetic(
             folder / file,
             cine,
             pixel_mm=prediction.pixel_mm,

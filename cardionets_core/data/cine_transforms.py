@@ -20,6 +20,7 @@ HEART_WINDOW_MM = 45.0
 def prepare_cine(volume: CineVolume, spec: CineSpec) -> NDArray[np.uint8]:
     """Resample a cine to the model's phases and millimetres, cut around the heart, scale to 8 bit.
 
+    The heart's centre comes from a mask where the volume has it, else from what moves.
     Phase k of K is taken at k / K of the cycle by linear interpolation, and the cycle closes on
     itself. In the plane every output pixel is `pixel_mm` wide whatever the scanner stored.
 
@@ -30,7 +31,7 @@ def prepare_cine(volume: CineVolume, spec: CineSpec) -> NDArray[np.uint8]:
         RecordRefused: `empty_image`.
     """
     frames = _resample_cycle(volume.frames, spec.phases)
-    centre_mm = heart_centre_mm(volume)
+    centre_mm = heart_centre_mm(volume) if volume.heart_mm is None else volume.heart_mm
     shape = volume.frames.shape[1:]
     rows, columns = (
         _axis_weights(shape[k], volume.pixel_mm[k], centre_mm[k], spec.size_px, spec.pixel_mm)

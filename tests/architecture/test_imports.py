@@ -87,7 +87,7 @@ DOORS: dict[str, frozenset[str]] = {
     "wfdb": frozenset({"cardionets_core.data.ecg", "cardionets_core.cohort.write"}),
     "nibabel": frozenset(
         {
-            "cardionets_core.data.cmr",
+            "cardionets_core.data.nifti_header",
             "cardionets_core.data.cmr_write",
             "cardionets_core.cohort.write",
         }

@@ -9,7 +9,7 @@ from cardionets_core.data.refusal import RecordRefused
 
 
 def save(path, array, affine=None, **fields):
-    image = nib.Nifti1Image(array, np.diag([1.5, 2.0, 8.0, 1.0]) if affine is None else affine)
+    image = nib.Nifti1Image(array, np.diag([-1.5, -2.0, 8.0, 1.0]) if affine is None else affine)
     image.header.set_xyzt_units("mm", fields.pop("unit", "sec"))
     image.header["pixdim"][4] = fields.pop("step", 0.05)
     nib.save(image, path)
@@ -63,7 +63,7 @@ def test_duration_of_the_cycle(tmp_path, voxels, unit, step, cycle):
 
 
 def test_scaled_integers_are_read_as_grey_values(tmp_path, voxels):
-    image = nib.Nifti1Image(voxels.astype(np.float64) * 0.5 + 7, np.diag([1.5, 2, 8, 1]))
+    image = nib.Nifti1Image(voxels.astype(np.float64) * 0.5 + 7, np.diag([-1.5, -2, 8, 1]))
     image.set_data_dtype(np.int16)
     nib.save(image, tmp_path / "a.nii")
     np.testing.assert_allclose(
@@ -77,7 +77,8 @@ def test_refusals(tmp_path, voxels):
     holes = voxels.astype(np.float32)
     holes[3, 3, 1, 3] = np.nan
     assert code_of(save(tmp_path / "a.nii", voxels[..., 0])) == "image_shape"
-    assert code_of(save(tmp_path / "b.nii", voxels[..., :2])) == "too_few_phases"
+    assert code_of(save(tmp_path / "b.nii", voxels[..., :2])) == "ed_es_only"
+    assert code_of(save(tmp_path / "k.nii", voxels[..., :3])) == "too_few_phases"
     assert code_of(save(tmp_path / "c.nii", voxels[:8])) == "image_shape"
     assert code_of(save(tmp_path / "d.nii", voxels, one)) == "spacing"
     assert code_of(save(tmp_path / "e.nii", voxels, np.diag([40.0, 40.0, 8.0, 1.0]))) == "spacing"
