@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 from cardionets_core.data.paths import sibling
@@ -27,6 +28,7 @@ MAX_VALUES = 50_000_000
 """Values of one record that may be decoded at once (400 MB as float64)."""
 
 MAX_HEADER_BYTES = 1_000_000
+FIRST_YEAR = 1900
 DEFAULT_RATE_HZ = 250.0
 DEFAULT_GAIN = 200.0
 
@@ -42,6 +44,8 @@ _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _RECORD = re.compile(r"(?P<name>[-\w]+)(?:/(?P<segments>\d+))?", re.ASCII)
 _RATE = re.compile(rf"(?P<rate>{_NUMBER})(?:/\S*)?")
 _FILE = re.compile(r"~|[-\w]+(?:\.\w+)?", re.ASCII)
+_TIME = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?(?:\.\d+)?", re.ASCII)
+_DATE = re.compile(r"(\d{1,2})/(\d{1,2})/(\d{4})", re.ASCII)
 _FORMAT = re.compile(r"(?P<fmt>\d+)(?:x(?P<frame>\d+))?(?::(?P<skew>\d+))?(?:\+(?P<offset>\d+))?")
 _GAIN = re.compile(rf"(?P<gain>{_NUMBER})(?:\((?P<baseline>-?\d+)\))?(?:/(?P<unit>\S+))?")
 
@@ -70,12 +74,16 @@ class Header:
         frames: length, None where the header does not say.
         signals: of a single-segment record; empty for a multi-segment one.
         segments: (name, frames) of a multi-segment record; None for a single one.
+        recorded: when it begins; None where the record line gives no date of the format.
+        comments: what follows the `#` of each comment line; may name a patient.
     """
 
     rate_hz: float
     frames: int | None
     signals: tuple[Signal, ...]
     segments: tuple[tuple[str, int], ...] | None = None
+    recorded: datetime | None = field(default=None, repr=False)
+    comments: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def frames_to_read(self) -> int | None:
@@ -120,8 +128,9 @@ def _parse(path: Path) -> Header:
         raise RecordRefused("file_type")
     if path.stat().st_size > MAX_HEADER_BYTES:
         raise RecordRefused("too_large", "header file")
-    lines = [line.strip() for line in _decode(path.read_bytes()).splitlines()]
-    lines = [line for line in lines if line and not line.startswith("#")]
+    written = [line.strip() for line in _decode(path.read_bytes()).splitlines()]
+    comments = tuple(line.lstrip("# \t") for line in written if line.startswith("#"))
+    lines = [line for line in written if line and not line.startswith("#")]
     if not lines:
         raise RecordRefused("header", "it is empty")
     fields = lines[0].split()
@@ -137,10 +146,31 @@ def _parse(path: Path) -> Header:
         raise RecordRefused("too_large", f"{count} signals")
     if record["segments"]:
         segments = _segments(lines[1:], _whole(record["segments"], "number of segments"))
-        return Header(rate_hz, frames, (), segments)
+        return Header(rate_hz, frames, (), segments, _recorded(fields[4:]), comments)
     if len(lines) - 1 != count:
         raise RecordRefused("header", f"{count} signals announced, {len(lines) - 1} described")
-    return Header(rate_hz, frames, tuple(_signal(line) for line in lines[1:]))
+    signals = tuple(_signal(line) for line in lines[1:])
+    return Header(rate_hz, frames, signals, None, _recorded(fields[4:]), comments)
+
+
+def _recorded(fields: Sequence[str]) -> datetime | None:
+    """Return the base date and time, `hh:mm:ss.sss dd/mm/yyyy`.
+
+    PhysioNet/CinC headers have `23-Mar-2021 20:20:47` here, which is no date of the format: it is
+    when the file was converted (for records of 1990, too), and is not taken. Years of the future
+    are: de-identified archives shift their calendars there (MIMIC).
+    """
+    found = [_TIME.fullmatch(fields[0]), _DATE.fullmatch(fields[1])] if len(fields) > 1 else []
+    if not found or None in found:
+        return None
+    hour, minute, second, day, month, year = (
+        int(part or 0) for match in found if match for part in match.groups()
+    )
+    try:
+        moment = datetime(year, month, day, hour, minute, second)
+    except ValueError:
+        return None
+    return moment if year >= FIRST_YEAR else None
 
 
 def _decode(data: bytes) -> str:
