@@ -269,7 +269,7 @@ def _ring(cavity: Mask, wall: Mask, right: Mask, pixel_mm: tuple[float, float]) 
     if not cavity[tuple(np.rint(middle).astype(int))]:
         return None
     farthest = np.hypot(*((np.argwhere(wall) - middle) * pixel_mm).T).max()
-    step = 0.1 * min(pixel_mm)
+    step = 0.2 * min(pixel_mm)
     reach = np.arange(step / 2, farthest + max(pixel_mm) + SEPTUM_REACH_MM, step)
     angle = np.arange(RAYS) * 2 * np.pi / RAYS
     at = np.stack(
