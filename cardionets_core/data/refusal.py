@@ -125,6 +125,15 @@ REASONS: dict[str, tuple[str, str]] = {
         "reading took longer than any such recording should",
         "check the file and its disk; the next run tries again",
     ),
+    "no_schema": (
+        "an array without a schema: rate, unit and leads are not known",
+        "write schema.json beside it with sampling_rate_hz, unit, leads and layout"
+        " (docs/site_onboarding.md)",
+    ),
+    "schema": (
+        "the schema beside the array does not fit it",
+        "correct the named key of schema.json (docs/site_onboarding.md)",
+    ),
 }
 """Code -> (cause, next step)."""
 
