@@ -9,10 +9,16 @@ from typing import TYPE_CHECKING, Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+import cardionets_core
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATES = (
+    Path(__file__).parent / "templates",
+    Path(cardionets_core.__file__).parent / "templates",
+)
+"""The page's own, and the core's with the style that all report pages share."""
 
 SPACE = "\N{NO-BREAK SPACE}"
 """Between a number and its unit."""

@@ -58,6 +58,7 @@ def test_the_wheel_holds_every_file_of_the_packages(wheel):
         "server/py.typed",
         "cardionets_core/conf/run.yaml",
         "cardionets_core/conf/model/tiny.yaml",
+        "cardionets_core/templates/report.css",
         "simulations/conf/scenario/demo.yaml",
         "server/bundle/pyproject.toml",
     ],
