@@ -8,6 +8,7 @@ MUSE opens every file, is passed over; what it names is never opened.
 from __future__ import annotations
 
 import re
+from math import isfinite, isnan, nan
 from pathlib import Path
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder
 
@@ -22,6 +23,8 @@ from cardionets_core.data.refusal import RecordRefused
 MAX_BYTES = 64_000_000
 MAX_ELEMENTS = 500_000
 MAX_DEPTH = 100
+MAX_LIST = 8_000_000
+"""Characters of the samples of one lead: three quarters of an hour at 500 Hz."""
 
 _MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
 _UNMARKED_16 = ((b"<\0", "utf-16-le"), (b"\0<", "utf-16-be"))
@@ -40,6 +43,7 @@ _CODECS = {
 
 _ASIDE = re.compile(r"<!--.*?-->|<\?.*?\?>|<!DOCTYPE[^>\[]*(?:\[[^\]]*\])?\s*>", re.DOTALL)
 _TAG = re.compile(r"\s*<(?:[\w.-]+:)?([A-Za-z_][\w.-]*)")
+_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,4})?", re.ASCII)
 _NUMBERS = re.compile(r"[-+.\d\seE]*", re.ASCII)
 
 
@@ -108,21 +112,29 @@ def number(written: str, what: str) -> float:
     Raises:
         RecordRefused: `header`.
     """
-    try:
-        value = float(written) if _NUMBERS.fullmatch(written) else np.nan
-    except ValueError:
-        value = np.nan
-    if not np.isfinite(value):
+    value = number_or_nan(written)
+    if isnan(value):
         raise RecordRefused("header", f"{what} is not a number")
     return value
+
+
+def number_or_nan(written: str) -> float:
+    """Return a finite number, NaN for anything else; for what a recording can do without."""
+    plain = written.strip()
+    if not _NUMBER.fullmatch(plain):
+        return nan
+    value = float(plain)
+    return value if isfinite(value) else nan
 
 
 def numbers(written: str) -> NDArray[np.float64]:
     """Return the samples, float64 [n], of a list that commas or blanks separate.
 
     Raises:
-        RecordRefused: `unreadable`.
+        RecordRefused: `unreadable`, or `too_large` for a list no resting ECG fills.
     """
+    if len(written) > MAX_LIST:
+        raise RecordRefused("too_large", "a lead of too many samples")
     plain = written.replace(",", " ").replace(";", " ")
     if not _NUMBERS.fullmatch(plain):
         raise RecordRefused("unreadable", "samples that are not numbers")

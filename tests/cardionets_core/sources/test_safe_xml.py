@@ -154,6 +154,15 @@ def test_numbers():
             safe_xml.numbers(written)
         assert refused.value.code == "unreadable"
     assert safe_xml.number("0.002", "rate") == 0.002
+    assert safe_xml.number(" -1.5e3\n", "rate") == -1500
     for written in ("", "nan", "inf", "1e999", "1 2", "abc", "1_0"):
         with pytest.raises(RecordRefused, match="rate is not a number"):
             safe_xml.number(written, "rate")
+        assert np.isnan(safe_xml.number_or_nan(written))
+
+
+def test_a_list_no_lead_can_fill(monkeypatch):
+    monkeypatch.setattr(safe_xml, "MAX_LIST", 10)
+    assert len(safe_xml.numbers("1 2 3 4 5")) == 5
+    with pytest.raises(RecordRefused, match="too_large"):
+        safe_xml.numbers("1 2 3 4 5 6")
