@@ -13,6 +13,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from math import isfinite, nan
 from pathlib import Path
 
@@ -38,8 +39,10 @@ __all__ = [
     "items_of",
     "number_of",
     "numbers_of",
+    "parse_dataset",
     "read_dataset",
     "text_of",
+    "texts_of",
 ]
 
 LARGEST_FILE = 512 * 2**20
@@ -104,6 +107,26 @@ def read_dataset(path: Path, *, pixels: bool, root: Path) -> Dataset:
         return pydicom.dcmread(stream, force=False, stop_before_pixels=not pixels)
 
 
+def parse_dataset(data: bytes, *, pixels: bool) -> Dataset:
+    """Read one DICOM file that lies in memory, as a member of an archive does.
+
+    Args:
+        data: the whole file.
+        pixels: as in `read_dataset`.
+
+    Raises:
+        RecordRefused: as `read_dataset`, but for what paths cause.
+    """
+    with guarded("header"):
+        if len(data) > LARGEST_FILE:
+            raise RecordRefused("too_large", f"{len(data)} bytes")
+        if not is_dicom(data[:132]):
+            raise RecordRefused("file_type")
+        if DeflatedExplicitVRLittleEndian.encode() in data:
+            raise RecordRefused("file_type", "deflated DICOM")
+        return pydicom.dcmread(BytesIO(data), force=False, stop_before_pixels=not pixels)
+
+
 def text_of(dataset: Dataset, keyword: str) -> str:
     """Return the value of an attribute as text without blanks at its ends, "" where absent.
 
@@ -114,6 +137,15 @@ def text_of(dataset: Dataset, keyword: str) -> str:
         if isinstance(value, pydicom.multival.MultiValue):
             value = value[0] if value else None
         return "" if value is None else str(value).strip(" \0")
+
+
+def texts_of(dataset: Dataset, keyword: str) -> tuple[str, ...]:
+    """Return all values of an attribute as text, () where absent."""
+    with guarded():
+        value = dataset.get(keyword)
+        several = isinstance(value, pydicom.multival.MultiValue | list | tuple)
+        values = [] if value is None else value if several else [value]
+        return tuple(str(v).strip(" \0") for v in values)
 
 
 def number_of(dataset: Dataset, keyword: str) -> float:
