@@ -8,63 +8,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-from scipy import signal
-
+from cardionets_core.quality.beats import DISPLAY_BAND_HZ, display_filter, heart_rate_bpm
+from cardionets_core.quality.grades import USUAL_RANGE_MV, typical_mv
+from cardionets_core.quality.reversal import limb_leads_disagree
 from cardionets_core.vocabulary import LEADS
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+__all__ = ["DISPLAY_BAND_HZ", "display_filter", "heart_rate_bpm", "remarks"]
 
+if TYPE_CHECKING:
     from cardionets_core.data.ecg import EcgRecord
     from cardionets_core.model_config import EcgSpec
-
-DISPLAY_BAND_HZ = (0.5, 40.0)
-"""Band of a monitor or a printed rhythm strip."""
-
-USUAL_RANGE_MV = (0.3, 5.0)
-"""Typical peak-to-peak voltage of a 12-lead ECG, median over the leads."""
-
-RATE_BPM = (25.0, 220.0)
-REFRACTORY_S = 0.25
-
-LEAST_SWING_MV = 0.1
-"""Voltage that a beat moves in a tenth of a second, up and down added, mean over the leads."""
-
-EINTHOVEN_SHARE = 0.2
-"""Share of the limb leads' power that I + III - II may hold before they contradict each other."""
-
-
-def display_filter(record: EcgRecord) -> NDArray[np.float32]:
-    """Return the leads [12, n] through a zero-phase band pass as a printed ECG has it."""
-    nyquist = record.sampling_rate_hz / 2
-    low, high = DISPLAY_BAND_HZ
-    band = (low, high) if high < nyquist else low
-    kind = "bandpass" if high < nyquist else "highpass"
-    sections = signal.butter(2, band, kind, fs=record.sampling_rate_hz, output="sos")
-    filtered = signal.sosfiltfilt(sections, record.signal.astype(np.float64), axis=1)
-    return np.asarray(filtered * record.lead_mask[:, None], dtype=np.float32)
-
-
-def heart_rate_bpm(record: EcgRecord) -> float | None:
-    """Return the heart rate from the median beat-to-beat interval; None where no beats stand out.
-
-    Beats are peaks of the steepness summed over the leads; fewer than three, or a rate outside of
-    25 to 220 per minute, is no answer.
-    """
-    rate_hz = record.sampling_rate_hz
-    slope = np.abs(np.diff(display_filter(record).astype(np.float64), axis=1)).sum(axis=0)
-    width = max(1, round(0.1 * rate_hz))
-    steepness = np.convolve(slope, np.ones(width) / width, mode="same")
-    least = LEAST_SWING_MV * record.lead_mask.sum() / width
-    threshold = max(0.4 * float(np.quantile(steepness, 0.98)), float(least))
-    peaks, _ = signal.find_peaks(
-        steepness, height=threshold, distance=max(1, round(REFRACTORY_S * rate_hz))
-    )
-    if len(peaks) < 3:
-        return None
-    rate = 60 * rate_hz / float(np.median(np.diff(peaks)))
-    return rate if RATE_BPM[0] <= rate <= RATE_BPM[1] else None
 
 
 def remarks(record: EcgRecord, spec: EcgSpec) -> tuple[str, ...]:
@@ -92,9 +45,7 @@ def remarks(record: EcgRecord, spec: EcgSpec) -> tuple[str, ...]:
 
 
 def _voltage_remarks(record: EcgRecord) -> list[str]:
-    leads = display_filter(record)[record.lead_mask]
-    low, high = np.percentile(leads, (0.5, 99.5), axis=1)
-    typical = float(np.median(high - low))
+    typical = typical_mv(display_filter(record), record.lead_mask)
     if USUAL_RANGE_MV[0] <= typical <= USUAL_RANGE_MV[1]:
         return []
     word = "low" if typical < USUAL_RANGE_MV[0] else "high"
@@ -107,9 +58,7 @@ def _voltage_remarks(record: EcgRecord) -> list[str]:
 def _limb_leads_disagree(record: EcgRecord) -> bool:
     if not record.lead_mask[:3].all():
         return False
-    one, two, three = display_filter(record)[:3].astype(np.float64)
-    power = float(np.mean(two**2) + np.mean(one**2) + np.mean(three**2)) / 3
-    return float(np.mean((one + three - two) ** 2)) > EINTHOVEN_SHARE * power
+    return limb_leads_disagree(display_filter(record))
 
 
 def _listed(names: list[str]) -> str:
