@@ -2,12 +2,14 @@
 # make test    lint, types and every test that is not slow (what CI runs)
 #
 # PYTHON  interpreter that .venv is made with; 3.11 or newer
+# JOBS    processes that run the tests; each file of tests stays in one
 # TORCH   what `pip install` is given for PyTorch. For an NVIDIA machine the default is right; for the
 #         CPU build where none lies on the machine:
 #         make install TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH ?= torch==2.13.0
+JOBS ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -19,7 +21,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: demo install fmt lint types test test-slow clean help
 
 help:
-	@sed -n '1,8s/^# \{0,1\}//p' Makefile
+	@sed -n '1,9s/^# \{0,1\}//p' Makefile
 
 install: $(STAMP)
 
@@ -48,7 +50,7 @@ types: install
 	$(BIN)/mypy $(addprefix -p ,$(PACKAGES))
 
 test: lint types
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
