@@ -1,4 +1,4 @@
-"""`cardionets`: files in, files out. Virtual hospitals, predictions, model sizes."""
+"""`cardionets`: files in, files out. Prepared sites, virtual hospitals, predictions, sizes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ from cardionets_core.errors import CardioNetsError, ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from cardionets_core.preparation.request import PrepareRequest
+    from cardionets_core.preparation.summary import PrepareSummary
+
 app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
-    help="Virtual hospitals, predictions, models.",
+    help="Prepared sites, virtual hospitals, predictions, models.",
 )
 console = Console()
 
@@ -68,6 +71,73 @@ def cohort(
             draw(out, preview)
             typer.echo(f"preview    {preview}")
         typer.echo(f"manifest   {out / 'manifest.csv'}")
+
+
+@app.command()
+def prepare(
+    out: Annotated[Path, typer.Option(help="The prepared folder: new, or of an earlier run.")],
+    ecg: Annotated[Path | None, typer.Option(help="Folder of the hospital's ECGs.")] = None,
+    cmr: Annotated[Path | None, typer.Option(help="Folder of the hospital's cardiac MRI.")] = None,
+    table: Annotated[Path | None, typer.Option(help="Table (CSV) of patients or records.")] = None,
+    site_salt: Annotated[
+        Path | None, typer.Option(help="File with the site's secret; made in --out if not given.")
+    ] = None,
+    preset: Annotated[
+        list[str] | None,
+        typer.Option(help="Also build the arrays of this model (tiny, small, paper); repeatable."),
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Processes; 0 is one per core.")] = 0,
+    pair_days: Annotated[int, typer.Option(help="Most days between an ECG and its CMR.")] = 365,
+    keep_source_names: Annotated[
+        bool, typer.Option("--keep-source-names", help="Name the files in quarantine.csv.")
+    ] = False,
+    find: Annotated[
+        str, typer.Option(help="Only print where the item of quarantine.csv lies.")
+    ] = "",
+) -> None:
+    """Turn a hospital's folders into a prepared site, de-identified; again: only what is new."""
+    from cardionets_core.preparation import run
+    from cardionets_core.preparation.request import PrepareRequest
+
+    with told_plainly():
+        request = PrepareRequest(
+            out=out, ecg=ecg, cmr=cmr, table=table, salt_file=site_salt,
+            presets=tuple(preset or ()), workers=workers, pair_days=pair_days,
+            keep_source_names=keep_source_names,
+        )  # fmt: skip
+        if find:
+            typer.echo(run.find(request, find))
+            return
+        summary = _prepare_with_progress(request)
+        _show_prepared(summary, out)
+        if not summary.used:
+            raise typer.Exit(1)
+
+
+def _prepare_with_progress(request: PrepareRequest) -> PrepareSummary:
+    from cardionets_core.preparation import run
+
+    with Progress(console=console) as progress:
+        tasks = {"scan": progress.add_task("looking for recordings", total=None)}
+
+        def told(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = progress.add_task(stage)
+            progress.update(tasks[stage], completed=done, total=total or None)
+
+        return run.prepare(request, told)
+
+
+def _show_prepared(summary: PrepareSummary, out: Path) -> None:
+    from cardionets_core.preparation import screen
+
+    for title, header, rows in screen.tables(summary):
+        table = Table(*header, title=title, title_justify="left")
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    for line in screen.lines(summary, out):
+        typer.echo(line)
 
 
 @app.command()

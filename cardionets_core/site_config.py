@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -20,22 +20,37 @@ _UNREADABLE = (OSError, UnicodeDecodeError, RecursionError)
 SITE_CONFIG_ENV = "SITE_CONFIG"
 """The environment variable that names the site's YAML to its own processes."""
 
+PREPARED_MANIFEST, PREPARED_SALT = "manifest.parquet", "site_salt"
+"""Files of the folder that `cardionets prepare` makes."""
+
 
 @dataclass(frozen=True)
 class SiteData:
-    """Where this hospital's records lie.
+    """Where this hospital's records lie: a prepared folder, or root, manifest and cache.
 
     Attributes:
         root: folder that every path of the manifest is relative to, and must stay inside of.
-        manifest: the cohort table (CSV).
+        manifest: the cohort table (CSV or Parquet).
         cache: folder for prepared arrays; it holds patient data, so it stays at the site.
         salt: secret that the train/validation/test split is drawn with.
+        prepared: the folder that `cardionets prepare --out` made; the four above come from it.
     """
 
-    root: str
-    manifest: str
-    cache: str
-    salt: str = ""
+    root: str = ""
+    manifest: str = ""
+    cache: str = ""
+    salt: str = field(default="", repr=False)
+    prepared: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse half of an answer, and two answers."""
+        if not self.prepared:
+            missing = [key for key in ("root", "manifest", "cache") if not getattr(self, key)]
+            if missing:
+                raise ValueError(
+                    f"missing key {missing[0]!r}; name root, manifest and cache, or the folder "
+                    "that `cardionets prepare` made as `prepared`"
+                )
 
 
 @dataclass(frozen=True)
@@ -101,14 +116,47 @@ def load_site_config(path: Path, overrides: Sequence[str] = ()) -> SiteConfig:
         if not Path(value).exists():
             raise ConfigError(
                 f"{path.name}: {key} names {value}, which does not exist. "
-                "Correct the path, or run `cardionets cohort` to make a virtual hospital."
+                "Correct the path, prepare the hospital's files (`cardionets prepare`), or make a "
+                "virtual hospital (`cardionets cohort`)."
             )
     return config
 
 
 def site_config_from(values: dict[str, Any], where: str = "site") -> SiteConfig:
-    """Build a SiteConfig from a plain mapping, refusing unknown keys."""
-    return build(SiteConfig, values, where)
+    """Build a SiteConfig from a plain mapping, refusing unknown keys.
+
+    Raises:
+        ConfigError: a key is wrong, or `data.prepared` names no prepared folder.
+    """
+    config = build(SiteConfig, values, where)
+    if not config.data.prepared:
+        return config
+    return replace(config, data=_from_prepared(config.data, where))
+
+
+def _from_prepared(data: SiteData, where: str) -> SiteData:
+    """Return where the parts of a prepared folder lie, and its salt."""
+    out = Path(data.prepared)
+    place = f"{where}: data.prepared names {out}"
+    own = [key for key in ("root", "manifest", "salt") if getattr(data, key)]
+    if own:
+        raise ConfigError(
+            f"{place}, which has its own {own[0]}; remove data.{own[0]}, or data.prepared."
+        )
+    manifest, salt = out / PREPARED_MANIFEST, out / PREPARED_SALT
+    if not (manifest.is_file() and salt.exists()):
+        raise ConfigError(
+            f"{place}, which is no prepared folder ({PREPARED_MANIFEST} or {PREPARED_SALT} is not "
+            "there). Correct the path, or run `cardionets prepare` to its end."
+        )
+    try:
+        secret = salt.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError(
+            f"{place}, whose {PREPARED_SALT} cannot be read; start as the account that prepared it."
+        ) from None
+    cache = data.cache or str(out / "cache")
+    return replace(data, root=str(out), manifest=str(manifest), cache=cache, salt=secret)
 
 
 def load_own_site_config() -> SiteConfig:

@@ -29,9 +29,10 @@ FILE_COLUMNS = ("ecg", *CINE_COLUMNS)
 COLUMNS = ("patient_id", "study_id", *FILE_COLUMNS, *COVARIATES, *PHENOTYPE_NAMES, *DISEASES)
 
 _MISSING = ("", "NA", "NaN", "nan", "null")
-_RANGES = {
+RANGES = {
     "age": (0.0, 120.0), "sex": (0.0, 1.0), "height_cm": (30.0, 250.0), "weight_kg": (1.0, 400.0),
 }  # fmt: skip
+"""What a covariate can be."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +67,8 @@ def read_manifest(path: Path, root: Path, *, check_files: bool = True) -> Manife
     """Read a manifest and check every cell.
 
     Args:
-        path: a CSV file with the columns of `COLUMNS`, in any order.
+        path: a CSV or Parquet file with the columns of `COLUMNS`, in any order. Row numbers of
+            messages count from 2 in both, as if a Parquet table had its header in row 1.
         root: the data folder; no file column may lead out of it.
         check_files: whether a file that is not there is an error. With False it is quarantined when
             the cache is built, and the other studies go on.
@@ -76,7 +78,7 @@ def read_manifest(path: Path, root: Path, *, check_files: bool = True) -> Manife
     """
     if not root.is_dir():
         raise DataError(f"The data folder {root} does not exist; correct the path or mount it.")
-    raw, digest = _read_text(path)
+    raw, digest = _read_table(path)
     _check_columns(raw)
     table = pd.DataFrame(index=raw.index)
     for column in ("patient_id", "study_id", *FILE_COLUMNS):
@@ -113,12 +115,17 @@ def split_of(
     return "validation" if place < fractions[0] + fractions[1] else "test"
 
 
-def _read_text(path: Path) -> tuple[pd.DataFrame, str]:
-    """Return every cell as stripped text, and the digest of the file."""
+def _read_table(path: Path) -> tuple[pd.DataFrame, str]:
+    """Return every cell, text stripped, and the digest of the file."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"The manifest {path} cannot be read ({error.strerror}).") from None
+    raw = _from_parquet(data) if path.suffix.lower() == ".parquet" else _from_csv(data)
+    return raw, hashlib.sha256(data).hexdigest()
+
+
+def _from_csv(data: bytes) -> pd.DataFrame:
     try:
         text = data.decode("utf-8-sig")
         # Lines stay lines (skip_blank_lines off): row numbers must be those of the file.
@@ -127,8 +134,33 @@ def _read_text(path: Path) -> tuple[pd.DataFrame, str]:
         raise DataError("The manifest is not UTF-8 text; save it as CSV UTF-8.") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise DataError(f"The manifest is not a CSV table ({error}); save it again.") from None
-    raw = raw.fillna("").apply(lambda column: column.str.strip())
-    return raw, hashlib.sha256(data).hexdigest()
+    cells: pd.DataFrame = raw.fillna("").apply(lambda column: column.str.strip())
+    return cells
+
+
+def _from_parquet(data: bytes) -> pd.DataFrame:
+    """Return text columns as text and the covariates, phenotypes and diseases as float64."""
+    import pyarrow as arrow
+    from pyarrow import parquet
+
+    try:
+        table = parquet.read_table(arrow.BufferReader(data))
+        columns = {}
+        for name, cells in zip(table.column_names, table.columns, strict=True):
+            is_text = name in ("patient_id", "study_id", *FILE_COLUMNS)
+            is_number = arrow.types.is_floating(cells.type) or arrow.types.is_integer(cells.type)
+            if is_text or not is_number:
+                text = cells.cast(arrow.string()).to_pylist()
+                columns[name] = pd.Series([(cell or "").strip() for cell in text], dtype=str)
+            else:
+                columns[name] = pd.Series(cells.cast(arrow.float64()).to_numpy())
+    except (arrow.ArrowException, ValueError, OSError):
+        raise DataError(
+            "The manifest is not a Parquet table of text and numbers; write it again, or use CSV."
+        ) from None
+    if len(columns) < table.num_columns:
+        raise DataError("Two columns of the manifest have the same name; drop one.")
+    return pd.DataFrame(columns)
 
 
 def _check_columns(raw: pd.DataFrame) -> None:
@@ -173,8 +205,12 @@ def _check_identity(table: pd.DataFrame, *, has_study: bool) -> None:
 
 def _numbers(raw: pd.DataFrame, column: str) -> pd.Series[float]:
     text = _text(raw, column)
-    known = ~text.isin(_MISSING)
-    values = pd.to_numeric(text.where(known), errors="coerce").astype(np.float64)
+    if text.dtype == np.float64:  # a number already, in Parquet
+        known = text.notna()
+        values = text.astype(np.float64)
+    else:
+        known = ~text.isin(_MISSING)
+        values = pd.to_numeric(text.where(known), errors="coerce").astype(np.float64)
     wrong = known & ~np.isfinite(values)
     if wrong.any():
         raise DataError(f"Manifest {_rows(wrong)}, column {column!r}: not a number; correct it.")
@@ -182,7 +218,7 @@ def _numbers(raw: pd.DataFrame, column: str) -> pd.Series[float]:
 
 
 def _check_values(numbers: dict[str, pd.Series[float]], diseases: tuple[str, ...]) -> None:
-    for column, (low, high) in _RANGES.items():
+    for column, (low, high) in RANGES.items():
         values = numbers[column]
         wrong = values.notna() & ~values.between(low, high)
         if wrong.any():

@@ -1,0 +1,106 @@
+"""Outcomes -> the prepared site: manifest, quarantine, model arrays; files of nobody go."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cardionets_core.data.cache import open_cache
+from cardionets_core.data.manifest import read_manifest
+from cardionets_core.preparation.identity import Salt
+from cardionets_core.preparation.journal import Journal
+from cardionets_core.preparation.manifest_write import PARQUET, write_manifest
+from cardionets_core.preparation.quarantine import write_quarantine
+from cardionets_core.preparation.request import PrepareRequest
+from cardionets_core.preparation.studies import studies_of
+from cardionets_core.preparation.summary import (
+    Copies,
+    Tally,
+    one_pass,
+    pairs_in,
+    patients_by_split,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_OURS = re.compile(r"\.?[0-9a-f]{32}\.(?:hea|dat|nii\.gz)|\..+\.tmp|\.[0-9a-f]{32}\.\d+\.nii\.gz")
+"""Names of neutral files, and of the temporary ones that a killed worker leaves."""
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """The numbers of the assembled site; see `PrepareSummary`."""
+
+    tally: Tally
+    copies: Copies
+    studies: int
+    pairs: int
+    splits: dict[str, int]
+    manifest_changed: bool
+
+
+def assemble(
+    request: PrepareRequest, salt: Salt, journal: Journal, paths: Mapping[str, str]
+) -> Assembled:
+    """Write manifest and quarantine from the journal, and remove files that nothing names."""
+    tally, copies, recordings = one_pass(journal.rows, salt)
+    studies = studies_of(recordings, salt=salt, pair_days=request.pair_days)
+    changed = write_manifest(
+        request.out, studies, journal.of_items, known=frozenset(tally.known.keys())
+    )
+    write_quarantine(request.out, journal.rows(), paths, with_paths=request.keep_source_names)
+    _sweep(request.out, journal)
+    return Assembled(
+        tally=tally,
+        copies=copies,
+        studies=len(studies),
+        pairs=pairs_in(studies),
+        splits=patients_by_split(studies, salt),
+        manifest_changed=changed,
+    )
+
+
+def build_caches(
+    request: PrepareRequest,
+    salt: Salt,
+    assembled: Assembled,
+    progress: Callable[[str, int, int], None],
+) -> dict[str, int]:
+    """Build the arrays of every model that was named; return preset -> studies."""
+    if not request.presets or not assembled.studies:
+        return {}
+    from cardionets_core.run_config import model_preset
+
+    manifest = read_manifest(request.out / PARQUET, request.out, check_files=False)
+
+    def told(preset: str) -> Callable[[int], None]:
+        return lambda done: progress(f"arrays {preset}", done, len(manifest))
+
+    for preset in request.presets:
+        model = model_preset(preset)
+        open_cache(
+            manifest,
+            model.ecg,
+            model.cine,
+            request.out / "cache",
+            salt=salt.text,
+            workers=request.processes,
+            progress=told(preset),
+        )
+    return {preset: len(manifest) for preset in request.presets}
+
+
+def _sweep(out: Path, journal: Journal) -> None:
+    """Remove neutral files of items that are gone or have changed, and halves of killed workers."""
+    named = {name for outcome in journal.rows() for name in outcome.files.values()}
+    for modality in ("ecg", "cmr"):
+        for folder in sorted((out / modality).glob("[0-9a-f][0-9a-f]")):
+            for file in folder.iterdir():
+                header = file.with_suffix(".hea") if file.suffix == ".dat" else file
+                is_named = header.relative_to(out).as_posix() in named
+                if not is_named and _OURS.fullmatch(file.name):
+                    file.unlink()

@@ -1,0 +1,248 @@
+"""One source item -> neutral files below the prepared folder. This is what a worker does.
+
+What goes back to the parent process holds the item's raw facts in memory; no file does.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from multiprocessing import parent_process
+from pathlib import Path
+from types import FrameType
+from typing import Literal
+
+import numpy as np
+
+from cardionets_core.data.cmr import CineVolume
+from cardionets_core.data.cmr_write import write_nifti
+from cardionets_core.data.ecg import EcgRecord, read_wfdb
+from cardionets_core.data.ecg_write import content_of, write_wfdb
+from cardionets_core.data.refusal import RecordRefused
+from cardionets_core.data.transforms import SHORTEST_SECONDS
+from cardionets_core.errors import DataError
+from cardionets_core.preparation.identity import Salt
+from cardionets_core.preparation.recognise import read_ecg
+from cardionets_core.sources.recording import Facts, SourceItem
+
+Modality = Literal["ecg", "cmr"]
+
+ITEM_SECONDS = 300
+"""After this long an item is given up."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_TWO_UNITS_MV = 0.0011
+"""One unit of the neutral file, with float32's rounding."""
+
+
+class DiskFullError(DataError):
+    """The disk of the prepared folder is full: this ends the preparation, not one item."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """One item to prepare: its key and where it lies."""
+
+    item: str
+    modality: Modality
+    source: SourceItem
+
+
+@dataclass(frozen=True)
+class Places:
+    """What every worker needs: the folders, and the salt that names the files."""
+
+    out: Path
+    roots: Mapping[Modality, Path] = field(repr=False)
+    salt: Salt = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What became of an item, before ids and labels are made neutral.
+
+    Attributes:
+        item, modality, kind: of the item.
+        refused: (what, reason code).
+        facts: as the source has them; they stay in memory.
+        files: manifest column -> path below the prepared folder.
+        content: salted digest of the signal.
+        quality: numbers and words for the report.
+    """
+
+    item: str
+    modality: Modality
+    kind: str
+    refused: tuple[tuple[str, str], ...] = ()
+    facts: Facts = field(default_factory=Facts, repr=False)
+    files: Mapping[str, str] = field(default_factory=dict)
+    content: str = ""
+    quality: Mapping[str, float | str] = field(default_factory=dict)
+
+
+def start_worker() -> None:
+    """Set up a worker: one thread, private files, and no life without its parent."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = "1"
+    os.umask(0o077)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def convert(work: Work, places: Places) -> Converted:
+    """Prepare one item; what its files cause is said in the result, never raised.
+
+    Raises:
+        DiskFullError: the prepared folder has no room left.
+    """
+    act = _ecg if work.modality == "ecg" else _cmr
+    what = "ecg" if work.modality == "ecg" else "study"
+    try:
+        with _time_limit(ITEM_SECONDS):
+            return act(work, places)
+    except RecordRefused as error:
+        code = error.code
+    except DiskFullError:
+        raise
+    except OSError:
+        code = "io_error"
+    except MemoryError:
+        code = "too_large"
+    except Exception:  # a reader's own mistake costs this item; its words could name a patient
+        code = "reader_failed"
+    return Converted(work.item, work.modality, work.source.kind, refused=((what, code),))
+
+
+def crashed(work: Work) -> Converted:
+    """Return the result of an item whose worker died."""
+    what = "ecg" if work.modality == "ecg" else "study"
+    return Converted(
+        work.item, work.modality, work.source.kind, refused=((what, "reader_crashed"),)
+    )
+
+
+def _ecg(work: Work, places: Places) -> Converted:
+    root = places.roots["ecg"]
+    item = work.source
+    source = read_ecg(item.kind, root / item.path, item.part, root=root)
+    record = source.record
+    seconds = record.signal.shape[1] / record.sampling_rate_hz
+    if seconds < SHORTEST_SECONDS:
+        raise RecordRefused("too_short", f"{seconds:.2f} s")
+    content = places.salt.content_key(content_of(record))
+    kept, name = _write_ecg(record, content, places.out)
+    return Converted(
+        work.item,
+        "ecg",
+        item.kind,
+        facts=_plain(source.facts),
+        files={"ecg": name},
+        content=content,
+        quality=_ecg_quality(kept) | {"seconds": round(seconds, 2)},
+    )
+
+
+def _write_ecg(record: EcgRecord, content: str, out: Path) -> tuple[EcgRecord, str]:
+    """Write the neutral record; return it as every later reader will see it, and its name."""
+    folder = _folder(out, "ecg", content)
+    header = folder / f"{content}.hea"
+    if not header.exists():
+        with _room():
+            write_wfdb(record, folder, content)
+    kept = read_wfdb(header, root=out)
+    both = record.lead_mask & kept.lead_mask
+    known = record.signal[both, : kept.signal.shape[1]]
+    if np.abs(known - kept.signal[both]).max(initial=0.0) > _TWO_UNITS_MV:
+        raise RecordRefused("implausible_amplitude", "does not fit 65 mV")
+    return kept, header.relative_to(out).as_posix()
+
+
+def _ecg_quality(record: EcgRecord) -> dict[str, float | str]:
+    return {
+        "sampling_rate_hz": record.sampling_rate_hz,
+        "leads": float(record.lead_mask.sum()),
+    }
+
+
+def _plain(facts: Facts) -> Facts:
+    """Return facts that can be sent to another process: read-only mappings cannot."""
+    return replace(facts, values=dict(facts.values))
+
+
+def _cmr(work: Work, places: Places) -> Converted:
+    raise RecordRefused("file_type")
+
+
+def _write_cine(view: str, volume: CineVolume, places: Places) -> tuple[str, str]:
+    """Write one view; return its name and the key of its content."""
+    frames = np.ascontiguousarray(volume.frames, dtype="<f4")
+    facts = f"cine {frames.shape} {volume.pixel_mm} {volume.cycle_s} {volume.heart_mm}"
+    content = places.salt.content_key(facts.encode() + frames.tobytes())
+    file = _folder(places.out, "cmr", content) / f"{content}.nii.gz"
+    if not file.exists():
+        temporary = file.with_name(f".{content}.{os.getpid()}.nii.gz")
+        try:
+            with _room():
+                write_nifti(temporary, volume)
+                os.replace(temporary, file)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return file.relative_to(places.out).as_posix(), content
+
+
+def _folder(out: Path, modality: str, content: str) -> Path:
+    folder = out / modality / content[:2]
+    if not folder.is_dir():
+        with _room():
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+@contextmanager
+def _room() -> Iterator[None]:
+    """Tell a full disk of the prepared folder from trouble with one source file."""
+    try:
+        yield
+    except OSError as error:
+        cause = "is full" if error.errno in _FULL else f"cannot be written ({error.strerror})"
+        raise DiskFullError(
+            f"The prepared folder {cause}. Nothing that was prepared is lost: correct that and "
+            "start the same command again."
+        ) from None
+
+
+@contextmanager
+def _time_limit(seconds: int) -> Iterator[None]:
+    """Give an item up that takes too long; a decoder in C is interrupted when it returns."""
+
+    def give_up(number: int, frame: FrameType | None) -> None:
+        raise RecordRefused("too_slow")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def converter(places: Places) -> Callable[[Work], Converted]:
+    """Return `convert` with the places filled in, as it travels to the workers."""
+    return partial(convert, places=places)

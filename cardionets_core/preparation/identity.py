@@ -1,0 +1,150 @@
+"""Who and what a recording is, said with keyed hashes: the names stay in the hospital's archive.
+
+HMAC-SHA256 under the site's salt: without the salt nobody can try out patient numbers, and two
+sites never give one patient the same key. Ages stay whole years and end at 90, as the safe harbour
+of HIPAA asks (45 CFR 164.514(b)(2)(i)(C)). Days move by an offset of the patient's own, so that
+intervals within a patient stay true and no date can be read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import math
+import os
+import secrets
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from pathlib import Path
+
+from cardionets_core.errors import ConfigError
+
+SALT_FILE = "site_salt"
+SHORTEST_SALT = 16
+"""Characters; with fewer, salts could be guessed and patient numbers tried out."""
+
+OLDEST = 90.0
+"""Every age above 89 is given as this."""
+
+KEY_DIGITS = 20
+_CONTENT_DIGITS = 32
+_CALENDAR_DAYS = 36_524
+"""Days of a century: where a patient's calendar begins, is drawn from this many."""
+
+
+@dataclass(frozen=True)
+class Salt:
+    """The site's secret, and what is made with it."""
+
+    text: str = field(repr=False)
+
+    def patient_key(self, raw: str) -> str:
+        """Return the key of a patient id as the hospital writes it, without blanks around it."""
+        return self._key("patient", raw.strip().encode())[:KEY_DIGITS]
+
+    def person_of_content(self, content: str) -> str:
+        """Return the key of the unknown person whose recording has this content.
+
+        Not drawn from the path, so that copies of one recording stay one person.
+        """
+        return self._key("person of", content.encode())[:KEY_DIGITS]
+
+    def item_key(self, path: str, part: str = "") -> str:
+        """Return the key of a recording by where it lies: relative POSIX path and part."""
+        return self._key("item", f"{path}\0{part}".encode())[:KEY_DIGITS]
+
+    def content_key(self, content: bytes) -> str:
+        """Return the key of a signal: equal ones have the same, whatever format they came in."""
+        return self._key("content", content)[:_CONTENT_DIGITS]
+
+    def state_key(self, facts: str) -> str:
+        """Return a digest of an item's state (sizes, times, settings)."""
+        return self._key("state", facts.encode())[:KEY_DIGITS]
+
+    def study_key(self, items: tuple[str, ...]) -> str:
+        """Return the id of the study that these items make."""
+        return self._key("study", "\0".join(sorted(items)).encode())[:KEY_DIGITS]
+
+    def shifted_day(self, patient: str, recorded: datetime | date | None) -> int | None:
+        """Return the day of a recording on the patient's own calendar, None where it is unknown.
+
+        Args:
+            patient: key of the patient.
+            recorded: when.
+        """
+        if recorded is None:
+            return None
+        offset = int(self._key("calendar", patient.encode())[:16], 16) % _CALENDAR_DAYS
+        return recorded.toordinal() + offset
+
+    @property
+    def mark(self) -> str:
+        """A value that tells whether a salt is this one, and nothing else about it."""
+        return self._key("mark", b"")[:KEY_DIGITS]
+
+    def _key(self, purpose: str, content: bytes) -> str:
+        keyed = hmac.new(self.text.encode(), purpose.encode() + b"\0", hashlib.sha256)
+        keyed.update(content)
+        return keyed.hexdigest()
+
+
+def read_or_make_salt(out: Path, given: Path | None = None) -> Salt:
+    """Return the salt of a prepared folder; made from 32 random bytes on first use, mode 0600.
+
+    Args:
+        out: the prepared folder, which keeps the salt that it was made with.
+        given: a file with a salt of the site's own.
+
+    Raises:
+        ConfigError: the file is missing or too short, or another than the folder was made with.
+    """
+    kept = out / SALT_FILE
+    if given is not None:
+        salt = Salt(_read(given))
+        if kept.exists() and _read(kept) != salt.text:
+            raise ConfigError(
+                f"{out} was prepared with another salt than {given.name} holds: patients would "
+                "change their ids and splits. Give the salt of then, or choose a new --out."
+            )
+    elif kept.exists():
+        return Salt(_read(kept))
+    else:
+        salt = Salt(secrets.token_hex(32))
+    if not kept.exists():
+        descriptor = os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(salt.text + "\n")
+    return salt
+
+
+def _read(path: Path) -> str:
+    try:
+        text = path.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError(
+            f"The salt file {path} cannot be read as text; correct the path or its permissions, "
+            "or leave --site-salt out on the first run: a salt is then made."
+        ) from None
+    if len(text) < SHORTEST_SALT:
+        raise ConfigError(
+            f"The salt of {path} is shorter than {SHORTEST_SALT} characters and could be guessed; "
+            "leave --site-salt out on the first run: a salt of 32 random bytes is then made."
+        )
+    return text
+
+
+def stated_age(age: float, born: date | None, recorded: date | None) -> float:
+    """Return the age in whole years, at most `OLDEST`; NaN where it is unknown.
+
+    Args:
+        age: as the source states it, NaN where it does not.
+        born: date of birth, used where there is no age.
+        recorded: day of the recording.
+    """
+    years = age
+    if math.isnan(years) and born is not None and recorded is not None:
+        had_birthday = (recorded.month, recorded.day) >= (born.month, born.day)
+        years = float(recorded.year - born.year - (not had_birthday))
+    if math.isnan(years) or years < 0:
+        return math.nan
+    return min(float(math.floor(years)), OLDEST)

@@ -1,0 +1,105 @@
+"""Raw facts of one item -> the `Outcome` that is kept: keys for ids, ages for dates, no text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from cardionets_core.data.manifest import RANGES
+from cardionets_core.labels.vocabularies import diseases_of, unmapped
+from cardionets_core.preparation.convert import Converted
+from cardionets_core.preparation.identity import Salt, stated_age
+from cardionets_core.preparation.outcome import Outcome
+from cardionets_core.sources.recording import Facts, Person, SourceItem
+from cardionets_core.sources.tables import Table
+from cardionets_core.vocabulary import DISEASES, PHENOTYPE_NAMES
+
+PATIENT_UNKNOWN = "patient_unknown"
+"""Key of `Outcome.quality`: 1 where no source says whose the recording is."""
+
+VALUES_DROPPED = "values_dropped"
+"""Key of `Outcome.quality`: how many stated values lie outside of what they can be."""
+
+
+@dataclass(frozen=True)
+class Neutraliser:
+    """Makes outcomes. Raw ids and dates end here.
+
+    Args:
+        salt: the site's secret.
+        table: the hospital's table, None where there is none.
+    """
+
+    salt: Salt
+    table: Table | None = field(default=None, repr=False)
+
+    def outcome(self, done: Converted, source: SourceItem) -> Outcome:
+        """Return the outcome of an item.
+
+        Args:
+            done: what the worker made of it.
+            source: where it lies: a table may name its path, a folder layout its patient.
+        """
+        if not (done.files or done.facts.values):
+            return Outcome(done.item, done.modality, done.kind, "refused", refused=done.refused)
+        facts = self._facts(done.facts, source)
+        person, day = facts.person, facts.recorded.date() if facts.recorded else None
+        people = {
+            "age": stated_age(person.age, person.birth_date, day),
+            "sex": person.sex,
+            "height_cm": person.height_cm,
+            "weight_kg": person.weight_kg,
+        }
+        wrong = [n for n, v in people.items() if not (math.isnan(v) or _is_possible(n, v))]
+        people |= dict.fromkeys(wrong, math.nan)
+        values = _values(facts)
+        dropped = len(wrong) + sum(name not in values for name in facts.values)
+        quality = dict(done.quality) | {VALUES_DROPPED: float(dropped)}
+        raw = person.patient_id.strip()
+        if raw:
+            patient = self.salt.patient_key(raw)
+        else:
+            patient = self.salt.person_of_content(done.content or done.item)
+            quality[PATIENT_UNKNOWN] = 1.0
+        return Outcome(
+            done.item,
+            done.modality,
+            done.kind,
+            "partly" if done.refused else "used",
+            refused=done.refused,
+            patient=patient,
+            day=self.salt.shifted_day(patient, facts.recorded),
+            age=people["age"],
+            sex=people["sex"],
+            height_cm=people["height_cm"],
+            weight_kg=people["weight_kg"],
+            files=done.files,
+            content=done.content,
+            values=values,
+            quality=quality,
+            unmapped=unmapped(facts.codes),
+        )
+
+    def _facts(self, own: Facts, source: SourceItem) -> Facts:
+        """Join what the recording, the folder and the table say; the table names the patient."""
+        hint = str(getattr(source, "patient_hint", ""))
+        own = own.or_else(Facts(person=Person(patient_id=hint)))
+        if self.table is None:
+            return own
+        listed = self.table.facts(source.path, own.person.patient_id)
+        name = listed.person.patient_id or own.person.patient_id
+        return replace(own, person=replace(own.person, patient_id=name)).or_else(listed)
+
+
+def _values(facts: Facts) -> dict[str, float]:
+    """Return diseases (1 or 0) and phenotypes (finite) that are known; stated ones before codes."""
+    found: Mapping[str, float] = {**diseases_of(facts.codes), **facts.values}
+    diseases = {name: v for name, v in found.items() if name in DISEASES and v in (0.0, 1.0)}
+    numbers = {name: v for name, v in found.items() if name in PHENOTYPE_NAMES and math.isfinite(v)}
+    return diseases | numbers
+
+
+def _is_possible(name: str, value: float) -> bool:
+    low, high = RANGES[name]
+    return low <= value <= high and (name != "sex" or value in (0.0, 1.0))

@@ -1,0 +1,62 @@
+"""Which reader a file is for: asked by what the file holds, never by its name alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol, cast
+
+from cardionets_core.sources import wfdb_records
+from cardionets_core.sources.recording import SourceEcg
+
+HEAD_BYTES = 4096
+"""What of a file is read to recognise it."""
+
+
+class EcgReader(Protocol):
+    """What every module of an ECG format in `sources/` offers."""
+
+    KIND: str
+
+    @staticmethod
+    def recognises(name: str, head: bytes) -> bool:
+        """Whether a file with this lower-case name and beginning is of this format."""
+        ...
+
+    @staticmethod
+    def read(path: Path, part: str, *, root: Path) -> SourceEcg:
+        """Read one recording."""
+        ...
+
+
+_MODULES = (wfdb_records,)
+READERS = {module.KIND: cast(EcgReader, module) for module in _MODULES}
+"""Kind -> its reader, in the order in which they are asked."""
+
+
+def kind_of(name: str, head: bytes) -> str | None:
+    """Return the kind of a file by its name and first `HEAD_BYTES`, None where nobody reads it."""
+    lower = name.lower()
+    return next((kind for kind, r in READERS.items() if r.recognises(lower, head)), None)
+
+
+def parts_of(kind: str, path: Path) -> Iterator[str]:
+    """Yield the recordings of a file; "" alone where the format holds one.
+
+    Raises:
+        RecordRefused: the file cannot be used at all.
+    """
+    parts = cast("Callable[[Path], Iterator[str]] | None", getattr(READERS[kind], "parts", None))
+    if parts is None:
+        yield ""
+    else:
+        yield from parts(path)
+
+
+def read_ecg(kind: str, path: Path, part: str, *, root: Path) -> SourceEcg:
+    """Read one recording with the reader of its kind.
+
+    Raises:
+        RecordRefused: it cannot be used.
+    """
+    return READERS[kind].read(path, part, root=root)

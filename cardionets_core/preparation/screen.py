@@ -1,0 +1,94 @@
+"""The summary of a preparation in words, for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from cardionets_core.data.refusal import REASONS
+from cardionets_core.preparation.quarantine import FILE_NAME as QUARANTINE
+from cardionets_core.preparation.summary import PrepareSummary
+
+TextTable = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
+
+
+def tables(summary: PrepareSummary) -> Iterator[TextTable]:
+    """Yield (title, header, rows)."""
+    yield (
+        "Recordings",
+        ("", "used", "partly", "refused"),
+        [
+            (modality.upper(), *(str(summary.items.get(f"{modality} {s}", 0)) for s in _STATUS))
+            for modality in ("ecg", "cmr")
+            if any(name.startswith(modality) for name in summary.items)
+        ],
+    )
+    if summary.refused:
+        yield (
+            "Refused",
+            ("what", "count", "why", "next step"),
+            [
+                (what, str(n), *REASONS[code])
+                for (what, code), n in ((name.split(), n) for name, n in summary.refused.items())
+            ],
+        )
+
+
+_STATUS = ("used", "partly", "refused")
+
+
+def lines(summary: PrepareSummary, out: Path) -> Iterator[str]:
+    """Yield what else there is to say, and what to do next."""
+    splits = ", ".join(f"{n} {name}" for name, n in summary.splits.items())
+    yield f"patients    {summary.patients} ({splits}); no patient stands in two splits"
+    yield f"studies     {summary.studies}, {summary.pairs} of them an ECG with its CMR"
+    if summary.present:
+        common = list(summary.present.items())[:6]
+        yield f"diseases    {', '.join(f'{name} {n}' for name, n in common)}"
+    yield (
+        f"this run    {summary.new} read, {summary.unchanged} unchanged, "
+        f"{summary.gone} no longer there; {summary.seconds:.0f} s"
+    )
+    yield from _remarks(summary)
+    if summary.items and any(name.endswith(("refused", "partly")) for name in summary.items):
+        yield f"quarantine  {out / QUARANTINE} (cardionets prepare ... --find ITEM names the file)"
+    if summary.used:
+        yield "Put into the site's YAML:"
+        yield "  data:"
+        yield f"    prepared: {out.resolve()}"
+    else:
+        yield "Nothing can be used yet: follow the next steps above and run the same command again."
+
+
+def _remarks(summary: PrepareSummary) -> Iterator[str]:
+    copies = summary.copies
+    if copies.extra:
+        yield (
+            f"copies      {copies.extra} recordings are exact copies of others; "
+            f"{copies.across_patients} signals stand under several patients, "
+            f"{copies.across_splits} of them in several splits"
+        )
+    if copies.across_splits:
+        yield (
+            "            a test result would be too good: give both the same patient id in a table "
+            "(--table), or take one away"
+        )
+    if summary.patient_unknown:
+        yield (
+            f"persons     {summary.patient_unknown} recordings name no patient and count as a "
+            "person each: one person may stand in two splits; name them in a table (--table)"
+        )
+    if summary.unmapped:
+        total = sum(summary.unmapped.values())
+        common = ", ".join(list(summary.unmapped)[:5])
+        yield f"codes       {len(summary.unmapped)} unknown, {total} times (most: {common})"
+    if summary.values_dropped:
+        yield f"values      {summary.values_dropped} stated values are out of range and left out"
+    if summary.others:
+        held = ", ".join(f"{n} {name}" for name, n in list(summary.others.items())[:6])
+        yield f"other files {held}: no recordings"
+    if summary.closed_folders:
+        yield (
+            f"closed      {summary.closed_folders} folders cannot be opened; correct their "
+            "permissions and run again"
+        )

@@ -1,0 +1,74 @@
+"""Recordings of a patient -> studies: a CMR and the ECG nearest to it, the others on their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Literal
+
+from cardionets_core.preparation.identity import Salt
+
+PAIR_DAYS = 365
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """What pairing needs of an outcome.
+
+    A CMR may have values (phenotypes of its masks) and no files: it serves the ECG beside it, and
+    makes no study alone.
+    """
+
+    item: str
+    modality: Literal["ecg", "cmr"]
+    patient: str
+    day: int | None
+    has_files: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """One row of the manifest: the items of an ECG, of a CMR, or of both (ECG first)."""
+
+    patient: str
+    study_id: str
+    items: tuple[str, ...]
+
+
+def studies_of(recordings: Iterable[Recording], *, salt: Salt, pair_days: int) -> list[Study]:
+    """Join recordings to studies; sorted by patient and study.
+
+    Of all ECG-CMR pairs of a patient at most `pair_days` apart the closest is taken first, and no
+    recording stands in two studies. Where days are unknown, a pair is made only of a patient's one
+    ECG and one CMR.
+    """
+    studies = []
+    ordered = sorted(recordings, key=lambda r: (r.patient, r.item))
+    for patient, group in groupby(ordered, key=lambda r: r.patient):
+        own = list(group)
+        pairs = _pairs(own, pair_days)
+        paired = {item for pair in pairs for item in pair}
+        alone = [(r.item,) for r in own if r.item not in paired and r.has_files]
+        studies += [Study(patient, salt.study_key(items), items) for items in (*pairs, *alone)]
+    return sorted(studies, key=lambda s: (s.patient, s.study_id))
+
+
+def _pairs(own: Sequence[Recording], pair_days: int) -> list[tuple[str, str]]:
+    ecgs = [r for r in own if r.modality == "ecg"]
+    cmrs = [r for r in own if r.modality == "cmr"]
+    if len(ecgs) == len(cmrs) == 1 and (ecgs[0].day is None or cmrs[0].day is None):
+        return [(ecgs[0].item, cmrs[0].item)]
+    distances = sorted(
+        (abs(ecg.day - cmr.day), ecg.item, cmr.item)
+        for cmr in cmrs
+        for ecg in ecgs
+        if ecg.day is not None and cmr.day is not None
+    )
+    pairs: list[tuple[str, str]] = []
+    taken: set[str] = set()
+    for days, ecg, cmr in distances:
+        if days <= pair_days and not taken & {ecg, cmr}:
+            pairs.append((ecg, cmr))
+            taken |= {ecg, cmr}
+    return pairs

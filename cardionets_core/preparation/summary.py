@@ -1,0 +1,190 @@
+"""What a preparation found, as numbers: for the screen, the report and the check."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+
+from cardionets_core.data.manifest import SPLITS, split_of
+from cardionets_core.preparation.identity import Salt
+from cardionets_core.preparation.neutral import PATIENT_UNKNOWN, VALUES_DROPPED
+from cardionets_core.preparation.outcome import Outcome
+from cardionets_core.preparation.studies import Recording, Study
+from cardionets_core.vocabulary import DISEASES
+
+
+@dataclass
+class Tally:
+    """Counts over all outcomes, made in one pass.
+
+    Attributes:
+        items: "ecg used", "cmr refused", ... -> how many.
+        kinds: reader -> items that can be used.
+        refused: "what code" -> how many.
+        views: cine column -> how many.
+        known: phenotype or disease -> outcomes that know it.
+        present: disease -> outcomes that state it.
+        unmapped: "system:code" -> how often.
+        patient_unknown: recordings whose patient nobody names.
+        values_dropped: stated values outside of what they can be.
+        age_unknown: usable recordings without an age.
+    """
+
+    items: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
+    views: Counter[str] = field(default_factory=Counter)
+    known: Counter[str] = field(default_factory=Counter)
+    present: Counter[str] = field(default_factory=Counter)
+    unmapped: Counter[str] = field(default_factory=Counter)
+    patient_unknown: int = 0
+    values_dropped: int = 0
+    age_unknown: int = 0
+
+    def add(self, outcome: Outcome) -> None:
+        """Count one outcome."""
+        self.items[f"{outcome.modality} {outcome.status}"] += 1
+        self.refused.update(f"{what} {code}" for what, code in outcome.refused)
+        if outcome.status == "refused":
+            return
+        self.kinds[outcome.kind] += 1
+        self.views.update(name for name in outcome.files if name != "ecg")
+        self.known.update(outcome.values.keys())
+        self.present.update(k for k, v in outcome.values.items() if k in DISEASES and v == 1)
+        self.unmapped.update(outcome.unmapped)
+        self.patient_unknown += outcome.quality.get(PATIENT_UNKNOWN) == 1
+        self.values_dropped += int(float(outcome.quality.get(VALUES_DROPPED, 0.0)))
+        self.age_unknown += math.isnan(outcome.age)
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Recordings with exactly the same signal.
+
+    Attributes:
+        extra: recordings beyond the first of each signal.
+        across_patients: signals that stand under more than one patient.
+        across_splits: of those, the ones whose patients are in different splits: a test case that
+            was trained on.
+    """
+
+    extra: int
+    across_patients: int
+    across_splits: int
+
+
+@dataclass(frozen=True)
+class PrepareSummary:
+    """The numbers of a prepared site. No id, no path.
+
+    Attributes:
+        new: items read in this run; `unchanged`: not read again; `gone`: dropped, no longer there.
+        items, kinds, refused, views, known, present, unmapped: see `Tally`.
+        patients, studies, pairs: of the manifest.
+        splits: split -> patients.
+        copies: exact duplicates.
+        table: rows, columns that were not used, and column: problem -> cells; empty without one.
+        others: class of file -> files that no reader is for.
+        closed_folders: folders that could not be opened.
+        cached: preset -> studies whose arrays are ready.
+        manifest_changed: whether this run changed the manifest.
+        seconds: how long this run took.
+    """
+
+    new: int
+    unchanged: int
+    gone: int
+    items: dict[str, int]
+    kinds: dict[str, int]
+    refused: dict[str, int]
+    views: dict[str, int]
+    known: dict[str, int]
+    present: dict[str, int]
+    unmapped: dict[str, int]
+    patient_unknown: int
+    values_dropped: int
+    age_unknown: int
+    patients: int
+    studies: int
+    pairs: int
+    splits: dict[str, int]
+    copies: Copies
+    table: dict[str, int]
+    others: dict[str, int]
+    closed_folders: int
+    manifest_changed: bool
+    cached: dict[str, int]
+    seconds: float
+
+    @property
+    def used(self) -> int:
+        """How many items can be used, wholly or in part."""
+        return sum(n for name, n in self.items.items() if not name.endswith(" refused"))
+
+    def as_mapping(self) -> dict[str, object]:
+        """Return plain values, as report.json holds them."""
+        return asdict(self)
+
+
+def patients_by_split(studies: Iterable[Study], salt: Salt) -> dict[str, int]:
+    """Return split -> patients.
+
+    Raises:
+        AssertionError: a patient stands in two splits, which the rule of `split_of` rules out.
+    """
+    split_by_patient: dict[str, str] = {}
+    for study in studies:
+        split = split_of(study.patient, salt=salt.text)
+        if split_by_patient.setdefault(study.patient, split) != split:
+            raise AssertionError("a patient stands in two splits")
+    counted = Counter(split_by_patient.values())
+    return {name: counted[name] for name in SPLITS}
+
+
+def copies_of(signals: Iterable[tuple[str, str]], salt: Salt) -> Copies:
+    """Count exact copies among (content, patient) of all usable recordings."""
+    owners: dict[str, str | set[str]] = {}
+    extra = 0
+    for content, patient in signals:
+        if content not in owners:
+            owners[content] = patient
+            continue
+        extra += 1
+        before = owners[content]
+        # one string per signal, a set only where a second patient turns up: half the memory
+        if before != patient:
+            owners[content] = {patient, *([before] if isinstance(before, str) else before)}
+    shared = [patients for patients in owners.values() if isinstance(patients, set)]
+    splits = [{split_of(p, salt=salt.text) for p in patients} for patients in shared]
+    return Copies(extra, len(shared), sum(len(found) > 1 for found in splits))
+
+
+def one_pass(
+    outcomes: Callable[[], Iterator[Outcome]], salt: Salt
+) -> tuple[Tally, Copies, list[Recording]]:
+    """Read all outcomes once; return their counts, copies, and what studies are made of."""
+    tally = Tally()
+    recordings: list[Recording] = []
+
+    def signals() -> Iterator[tuple[str, str]]:
+        for outcome in outcomes():
+            tally.add(outcome)
+            if outcome.status != "refused":
+                has_files = bool(outcome.files)
+                recordings.append(
+                    Recording(
+                        outcome.item, outcome.modality, outcome.patient, outcome.day, has_files
+                    )
+                )
+                if outcome.content:
+                    yield outcome.content, outcome.patient
+
+    copies = copies_of(signals(), salt)
+    return tally, copies, recordings
+
+
+def pairs_in(studies: Sequence[Study]) -> int:
+    """Return how many studies have an ECG and a CMR."""
+    return sum(len(study.items) > 1 for study in studies)
