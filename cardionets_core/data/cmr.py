@@ -18,7 +18,7 @@ MAX_SLICES = 64
 PHASES = (4, 300)
 MAX_VOXELS = 200_000_000
 PIXEL_MM = (0.3, 6.0)
-SLICE_MM = (1.0, 30.0)
+ALONG_AN_AXIS = 0.9999
 CYCLE_S = (0.2, 3.0)
 """Shortest and longest cardiac cycle that is believed (20 to 300 beats a minute)."""
 
@@ -51,11 +51,15 @@ class MaskStack:
             where the file says how the stack lay in the patient.
         pixel_mm: height and width of a pixel.
         slice_mm: from the middle of one slice to that of the next.
+        right_handed: True where columns, rows and slices are known to be a right-handed triple in
+            the patient; None where the file does not know. One that calls the stack exactly axial
+            does not: no short axis is.
     """
 
     masks: NDArray[np.uint8]
     pixel_mm: tuple[float, float]
     slice_mm: float
+    right_handed: bool | None = None
 
 
 def read_nifti(
@@ -119,9 +123,11 @@ def read_masks(paths: list[Path], *, root: Path) -> MaskStack:
     first = headers[0]
     if any((h.shape, h.place) != (first.shape, first.place) for h in headers):
         raise RecordRefused("image_shape", "phases differ in size or orientation")
-    pixel_mm, slice_mm = _pixel_mm(first), _slice_mm(first)
+    pixel_mm = _pixel_mm(first)
     every = np.concatenate([_labels(header) for header in headers])
-    return MaskStack(every, pixel_mm, slice_mm)
+    normal = np.abs(first.place[1].normal)
+    right_handed = True if normal.any() and normal.max() < ALONG_AN_AXIS else None
+    return MaskStack(every, pixel_mm, first.slice_mm, right_handed)
 
 
 def check_phases(phases: int) -> None:
@@ -155,12 +161,6 @@ def _pixel_mm(header: NiftiHeader) -> tuple[float, float]:
     if not all(PIXEL_MM[0] <= size <= PIXEL_MM[1] for size in (row, column)):
         raise RecordRefused("spacing", f"{row:.3g} x {column:.3g} mm")
     return row, column
-
-
-def _slice_mm(header: NiftiHeader) -> float:
-    if not SLICE_MM[0] <= header.slice_mm <= SLICE_MM[1]:
-        raise RecordRefused("spacing", f"slices {header.slice_mm:.3g} mm apart")
-    return header.slice_mm
 
 
 def _cycle_s(header: NiftiHeader) -> float | None:

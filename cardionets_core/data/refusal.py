@@ -101,6 +101,18 @@ REASONS: dict[str, tuple[str, str]] = {
         "several files could be the same thing",
         "keep one of them",
     ),
+    "unknown_view": (
+        "the name of the file does not say which view it is",
+        "name it <patient>_4ch.nii.gz or <patient>_sax.nii.gz",
+    ),
+    "mask_labels": (
+        "the numbers in the mask are not those of left ventricle, myocardium, right ventricle",
+        "label them 1, 2 and 3",
+    ),
+    "zip": (
+        "the archive is damaged or encrypted",
+        "download it again",
+    ),
     "no_pixels": (
         "the DICOM objects of the study are no images",
         "export the images themselves",

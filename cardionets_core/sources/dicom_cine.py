@@ -63,19 +63,22 @@ class _Slice:
         return len(self.frames) >= self.first.expected and not _has_gap(self.frames)
 
 
-def read_cine_study(images: Iterable[OpenImage], *, study: str = "") -> SourceCmr:
+def read_cine_study(
+    images: Iterable[OpenImage], *, study: str = "", one_patient: bool = True
+) -> SourceCmr:
     """Read a study from all its files.
 
     Args:
         images: readers of its files; what is no image is passed over.
         study: its StudyInstanceUID; an image of another study is refused. "" for any.
+        one_patient: whether images of different PatientIDs are refused.
 
     Raises:
         RecordRefused: `no_pixels` where no file is an image, `several_studies`, `too_large`, or why
             no image could be read.
     """
     frames, facts, refused = _collect(images, study)
-    if len({frame.patient for frame in frames}) > 1:
+    if one_patient and len({frame.patient for frame in frames}) > 1:
         raise RecordRefused("several_studies")
     slices = [_ordered(group) for group in _by_place(frames)]
     stacks = _stacks([s for s in slices if len(s.frames) > 1])

@@ -1,0 +1,228 @@
+"""A hospital's CMR folder -> its studies, whatever its layout, and each of them read.
+
+    acdc    a folder with Info.cfg            mnms   CODE/CODE_sa.nii.gz and the data set's table
+    ukb     EID_20208_2_0, EID_20209_2_0      nifti  <patient>_4ch.nii.gz, <patient>_sax.nii.gz
+    dicom   everything else that is DICOM, gathered by StudyInstanceUID
+
+Links and hidden files are not followed; a DICOMDIR is never asked where files are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from cardionets_core.data.paths import file_inside, inside
+from cardionets_core.data.refusal import RecordRefused
+from cardionets_core.sources import mnms
+from cardionets_core.sources.acdc import is_patient_folder, read_acdc
+from cardionets_core.sources.cmr_item import CmrItem
+from cardionets_core.sources.dicom import Dataset, is_dicom, read_dataset, text_of
+from cardionets_core.sources.dicom_cine import read_cine_study
+from cardionets_core.sources.dicom_frames import OpenImage
+from cardionets_core.sources.nifti_studies import items_of, read_nifti_study
+from cardionets_core.sources.recording import Facts, Person, SourceCmr
+from cardionets_core.sources.ukb_bulk import participant_of, read_ukb
+
+__all__ = ["CmrItem", "find_cmr", "read_cmr"]
+
+_NIFTI = (".nii", ".nii.gz")
+_NEVER_DICOM = tuple(
+    ".txt .csv .cvs .json .cfg .xml .pdf .zip .gz .nii .png .jpg .jpeg .md .html .xlsx".split()
+)
+
+MOST_FILES = 50_000
+"""Of one study."""
+
+
+def find_cmr(folder: Path) -> Iterator[CmrItem]:
+    """Yield the studies below `folder`; DICOM studies and UK Biobank's last.
+
+    Of DICOM files two of each folder are opened, and all of them where those two differ in their
+    study.
+    """
+    visits: dict[tuple[str, str], list[str]] = {}
+    studies: dict[str, list[str]] = {}
+    tables: dict[str, str] = {}
+    closed: list[OSError] = []
+    for below, folders, files in _walk(folder, closed):
+        prefix = f"{below}/" if below else ""
+        for name in (*folders, *files):
+            visit = participant_of(name)
+            if visit:
+                visits.setdefault(visit, []).append(prefix + name)
+        for name in files:
+            if name.lower().endswith(".csv") and mnms.is_table(_first_line(folder / below / name)):
+                tables[below] = prefix + name
+        folders[:] = [name for name in folders if participant_of(name) is None]
+        yield from _nifti_items(below, files, tables)
+        for study, member in _dicom_members(folder, below, files):
+            studies.setdefault(study, []).append(member)
+    yield from _visit_items(visits)
+    yield from _study_items(studies)
+    for error in closed:
+        yield CmrItem("cmr_closed", Path(error.filename).relative_to(folder).as_posix())
+
+
+def read_cmr(item: CmrItem, *, root: Path) -> SourceCmr:
+    """Read one study.
+
+    Args:
+        item: from `find_cmr`.
+        root: the folder that was given to it; no file outside of it is opened.
+
+    Raises:
+        RecordRefused: where nothing of the study can be used; what is wrong with one view stands in
+            `SourceCmr.refused`.
+    """
+    if item.kind == "cmr_closed":
+        raise RecordRefused("no_access")
+    if item.layout == "acdc":
+        found = read_acdc(item, root=root)
+    elif item.layout == "mnms":
+        found = mnms.read_mnms(item, root=root)
+    elif item.layout == "nifti":
+        found = read_nifti_study(item, root=root)
+    elif item.layout == "ukb":
+        found = read_ukb(item, root=root, images_in=partial(_images, root))
+    else:
+        images = [image for member in item.members for image in _images(root, member)]
+        found = read_cine_study(images, study=item.part)
+    named = Facts(person=Person(patient_id=item.patient))
+    found = SourceCmr(found.views, found.refused, found.facts.or_else(named))
+    if not found.views and not found.facts.values:
+        raise RecordRefused(next(iter(found.refused.values()), "no_cine"))
+    return found
+
+
+def _walk(root: Path, closed: list[OSError]) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yield (relative folder, folders, files), sorted, without links and hidden names.
+
+    What cannot be listed goes to `closed`.
+    """
+    for place, folders, files in os.walk(root, onerror=closed.append):
+        folders[:] = sorted(n for n in folders if _is_own(place, n))
+        below = Path(place).relative_to(root).as_posix()
+        own = sorted(n for n in files if _is_own(place, n))
+        yield "" if below == "." else below, folders, own
+
+
+def _is_own(place: str, name: str) -> bool:
+    return not name.startswith(".") and not os.path.islink(os.path.join(place, name))
+
+
+def _first_line(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return file.read(4096).decode("utf-8-sig", "replace").partition("\n")[0]
+    except OSError:  # a table that cannot be opened is none; its studies are read without it
+        return ""
+
+
+def _nifti_items(below: str, files: list[str], tables: dict[str, str]) -> Iterator[CmrItem]:
+    names = [name for name in files if name.lower().endswith(_NIFTI)]
+    lower = frozenset(name.lower() for name in files)
+    prefix, folder = (f"{below}/" if below else ""), PurePosixPath(below).name
+    if not names:
+        return
+    if is_patient_folder(lower):
+        members = [n for n in files if n in names or n.lower() == "info.cfg"]
+        paths = tuple(prefix + n for n in members)
+        yield CmrItem("cmr_acdc", below or ".", layout="acdc", patient=folder, members=paths)
+        return
+    table = next((tables[p] for p in _ancestors(below) if p in tables), None)
+    code = mnms.code_of(folder, lower)
+    if code and (table or any("_sa_gt." in name for name in lower)):
+        paths = tuple(prefix + n for n in names) + ((table,) if table else ())
+        yield CmrItem("cmr_mnms", below, layout="mnms", patient=code, members=paths)
+        return
+    yield from items_of(below, names)
+
+
+def _ancestors(below: str) -> Iterator[str]:
+    path = PurePosixPath(below)
+    for place in (path, *path.parents):
+        yield "" if place == PurePosixPath(".") else place.as_posix()
+
+
+def _visit_items(visits: dict[tuple[str, str], list[str]]) -> Iterator[CmrItem]:
+    for (eid, instance), members in visits.items():
+        place = _common_folder([m.rpartition("/")[0] for m in members])
+        part = f"{eid}_{instance}"
+        yield CmrItem(
+            "cmr_ukb", place, part, layout="ukb", patient=eid, members=tuple(sorted(members))
+        )
+
+
+def _study_items(studies: dict[str, list[str]]) -> Iterator[CmrItem]:
+    for study, members in studies.items():
+        place = _common_folder([m if m.endswith("/") else m.rpartition("/")[0] for m in members])
+        paths = tuple(sorted(m.rstrip("/") or "." for m in members))
+        part = "" if study.startswith("/") else study
+        yield CmrItem("cmr_dicom", place, part, layout="dicom", members=paths)
+
+
+def _common_folder(folders: list[str]) -> str:
+    return os.path.commonpath([f.strip("/") for f in folders]) if all(folders) else "."
+
+
+def _dicom_members(root: Path, below: str, files: list[str]) -> Iterator[tuple[str, str]]:
+    """Yield (study, member): the folder itself, ending in "/", or each file of a mixed one.
+
+    A study without a number is the folder's own, "/" and its path.
+    """
+    candidates = [n for n in files if not n.lower().endswith(_NEVER_DICOM)]
+    prefix = f"{below}/" if below else ""
+    own = f"/{below}"
+    ends = [_first_study(root, prefix, names) for names in (candidates, candidates[::-1])]
+    if ends[0] is None:
+        return
+    if ends[0] == ends[1]:
+        yield ends[0] or own, prefix or "/"
+        return
+    for name in candidates:
+        study = _study_of(root, prefix + name)
+        if study is not None:
+            yield study or own, prefix + name
+
+
+def _first_study(root: Path, prefix: str, names: list[str]) -> str | None:
+    studies = (_study_of(root, prefix + name) for name in names)
+    return next((study for study in studies if study is not None), None)
+
+
+def _study_of(root: Path, relative: str) -> str | None:
+    """Return the StudyInstanceUID of a file, "" where it has none, None where it is no image."""
+    try:
+        path = file_inside(root, relative)
+        with path.open("rb") as file:
+            if not is_dicom(file.read(132)):
+                return None
+        dataset = read_dataset(path, pixels=False, root=root)
+    except (RecordRefused, OSError):
+        return None
+    return text_of(dataset, "StudyInstanceUID") if "Rows" in dataset else None
+
+
+def _images(root: Path, member: str) -> Iterator[OpenImage]:
+    """Yield the files of a member: itself, or those of a folder."""
+    path = root if member == "." else inside(root, member)
+    if not path.is_dir():
+        yield partial(_open, path, root)
+        return
+    names = sorted(name for name in os.listdir(path) if _is_own(str(path), name))
+    if len(names) > MOST_FILES:
+        raise RecordRefused("too_large", f"{len(names)} files in a folder")
+    for name in names:
+        file = path / name
+        if file.is_dir():
+            if participant_of(path.name):  # unpacked archives may have folders inside
+                yield from _images(root, file.relative_to(root).as_posix())
+        elif not name.lower().endswith(_NEVER_DICOM):
+            yield partial(_open, file, root)
+
+
+def _open(path: Path, root: Path, pixels: bool) -> Dataset:
+    return read_dataset(path, pixels=pixels, root=root)
