@@ -20,7 +20,7 @@ from typing import Literal
 
 import numpy as np
 
-from cardionets_core.data.cmr import CineVolume
+from cardionets_core.data.cmr import CineVolume, read_nifti
 from cardionets_core.data.cmr_write import write_nifti
 from cardionets_core.data.ecg import EcgRecord, read_wfdb
 from cardionets_core.data.ecg_write import content_of, write_wfdb
@@ -29,7 +29,10 @@ from cardionets_core.data.transforms import SHORTEST_SECONDS
 from cardionets_core.errors import DataError
 from cardionets_core.preparation.identity import Salt
 from cardionets_core.preparation.recognise import read_ecg
+from cardionets_core.quality.grades import grade
+from cardionets_core.sources.cmr_layouts import CmrItem, read_cmr
 from cardionets_core.sources.recording import Facts, SourceItem
+from cardionets_core.vocabulary import VIEWS
 
 Modality = Literal["ecg", "cmr"]
 
@@ -45,7 +48,7 @@ class DiskFullError(DataError):
     """The disk of the prepared folder is full: this ends the preparation, not one item."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Work:
     """One item to prepare: its key and where it lies."""
 
@@ -117,7 +120,7 @@ def convert(work: Work, places: Places) -> Converted:
         code = error.code
     except DiskFullError:
         raise
-    except OSError:
+    except OSError:  # permissions, a disk or a network: the item's own, or they all are refused
         code = "io_error"
     except MemoryError:
         code = "too_large"
@@ -151,7 +154,7 @@ def _ecg(work: Work, places: Places) -> Converted:
         facts=_plain(source.facts),
         files={"ecg": name},
         content=content,
-        quality=_ecg_quality(kept) | {"seconds": round(seconds, 2)},
+        quality=_ecg_quality(kept, seconds),
     )
 
 
@@ -170,10 +173,11 @@ def _write_ecg(record: EcgRecord, content: str, out: Path) -> tuple[EcgRecord, s
     return kept, header.relative_to(out).as_posix()
 
 
-def _ecg_quality(record: EcgRecord) -> dict[str, float | str]:
-    return {
+def _ecg_quality(record: EcgRecord, seconds: float) -> dict[str, float | str]:
+    return grade(record).to_row() | {
         "sampling_rate_hz": record.sampling_rate_hz,
         "leads": float(record.lead_mask.sum()),
+        "seconds": round(seconds, 2),
     }
 
 
@@ -183,11 +187,50 @@ def _plain(facts: Facts) -> Facts:
 
 
 def _cmr(work: Work, places: Places) -> Converted:
-    raise RecordRefused("file_type")
+    item = work.source
+    if not isinstance(item, CmrItem):
+        raise TypeError("a CMR comes as a CmrItem")
+    source = read_cmr(item, root=places.roots["cmr"])
+    files, contents = {}, []
+    refused = dict(source.refused)
+    for view, volume in sorted(source.views.items()):
+        try:
+            files[f"cine_{view}"], content = _write_cine(volume, places)
+            contents.append(f"{view} {content}")
+        except RecordRefused as error:
+            refused[view] = error.code
+    return Converted(
+        work.item,
+        "cmr",
+        item.kind,
+        refused=tuple(
+            (f"cine_{what}" if what in VIEWS else "study", code)
+            for what, code in sorted(refused.items())
+        ),
+        facts=_plain(source.facts),
+        files=files,
+        content=places.salt.content_key(" ".join(contents).encode()) if contents else "",
+        quality=_cmr_quality(source.views),
+    )
 
 
-def _write_cine(view: str, volume: CineVolume, places: Places) -> tuple[str, str]:
-    """Write one view; return its name and the key of its content."""
+def _cmr_quality(views: Mapping[str, CineVolume]) -> dict[str, float | str]:
+    row: dict[str, float | str] = {}
+    for view, volume in views.items():
+        row[f"phases_{view}"] = float(len(volume.frames))
+        row[f"pixel_mm_{view}"] = round(sum(volume.pixel_mm) / 2, 3)
+        row[f"heart_known_{view}"] = float(volume.heart_mm is not None)
+        if volume.cycle_s is not None:
+            row[f"cycle_s_{view}"] = round(volume.cycle_s, 3)
+    return row
+
+
+def _write_cine(volume: CineVolume, places: Places) -> tuple[str, str]:
+    """Write one view and see that it can be read; return its name and the key of its content.
+
+    Raises:
+        RecordRefused: what was written is refused by the reader of all trainings.
+    """
     frames = np.ascontiguousarray(volume.frames, dtype="<f4")
     facts = f"cine {frames.shape} {volume.pixel_mm} {volume.cycle_s} {volume.heart_mm}"
     content = places.salt.content_key(facts.encode() + frames.tobytes())
@@ -197,6 +240,8 @@ def _write_cine(view: str, volume: CineVolume, places: Places) -> tuple[str, str
         try:
             with _room():
                 write_nifti(temporary, volume)
+            read_nifti(temporary, root=places.out)
+            with _room():
                 os.replace(temporary, file)
         finally:
             temporary.unlink(missing_ok=True)

@@ -83,7 +83,7 @@ class Neutraliser:
 
     def _facts(self, own: Facts, source: SourceItem) -> Facts:
         """Join what the recording, the folder and the table say; the table names the patient."""
-        hint = str(getattr(source, "patient_hint", ""))
+        hint = str(getattr(source, "patient", ""))
         own = own.or_else(Facts(person=Person(patient_id=hint)))
         if self.table is None:
             return own

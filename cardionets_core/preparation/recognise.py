@@ -6,7 +6,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol, cast
 
-from cardionets_core.sources import wfdb_records
+from cardionets_core.sources import (
+    arrays,
+    cardiosoft,
+    dicom_ecg,
+    ge_muse,
+    hl7_aecg,
+    philips_sierra,
+    wfdb_records,
+)
 from cardionets_core.sources.recording import SourceEcg
 
 HEAD_BYTES = 4096
@@ -29,8 +37,8 @@ class EcgReader(Protocol):
         ...
 
 
-_MODULES = (wfdb_records,)
-READERS = {module.KIND: cast(EcgReader, module) for module in _MODULES}
+_MODULES = (wfdb_records, dicom_ecg, hl7_aecg, philips_sierra, ge_muse, cardiosoft)
+READERS = {reader.KIND: cast(EcgReader, reader) for reader in (*_MODULES, *arrays.READERS)}
 """Kind -> its reader, in the order in which they are asked."""
 
 

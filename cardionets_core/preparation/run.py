@@ -155,6 +155,8 @@ def _all_items(
     scan = Scan(salt, settings, journal, frozenset(left_out))
     if "ecg" in roots:
         yield from scan.ecgs(roots["ecg"], sighting)
+    if "cmr" in roots:
+        yield from scan.cmrs(roots["cmr"], sighting)
 
 
 def _digest_of(table: Table | None) -> str:

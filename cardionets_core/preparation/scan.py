@@ -18,6 +18,7 @@ from cardionets_core.preparation.convert import Modality, Work
 from cardionets_core.preparation.identity import Salt
 from cardionets_core.preparation.journal import Journal
 from cardionets_core.preparation.recognise import HEAD_BYTES, kind_of, parts_of
+from cardionets_core.sources.cmr_layouts import CmrItem, find_cmr
 from cardionets_core.sources.recording import SourceItem
 from cardionets_core.sources.wfdb_records import KIND as WFDB
 from cardionets_core.sources.wfdb_records import segments_of
@@ -47,7 +48,7 @@ class Listed:
     changed: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Found:
     """An item, the state of its files, their bytes, and whether there is nothing to do for it."""
 
@@ -93,6 +94,11 @@ class Scan:
         for folder, files in walk(root, sighting, leave_out=self.leave_out):
             yield from self._folder(root, folder, files, sighting)
 
+    def cmrs(self, root: Path, sighting: Sighting) -> Iterator[Found]:
+        """Yield every CMR study below `root`."""
+        for item in find_cmr(root):
+            yield self.found("cmr", item, _members(root, item))
+
     def state_of(self, files: list[Listed]) -> str:
         """Return the digest of the state that these files are in."""
         return self.salt.state_key(f"{self.settings}\n{sorted(map(repr, files))}")
@@ -112,11 +118,14 @@ class Scan:
         stems: dict[str, list[Listed]] = {}
         for file in files:
             stems.setdefault(_stem(file.name), []).append(file)
+        schemas = {f.name: f for f in files if f.name.endswith("schema.json")}
         new: list[tuple[Listed, list[Listed], str]] = []
         for file in files:
             group = stems[_stem(file.name)]
             if _is_beside_header(file, group):
                 continue
+            own_schema = (f"{file.name}.schema.json", "schema.json")
+            group = group + [schemas[name] for name in own_schema if name in schemas]
             done = self.found("ecg", SourceItem("", prefix + file.name), group)
             if done.is_done:
                 yield done
@@ -207,6 +216,31 @@ def _sorted_out(
             facts = entry.stat(follow_symlinks=False)
             files.append(Listed(entry.name, facts.st_size, facts.st_mtime_ns))
     return files, folders
+
+
+def _members(root: Path, item: CmrItem) -> list[Listed]:
+    """Return the files of a study as they are now; names are paths below `root`."""
+    listed: list[Listed] = []
+    for member in item.members:
+        place = root if member == "." else root / member
+        if not place.is_dir():
+            listed += _listed(place, member)
+            continue
+        for folder, _, files in os.walk(place):
+            below = Path(folder).relative_to(root).as_posix()
+            for name in files:
+                listed += _listed(Path(folder) / name, f"{below}/{name}")
+            if item.layout != "ukb":
+                break  # folders below are studies of their own
+    return listed
+
+
+def _listed(path: Path, name: str) -> list[Listed]:
+    try:
+        facts = path.stat()
+    except OSError:  # its reader will say so
+        return []
+    return [Listed(name, facts.st_size, facts.st_mtime_ns)]
 
 
 def _stem(name: str) -> str:

@@ -11,15 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import date, datetime
 from math import isnan, nan
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cardionets_core.data.cmr import CineVolume
     from cardionets_core.data.ecg import EcgRecord
     from cardionets_core.labels.code import Code
-
-NOTHING: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,7 @@ class Facts:
     person: Person = Person()
     recorded: datetime | None = field(default=None, repr=False)
     codes: tuple[Code, ...] = field(default=(), repr=False)
-    values: Mapping[str, float] = field(default_factory=lambda: NOTHING, repr=False)
+    values: Mapping[str, float] = field(default_factory=dict, repr=False)
 
     def or_else(self, other: Facts) -> Facts:
         """Return these facts, with what is unknown taken from `other`; codes of both."""
