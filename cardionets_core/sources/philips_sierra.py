@@ -41,8 +41,8 @@ FINEST_UV, COARSEST_UV = 0.01, 1000.0
 
 _COMPRESSED = "xli"
 _PLAIN = ("", "none", "uncompressed")
-_LARGEST_MISFIT_MV = 0.05
-"""Between III and II - I in plain samples: rounding and the devices' filters."""
+_LARGEST_MISFIT = 10
+"""Between III and II - I in plain samples, in units of the resolution: rounding and filters."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,8 @@ def read(path: Path, part: str, *, root: Path) -> SourceEcg:
     waves = safe_xml.need(tree, ".//parsedwaveforms")
     layout = _layout(tree, waves)
     leads = _cut_calibration(_samples(waves, layout))
+    if not layout.compressed:
+        _check_order(leads, layout)
     scale = layout.resolution_uv
     values = [(lead - layout.offset) * scale for lead in leads]
     record = ecg_record(layout.names, ["uV"] * len(values), values, layout.rate_hz)
@@ -150,18 +152,16 @@ def _samples(waves: Element, layout: _Layout) -> NDArray[np.int64]:
     if len(data) < 2 * count * layout.samples:
         raise RecordRefused("truncated")
     plain = np.frombuffer(data, dtype="<i2", count=count * layout.samples)
-    leads_first = plain.astype(np.int64).reshape(count, layout.samples)
-    _check_plain(leads_first, layout)
-    return leads_first
+    return plain.astype(np.int64).reshape(count, layout.samples)
 
 
-def _check_plain(samples: NDArray[np.int64], layout: _Layout) -> None:
+def _check_order(samples: NDArray[np.int64], layout: _Layout) -> None:
     """Refuse samples of another order than assumed: III would not be II - I."""
     lead: dict[str, Samples] = dict(zip(layout.names, samples, strict=True))
     if not {"I", "II", "III"} <= set(lead):
         raise RecordRefused("unreadable", "plain samples whose order cannot be checked")
-    misfit_uv = np.abs(lead["II"] - lead["I"] - lead["III"] + layout.offset) * layout.resolution_uv
-    if float(np.median(misfit_uv)) > _LARGEST_MISFIT_MV * 1000:
+    misfit = np.abs(lead["II"] - lead["I"] - lead["III"] + layout.offset)
+    if float(np.percentile(misfit, 99)) > _LARGEST_MISFIT:
         raise RecordRefused("unreadable", "III is not II - I")
 
 

@@ -30,9 +30,10 @@ def heart():
         phase = (t * 1.2 + 0.1 * seed) % 1.0
         qrs = np.exp(-0.5 * ((phase - 0.3) / 0.012) ** 2)
         wave = 0.3 * np.exp(-0.5 * ((phase - 0.6) / 0.05) ** 2)
-        one, two = 0.7 * qrs + wave, 1.1 * qrs + 1.2 * wave
+        sway = 0.05 * np.sin(2 * np.pi * 0.3 * t + 0.4)
+        one, two = 0.7 * qrs + wave + sway, 1.1 * qrs + 1.2 * wave - 0.6 * sway
         limbs = [one, two, two - one, -(one + two) / 2, one - two / 2, two - one / 2]
-        return np.stack(limbs + [(k - 2) * 0.4 * qrs + 0.2 * k * wave for k in range(6)])
+        return np.stack(limbs + [(k - 2) * 0.4 * qrs + 0.2 * k * wave + k * sway for k in range(6)])
 
     return make
 
@@ -49,3 +50,105 @@ def code_of():
         return None
 
     return call
+
+
+# ------------------------------------------------------------------- CMR: hearts of known volume
+
+SAX_ACROSS = (0.698629, 0.714773, -0.0318918)
+SAX_DOWN = (-0.298901, 0.251078, -0.920661)
+"""LPS directions of columns and rows of a short axis (those of the Sunnybrook images)."""
+
+
+@pytest.fixture(scope="session")
+def beating():
+    """A cylinder that beats: grey int16 and labels uint8, both [phases, slices, h, w].
+
+    Labels: 1 left ventricle, radius 22 to 15 mm; 2 myocardium, 8 mm around it; 3 right ventricle, a
+    square of 24 x 30 to 16 x 30 mm. Pixels of 1.5 mm. Every slice has its own level of grey.
+    """
+
+    def make(phases=8, slices=6, shape=(64, 72)):
+        rows, columns = (np.arange(n) * 1.5 for n in shape)
+        distance = np.hypot(rows[:, None] - 48.0, columns[None] - 66.0)
+        moment = 0.5 + 0.5 * np.cos(2 * np.pi * np.arange(phases) / phases)
+        labels = np.zeros((phases, slices, *shape), np.uint8)
+        for k, share in enumerate(moment):
+            radius, width = 15 + 7 * share, 16 + 8 * share
+            right = (abs(rows[:, None] - 48) <= 15) & (columns[None] >= 34 - width)
+            labels[k, :, right & (columns[None] < 34)] = 3
+            labels[k, :, distance < radius + 8] = 2
+            labels[k, :, distance < radius] = 1
+        grey = np.array([50, 800, 200, 700])[labels]
+        grey = grey + np.arange(slices)[:, None, None] + np.indices(shape)[0] % 7
+        return grey.astype(np.int16), labels
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def mr_image():
+    """A data set of one MR image, made with pydicom from the tags that scanners write."""
+    import pydicom
+    from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+
+    def make(pixels, *, position=(0.0, 0.0, 0.0), series="1.2.3.1", study="1.2.3", **tags):
+        meta = pydicom.dataset.FileMetaDataset()
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        meta.MediaStorageSOPClassUID = MRImageStorage
+        meta.MediaStorageSOPInstanceUID = tags.pop("uid", None) or generate_uid()
+        image = pydicom.dataset.FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+        image.SOPClassUID, image.SOPInstanceUID = MRImageStorage, meta.MediaStorageSOPInstanceUID
+        image.Modality, image.ImageType = "MR", ["ORIGINAL", "PRIMARY", "M", "ND"]
+        image.PatientID, image.PatientSex, image.PatientAge = "HOSP-0042", "F", "061Y"
+        image.StudyInstanceUID, image.SeriesInstanceUID, image.SeriesNumber = study, series, 3
+        image.StudyDate, image.StudyTime = "20190503", "101500"
+        image.ImagePositionPatient = [f"{v:.5f}" for v in position]
+        image.ImageOrientationPatient = [f"{v:.6f}" for v in (*SAX_ACROSS, *SAX_DOWN)]
+        image.PixelSpacing = [1.5, 1.5]
+        image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
+        image.BitsAllocated, image.BitsStored, image.HighBit = 16, 12, 11
+        image.PixelRepresentation = 0
+        image.Rows, image.Columns = pixels.shape[-2:]
+        image.PixelData = pixels.astype("<u2").tobytes()
+        for name, value in tags.items():
+            setattr(image, name, value)
+        return image
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def sax_images(beating, mr_image):
+    """Data sets of a short-axis series, (slice, phase) -> image; slices 8 mm apart from the apex.
+
+    Options are tags of every image; grey is [phases, slices, h, w].
+    """
+
+    def make(grey=None, *, first=0.0, **tags):
+        grey = beating()[0] if grey is None else grey
+        toward_base = np.cross(SAX_ACROSS, SAX_DOWN)
+        return {
+            (s, k): mr_image(
+                grey[k, s],
+                position=toward_base * (first + 8.0 * s),
+                **{"TriggerTime": 40.0 * k, "InstanceNumber": s * len(grey) + k + 1, **tags},
+            )
+            for k in range(len(grey))
+            for s in range(grey.shape[1])
+        }
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def save_all():
+    """Write data sets below a folder, in an order that names do not tell."""
+
+    def save(folder, images, prefix="IM"):
+        folder.mkdir(parents=True, exist_ok=True)
+        order = np.random.default_rng(1).permutation(len(images))
+        for number, image in zip(order, images, strict=True):
+            image.save_as(folder / f"{prefix}{number:04d}.dcm", enforce_file_format=True)
+        return folder
+
+    return save
