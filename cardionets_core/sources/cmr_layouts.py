@@ -78,7 +78,7 @@ def read_cmr(item: CmrItem, *, root: Path) -> SourceCmr:
             `SourceCmr.refused`.
     """
     if item.kind == "cmr_closed":
-        raise RecordRefused("no_access")
+        raise RecordRefused("io_error")
     if item.layout == "acdc":
         found = read_acdc(item, root=root)
     elif item.layout == "mnms":

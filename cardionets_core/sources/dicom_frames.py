@@ -34,6 +34,9 @@ OpenImage = Callable[[bool], Dataset]
 MOST_FRAMES = 60_000
 """Of one study; the largest cine studies have some thousand."""
 
+_MR_CLASS = "1.2.840.10008.5.1.4.1.1.4"
+"""MR images, enhanced ones included."""
+
 _GREY_IMAGES = ("MR", "CT", "")
 _HINTS: tuple[tuple[Hint, str], ...] = (
     # results drawn over images, flow, tags, maps, late enhancement: no cines of these views
@@ -97,7 +100,7 @@ def frames_in(dataset: Dataset, opens: OpenImage) -> Iterator[Frame]:
     """Yield the frames of a grey MR or CT image; nothing for other objects.
 
     Raises:
-        RecordRefused: `too_large`, `spacing`, `image_shape`, `unreadable`.
+        RecordRefused: `too_large`, `spacing`, `image_shape`, `truncated`, `unreadable`.
     """
     if not _is_cine_image(dataset):
         return
@@ -129,7 +132,9 @@ def view_hint(texts: Iterator[str] | Sequence[str]) -> Hint:
 
 
 def _is_cine_image(dataset: Dataset) -> bool:
-    if "Rows" not in dataset:  # a DICOMDIR, a report, a recording
+    if "Rows" not in dataset:  # a DICOMDIR, a report, a recording; or a file cut off in its header
+        if text_of(dataset, "SOPClassUID").startswith(_MR_CLASS):
+            raise RecordRefused("truncated")
         return False
     kinds = [kind.upper() for kind in texts_of(dataset, "ImageType")]
     is_velocity = any(kind in ("P", "PHASE", "VELOCITY", "PHASE MAP") for kind in kinds[2:])

@@ -35,7 +35,7 @@ DISEASES_OF_PATHOLOGY: dict[str, dict[str, float]] = {
     "MINF": {"myocardial_infarction": 1.0, "coronary_artery_disease": 1.0},
     "IHD": {"coronary_artery_disease": 1.0},
 }
-"""ARV (abnormal right ventricle), LVNC (non-compaction) and HHD (hypertension) have no name there."""
+"""ARV (abnormal right ventricle), LVNC (non-compaction), HHD (hypertension) have no name in it."""
 
 
 def code_of(folder: str, names: frozenset[str]) -> str:
