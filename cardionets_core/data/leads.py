@@ -20,6 +20,9 @@ CONSTANT_MV = 1e-3
 PLAUSIBLE_MV = (0.03, 20.0)
 """Range of the median over leads of the inner 99 % of the voltage: outside it the gain is wrong."""
 
+ABSURD_MV = 1e4
+"""A lead that reaches ten volts among plausible ones has a broken scale: it counts as missing."""
+
 _MILLIVOLTS = {"mv": 1.0, "uv": 1e-3, "v": 1e3, "nv": 1e-6, "millivolt": 1.0, "microvolt": 1e-3}
 _PREFIX = re.compile(r"^(MDC_ECG_LEAD|ECG|LEAD)[ _-]*")
 _INDEX = {lead.upper(): k for k, lead in enumerate(LEADS)} | {"DI": 0, "DII": 1, "DIII": 2}
@@ -74,6 +77,10 @@ def standard_leads(
     if not mask.any():
         raise RecordRefused("no_usable_lead")
     _check_amplitude(filled[mask])
+    absurd = np.abs(filled).max(axis=1) > ABSURD_MV
+    filled[absurd], mask[absurd] = 0.0, False
+    if not mask.any():
+        raise RecordRefused("implausible_amplitude")
     _derive_limb_leads(filled, mask)
     return filled.astype(np.float32), mask
 

@@ -8,7 +8,7 @@ MUSE opens every file, is passed over; what it names is never opened.
 from __future__ import annotations
 
 import re
-from math import isfinite, isnan, nan
+from math import isnan, nan
 from pathlib import Path
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder
 
@@ -25,6 +25,9 @@ MAX_ELEMENTS = 500_000
 MAX_DEPTH = 100
 MAX_LIST = 8_000_000
 """Characters of the samples of one lead: three quarters of an hour at 500 Hz."""
+
+LARGEST = 1e18
+"""No number of a recording is larger, and the product of two such numbers is still finite."""
 
 _MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
 _UNMARKED_16 = ((b"<\0", "utf-16-le"), (b"\0<", "utf-16-be"))
@@ -124,7 +127,7 @@ def number_or_nan(written: str) -> float:
     if not _NUMBER.fullmatch(plain):
         return nan
     value = float(plain)
-    return value if isfinite(value) else nan
+    return value if abs(value) <= LARGEST else nan
 
 
 def numbers(written: str) -> NDArray[np.float64]:
@@ -139,9 +142,12 @@ def numbers(written: str) -> NDArray[np.float64]:
     if not _NUMBERS.fullmatch(plain):
         raise RecordRefused("unreadable", "samples that are not numbers")
     try:
-        return np.array([float(word) for word in plain.split()], dtype=np.float64)
+        values = np.array([float(word) for word in plain.split()], dtype=np.float64)
     except ValueError:
         raise RecordRefused("unreadable", "samples that are not numbers") from None
+    if np.abs(values).max(initial=0.0) > LARGEST:
+        raise RecordRefused("unreadable", "samples that are too large")
+    return values
 
 
 class _Parser(DefusedXMLParser):

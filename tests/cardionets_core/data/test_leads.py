@@ -95,6 +95,17 @@ def test_ends_that_no_lead_has_are_cut(columns):
     np.testing.assert_allclose(signal, np.stack(columns), atol=1e-6)
 
 
+def test_a_lead_with_a_broken_scale_is_missing_and_breaks_no_other(columns):
+    for scale in (1e6, 1e300):
+        broken = [c * scale if k == 7 else c for k, c in enumerate(columns)]
+        signal, mask = standard_leads(LEADS, ["mV"] * 12, broken)
+        np.testing.assert_array_equal(np.flatnonzero(~mask), [7])
+        np.testing.assert_array_equal(signal[7], 0)
+        np.testing.assert_allclose(signal[8], columns[8], atol=1e-6)
+    spike = [np.where(np.arange(1000) == 500, 1e5, columns[1])]
+    assert code_of(["II"], ["mV"], spike) == "implausible_amplitude"
+
+
 def test_refusals(columns):
     empty = [np.full(100, np.nan)] * 12
     assert code_of(["ABP"], ["mmHg"], columns[:1]) == "no_standard_lead"

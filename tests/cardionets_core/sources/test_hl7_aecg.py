@@ -214,7 +214,7 @@ REFUSED = {
     "mixed_rates": [series(times() + all_leads([0]), times(step="0.004") + all_leads([1]))],
     "sampling_rate": [
         series(times(step=step) + all_leads())
-        for step in ("0", "-0.002", "1e-300", "1", "1e300", "0.0000001")
+        for step in ("0", "-0.002", "1e-300", "1e-999", "1", "1e18", "0.0000001")
     ]
     + [series(times(unit=unit) + all_leads()) for unit in ("", "Hz", "min")],
     "units": [
@@ -232,7 +232,7 @@ REFUSED = {
     ],
     "implausible_amplitude": [
         series(times() + lead("MDC_ECG_LEAD_I", wave(0), scale="2500")),
-        series(times() + lead("MDC_ECG_LEAD_I", wave(0), scale="1e300")),
+        series(times() + lead("MDC_ECG_LEAD_I", wave(0), scale="1e18")),
     ],
     "too_large": [
         series(times() + all_leads([0]), times('<head value="20221122091001"/>') + all_leads([1]))

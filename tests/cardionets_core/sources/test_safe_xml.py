@@ -149,13 +149,13 @@ def test_root_tag_of_other_files():
 def test_numbers():
     np.testing.assert_array_equal(safe_xml.numbers("1,-2\n 3;  4.5e1"), [1, -2, 3, 45])
     assert safe_xml.numbers("").shape == (0,)
-    for written in ("1 nan", "inf", "1_0", "0x10", "a", "1e", "\u0663"):
+    for written in ("1 nan", "inf", "1_0", "0x10", "a", "1e", "\u0663", "1e999", "1e19"):
         with pytest.raises(RecordRefused) as refused:
             safe_xml.numbers(written)
         assert refused.value.code == "unreadable"
     assert safe_xml.number("0.002", "rate") == 0.002
     assert safe_xml.number(" -1.5e3\n", "rate") == -1500
-    for written in ("", "nan", "inf", "1e999", "1 2", "abc", "1_0"):
+    for written in ("", "nan", "inf", "1e999", "1e19", "1 2", "abc", "1_0"):
         with pytest.raises(RecordRefused, match="rate is not a number"):
             safe_xml.number(written, "rate")
         assert np.isnan(safe_xml.number_or_nan(written))
