@@ -36,9 +36,7 @@ def prepare_ecg(record: EcgRecord, spec: EcgSpec) -> NDArray[np.float32]:
     Raises:
         RecordRefused: `too_short`.
     """
-    seconds = record.signal.shape[1] / record.sampling_rate_hz
-    if seconds < SHORTEST_SECONDS:
-        raise RecordRefused("too_short", f"{seconds:.2f} s")
+    check_length(record)
     leads = record.signal[record.lead_mask].astype(np.float64)
     if spec.mains_notch:
         leads = _notch(leads, record.sampling_rate_hz)
@@ -48,6 +46,13 @@ def prepare_ecg(record: EcgRecord, spec: EcgSpec) -> NDArray[np.float32]:
     prepared = np.zeros((len(LEADS), spec.record_samples), dtype=np.float32)
     prepared[record.lead_mask, : leads.shape[1]] = leads
     return prepared
+
+
+def check_length(record: EcgRecord) -> None:
+    """Refuse a recording (`too_short`) of less than `SHORTEST_SECONDS`."""
+    seconds = record.signal.shape[1] / record.sampling_rate_hz
+    if seconds < SHORTEST_SECONDS:
+        raise RecordRefused("too_short", f"{seconds:.2f} s")
 
 
 def prepared_samples(record: EcgRecord, spec: EcgSpec) -> int:

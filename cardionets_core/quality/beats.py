@@ -149,18 +149,13 @@ def average_beat(
     """
     if len(places) < LEAST_BEATS:
         return None
-    ratio = Fraction(BEAT_RATE_HZ / rate_hz).limit_denominator(10)
-    leads, rate = displayed, rate_hz
-    if ratio != 1:
-        up, down = ratio.numerator, ratio.denominator
-        leads = signal.resample_poly(displayed, up, down, axis=1, padtype="line")
-        rate = rate_hz * up / down
+    leads, rate = _at_beat_rate(displayed, rate_hz)
     before, after = round(BEFORE_S * rate), round(AFTER_S * rate)
     centres = np.round(places * (rate / rate_hz)).astype(np.intp)
     steps = np.diff(centres) / rate
     reach = round(_LONGEST_SHIFT_S * rate)
-    whole = (centres >= before + reach) & (centres < leads.shape[1] - after - reach)
-    centres = _aligned(leads, centres[whole], reach, rate)
+    centres = _whole(centres, before + reach, leads.shape[1] - after - reach)
+    centres = _whole(_aligned(leads, centres, reach, rate), before, leads.shape[1] - after)
     if len(centres) < LEAST_BEATS:
         return None
     beats = leads[:, centres[:, None] + np.arange(-before, after)].transpose(1, 0, 2)
@@ -177,6 +172,22 @@ def average_beat(
         irregularity=float(np.median(np.abs(np.diff(steps))) / np.median(steps)),
         beats=len(alike),
     )
+
+
+def _at_beat_rate(
+    displayed: NDArray[np.float32], rate_hz: float
+) -> tuple[NDArray[np.float32], float]:
+    """Resample to about `BEAT_RATE_HZ`; return the leads and their exact rate."""
+    ratio = Fraction(rate_hz / BEAT_RATE_HZ).limit_denominator(10)
+    if ratio == 1:
+        return displayed, rate_hz
+    up, down = ratio.denominator, ratio.numerator
+    leads = signal.resample_poly(displayed, up, down, axis=1, padtype="line")
+    return np.asarray(leads, dtype=np.float32), rate_hz * up / down
+
+
+def _whole(centres: NDArray[np.intp], first: int, last: int) -> NDArray[np.intp]:
+    return centres[(centres >= first) & (centres <= last)]
 
 
 def _aligned(

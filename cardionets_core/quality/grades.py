@@ -1,7 +1,7 @@
 """One recording -> how good it is: leads, voltage, mains, limb electrodes, rate and intervals.
 
 About 6 ms for ten seconds of twelve leads at 500 Hz, so that 100,000 records cost ten minutes of
-one core. Nothing here changes a record or refuses it: the report counts, people decide.
+one core. Nothing here changes a record: the report counts, people decide.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from cardionets_core.data.ecg import EcgRecord
 from cardionets_core.data.mains import mains_hz
+from cardionets_core.data.transforms import check_length
 from cardionets_core.quality.beats import (
     AverageBeat,
     average_beat,
@@ -86,8 +87,13 @@ class EcgQuality:
 
 
 def grade(record: EcgRecord) -> EcgQuality:
-    """Grade one recording, as it was read."""
+    """Grade one recording, as it was read.
+
+    Raises:
+        RecordRefused: `too_short`, as `prepare_ecg` does.
+    """
     rate, mask = record.sampling_rate_hz, record.lead_mask
+    check_length(record)
     displayed = display_filter(record)
     grades = lead_grades(record, displayed)
     places = beat_places(displayed, mask, rate)

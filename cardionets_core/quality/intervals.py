@@ -38,6 +38,12 @@ _LEAST_LIKENESS = 0.5
 _IRREGULAR = 0.08
 """Irregularity above which no P wave is believed: the atria fibrillate, or it is everywhere."""
 
+_T_BEFORE_P_S = 0.75
+"""In faster hearts an unseen T of the beat before could pass for a P wave."""
+
+_T_TAIL_S = 0.05
+"""T fades this long behind the end that its tangent gives."""
+
 _T_FLANK_S, _P_FLANK_S = 0.20, 0.12
 """How far from its top a wave can end."""
 
@@ -138,10 +144,12 @@ def _p_wave(beat: AverageBeat, onset: int, t_end: int) -> tuple[int, int]:
     rate = beat.rate_hz
     if beat.irregularity > _IRREGULAR:
         return -1, -1
+    if t_end < 0 and beat.rr_s < _T_BEFORE_P_S:
+        return -1, -1
     last = onset - round(0.012 * rate)
     first = max(0, onset - round(0.32 * rate))
     if t_end >= 0:  # not into the T wave before
-        first = max(first, t_end + round((0.02 - beat.rr_s) * rate))
+        first = max(first, t_end + round((_T_TAIL_S - beat.rr_s) * rate))
     if last - first < round(0.10 * rate):
         return -1, -1
     height = _height(beat, slice(first, last))
@@ -150,7 +158,9 @@ def _p_wave(beat: AverageBeat, onset: int, t_end: int) -> tuple[int, int]:
     if height[top - first] < _LEAST_P_MV or not _repeats(beat, first, last):
         return -1, -1
     meets = _tangent(height, top - first, -1, round(_P_FLANK_S * rate))
-    return (top, first + meets) if meets >= 0 else (-1, -1)
+    if meets < edge // 2:  # it began before the window, in the T wave
+        return -1, -1
+    return top, first + meets
 
 
 def _height(beat: AverageBeat, where: slice) -> Floats:

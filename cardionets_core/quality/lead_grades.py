@@ -101,7 +101,7 @@ def _is_flat(signal: NDArray[np.float32], rate_hz: float) -> NDArray[np.bool_]:
 
 def _is_clipped(signal: NDArray[np.float32], rate_hz: float) -> NDArray[np.bool_]:
     """Whether a lead stays at its highest or lowest value again and again."""
-    need = max(3, round(PLATEAU_S * rate_hz))
+    need = max(2, round(PLATEAU_S * rate_hz))
     shares = []
     for extreme in (signal.max(axis=1), signal.min(axis=1)):
         near = np.abs(signal - extreme[:, None]) < 1e-6 * np.maximum(1, np.abs(extreme[:, None]))
