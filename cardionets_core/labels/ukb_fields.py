@@ -43,15 +43,25 @@ def fields() -> dict[int, UkbField]:
 def ukb_name(column: str) -> str:
     """Return the project's name of a UK Biobank column of the imaging visit; "" for any other.
 
-    Standing height is field 12144 and weight field 12143 in the imaging assessment, 50 and 21002
-    otherwise; both pairs lead to the same name, and a table may hold both.
+    Height and weight were measured twice: fields 12144 and 12143 at the scanner, 50 and 21002 at
+    the desk. Both lead to the same name, and a table may hold both.
     """
+    number = _number(column)
+    return "" if number is None else fields()[number].name
+
+
+def ukb_rank(column: str) -> int:
+    """Return the place of a column's field in the table: of two with one name, the first counts."""
+    number = _number(column)
+    return -1 if number is None else list(fields()).index(number)
+
+
+def _number(column: str) -> int | None:
+    """Return the number of the field that a column holds, if it is read."""
     match = next((m for form in _FORMS if (m := form.fullmatch(column.strip().lower()))), None)
     if match is None or int(match["array"] or 0) != 0:
-        return ""
+        return None
     number = int(match["field"])
     instance = int(match["instance"]) if match["instance"] else None
     wanted = (None, 0) if number in _ONCE else (IMAGING_VISIT,)
-    if number not in fields() or instance not in wanted:
-        return ""
-    return fields()[number].name
+    return number if number in fields() and instance in wanted else None

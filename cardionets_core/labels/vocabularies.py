@@ -25,12 +25,12 @@ Where codes disagree: stated beats left unknown, and left unknown beats absent.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
 from cardionets_core.labels.code import Code, System
 from cardionets_core.labels.code_syntax import normal_form, shown
-from cardionets_core.labels.code_tables import Entry, check_tables, entries, version
+from cardionets_core.labels.code_tables import IMPLIES, Entry, check_tables, entries, version
 from cardionets_core.vocabulary import DISEASES
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "diseases_of",
     "entry_of",
     "unmapped",
+    "with_implied",
 ]
 
 LABELS_VERSION = version()[0]
@@ -121,6 +122,20 @@ def diseases_of(codes: Iterable[Code]) -> dict[str, float]:
             stated.add("normal_ecg")
     absent = settled - stated - unsettled
     return {name: float(name in stated) for name in DISEASES if name in stated or name in absent}
+
+
+def with_implied(values: Mapping[str, float]) -> dict[str, float]:
+    """Return diseases with what follows from them; what `values` states is left as it is.
+
+    A case brings the wider disease along, and the absence of the wider one that of its cases.
+    """
+    full = dict(values)
+    for case, wider in IMPLIES.items():
+        if values.get(case) == 1.0:
+            full.setdefault(wider, 1.0)
+        if values.get(wider) == 0.0:
+            full.setdefault(case, 0.0)
+    return full
 
 
 @lru_cache(maxsize=65536)

@@ -116,8 +116,8 @@ def identifiers(cells: Sequence[str]) -> Parsed:
 def code_lists(cells: Sequence[str], system: System) -> Parsed:
     """Return the codes of each cell in their normal form, blanks between; `-` before excluded ones.
 
-    A cell with anything else in it is unknown as a whole: "no I21" or "suspected I48" would
-    otherwise turn into the diagnosis.
+    A cell with anything else in it is unknown as a whole: "no I21" would otherwise turn into the
+    diagnosis. German certainty letters after an ICD-10 code are understood.
     """
     lists = [_codes_of_cell(cell, system) for cell in cells]
     strange = np.array([found is None for found in lists], bool)
@@ -135,7 +135,8 @@ def _codes_of_cell(cell: str, system: System) -> tuple[str, ...] | None:
     latest = ""
     for word in words:
         if system == "icd10" and latest and word in (_SUSPECTED, _EXCLUDED, *_CERTAIN):
-            _judge(codes, latest, word)
+            if not _judge(codes, latest, word):
+                return None
             latest = ""
             continue
         latest = normal_form(system, word)
@@ -145,12 +146,18 @@ def _codes_of_cell(cell: str, system: System) -> tuple[str, ...] | None:
     return tuple(codes.values())
 
 
-def _judge(codes: dict[str, str], code: str, certainty: str) -> None:
-    """Apply a German certainty letter to the code before it."""
-    if certainty == _SUSPECTED:
-        del codes[code]
-    elif certainty == _EXCLUDED:
+def _judge(codes: dict[str, str], code: str, certainty: str) -> bool:
+    """Apply a German certainty letter to the code before it; False where a disease is left open.
+
+    A suspected disease is neither present nor absent, and a list without it would deny it.
+    """
+    if certainty == _EXCLUDED:
         codes[code] = f"-{code}"
+    elif certainty == _SUSPECTED:
+        del codes[code]
+        entry = entry_of("icd10", code)
+        return entry is None or not entry.diseases
+    return True
 
 
 def _known(cells: Sequence[str]) -> Mask:

@@ -6,14 +6,14 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from cardionets_core.errors import nearest
-from cardionets_core.sources.table_cells import Mask, Parsed
+from cardionets_core.sources.table_cells import Parsed
 from cardionets_core.sources.table_facts import Table, TableNotes
 from cardionets_core.sources.table_rows import Chunk, CsvTable, chunks, open_csv
 
@@ -90,7 +90,7 @@ class ColumnsRead:
         """
         hints = self._known if len(self._filled) <= _MOST_HINTS else ()
         return {
-            f"column {place + 1}{nearest(self._header[place].lower(), hints)}": count
+            f"column {place + 1}{_hint(self._header[place], hints)}": count
             for place, count in sorted(self._filled.items())
         }
 
@@ -171,9 +171,12 @@ def _nothing(target: str, height: int) -> pd.Series[Any]:
     return pd.Series(np.full(height, np.nan))
 
 
+def _hint(name: str, known: Sequence[str]) -> str:
+    """Return the known name that is nearly this one; much stricter than for a person's typing."""
+    close = get_close_matches(name.lower(), known, n=1, cutoff=0.75)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
 def _shown(target: str) -> str:
     """Return a target as people know it: `lv_edv`, `icd10`, `ecg`."""
     return target.split(":")[-1]
-
-
-__all__ = ["Choose", "Column", "ColumnsRead", "Mask", "Parse", "read_columns", "table_of"]

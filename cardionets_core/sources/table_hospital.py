@@ -17,7 +17,7 @@ says which name it resembles.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +25,7 @@ import numpy as np
 
 from cardionets_core.errors import DataError, nearest
 from cardionets_core.labels.code import System
-from cardionets_core.labels.ukb_fields import ukb_name
+from cardionets_core.labels.ukb_fields import ukb_name, ukb_rank
 from cardionets_core.sources.table_cells import (
     MISSING,
     Parsed,
@@ -90,21 +90,21 @@ def read_table(path: Path, *, root: Path) -> Table:
 
 
 def _choose(table: CsvTable, *, root: Path) -> Sequence[Column]:
-    chosen: dict[str, int] = {}
+    chosen: dict[str, tuple[int, bool]] = {}
     columns: list[Column] = []
     for place, name in enumerate(table.header):
         target, is_ukb = _target(name)
         if not target:
             continue
-        if target in chosen and not is_ukb:
+        first, both_ukb = chosen.setdefault(target, (place, is_ukb))
+        if first != place and not (is_ukb and both_ukb):
             raise DataError(
-                f"The table {table.path}: columns {chosen[target] + 1} and {place + 1} both hold "
+                f"The table {table.path}: columns {first + 1} and {place + 1} both hold "
                 f"{target.split(':')[-1]!r}; keep one of them, or rename the other."
             )
-        chosen.setdefault(target, place)
         columns.append(Column(place, target, _parse(target, table.separator, root)))
     _require(table, chosen)
-    return sorted(columns, key=lambda column: _ukb_first(table.header[column.place]))
+    return sorted(columns, key=lambda column: ukb_rank(table.header[column.place]))
 
 
 def _target(name: str) -> tuple[str, bool]:
@@ -119,17 +119,14 @@ def _target(name: str) -> tuple[str, bool]:
     return (f"value:{ours}" if ours in PHENOTYPE_NAMES else ours), bool(ours)
 
 
-def _ukb_first(name: str) -> bool:
-    """Sort the imaging assessment's own height and weight before those of the other assessments."""
-    return re.search(r"\b[pf.]*(50|21002)\b", name.replace("_", " ")) is not None
-
-
-def _require(table: CsvTable, chosen: dict[str, int]) -> None:
+def _require(table: CsvTable, chosen: Collection[str]) -> None:
     if "patient_id" not in chosen:
-        hints = [hint for name in table.header if (hint := nearest(name.lower(), ALIASES))]
+        known = ("patient_id", *ALIASES["patient_id"])
+        places = (place for place, name in enumerate(table.header, 1) if nearest(name, known))
+        hint = next((f" (column {place} looks like it)" for place in places), "")
         raise DataError(
-            f"The table {table.path} has no column 'patient_id'{hints[0] if hints else ''}; name "
-            "the column that holds the patients' ids so."
+            f"The table {table.path} has no column 'patient_id'{hint}; name the column that holds "
+            "the patients' ids so."
         )
     if len(chosen) == 1:
         raise DataError(

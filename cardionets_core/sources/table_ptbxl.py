@@ -7,7 +7,7 @@ statement, and nothing for a form or rhythm statement, which always has 0.
 
 from __future__ import annotations
 
-import ast
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,8 @@ from cardionets_core.sources.table_rows import CsvTable
 
 DATABASE = "ptbxl_database.csv"
 _LONGEST_CELL = 4000
+_ITEM = re.compile(r"'([^'\\]{1,8})': ([0-9]{1,3}(?:\.[0-9]{1,3})?)")
+_DICT = re.compile(rf"\{{(?:{_ITEM.pattern}(?:, |(?=\}})))*\}}")
 
 
 def read_ptbxl_table(folder: Path) -> Table:
@@ -77,18 +79,14 @@ def _statements(cells: Sequence[str]) -> Parsed:
 
 
 def _statements_of(cell: str) -> list[str] | None:
-    try:
-        likelihoods = ast.literal_eval(cell) if len(cell) <= _LONGEST_CELL else None
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
-        return None
-    if not isinstance(likelihoods, dict):
+    """Return the statements of a dict as Python prints it; None where it is none."""
+    if len(cell) > _LONGEST_CELL or not _DICT.fullmatch(cell):
         return None
     words: list[str] = []
-    for code, likelihood in likelihoods.items():
-        entry = entry_of("scp", code) if isinstance(code, str) else None
-        if entry is None or not isinstance(likelihood, int | float):
+    for code, likelihood in _ITEM.findall(cell):
+        if (entry := entry_of("scp", code)) is None:
             return None
-        is_likely = likelihood > 0 or entry.kind != "diagnosis"
+        is_likely = float(likelihood) > 0 or entry.kind != "diagnosis"
         words.append(entry.code if is_likely else f"-{entry.code}")
     return words
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from cardionets_core.errors import DataError
 
 MAX_BYTES = 4 * 2**30
-_CELLS_AT_ONCE = 1_000_000
+_CELLS_AT_ONCE = 250_000
 _LONGEST_LINE = 8 * 2**20
 _SEPARATORS = (",", ";", "\t")
 
