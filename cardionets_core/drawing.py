@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import base64
 import io
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from PIL import Image
 
 from cardionets_core.vocabulary import LEADS
@@ -165,6 +167,56 @@ def frames_panel(cines: Mapping[str, NDArray[np.float32]], *, title: str = "") -
     return _png(figure, dpi=120)
 
 
+@dataclass(frozen=True, eq=False)
+class CroppedView:
+    """A cine as it was scanned, and what is cut out of it for a model.
+
+    Attributes:
+        label: name of the view.
+        frames: scanner's grey values [2, h, w]: end-diastole, end-systole.
+        pixel_mm: height and width of a pixel.
+        centre_mm: (row, column) of the crop's middle from the centre of the first pixel.
+        side_mm: height and width of the crop.
+        crops: grey values [2, s, s] of the crop at the same phases.
+    """
+
+    label: str
+    frames: NDArray[np.float32]
+    pixel_mm: tuple[float, float]
+    centre_mm: tuple[float, float]
+    side_mm: float
+    crops: NDArray[np.uint8]
+
+
+def crop_panel(views: Sequence[CroppedView]) -> bytes:
+    """Draw each view in a row: both phases to scale with the crop's outline, then the crops."""
+    figure = Figure(figsize=(7.6, 2.15 * len(views) + 0.25), layout="constrained")
+    axes = figure.subplots(len(views), 4, squeeze=False)
+    for row, view in zip(axes, views, strict=True):
+        low, high = np.percentile(view.frames, (1, 99.5))
+        height, width = (n * mm for n, mm in zip(view.frames.shape[1:], view.pixel_mm, strict=True))
+        corner = [
+            c + mm / 2 - view.side_mm / 2
+            for c, mm in zip(view.centre_mm, view.pixel_mm, strict=True)
+        ]
+        for place, frame in zip(row[:2], view.frames, strict=True):
+            place.imshow(frame, cmap="gray", vmin=low, vmax=high, extent=(0, width, height, 0))
+            outline = Rectangle(
+                (corner[1], corner[0]), view.side_mm, view.side_mm, fill=False, color="#ffb020"
+            )
+            place.add_patch(outline)
+            place.set(xlim=(0, width), ylim=(height, 0))
+        for place, crop in zip(row[2:], view.crops, strict=True):
+            place.imshow(crop, cmap="gray", vmin=0, vmax=255)
+        row[0].set_ylabel(view.label, fontsize=8.5, color=INK)
+        for place in row:
+            place.set(xticks=[], yticks=[])
+    titles = ("End-diastole", "End-systole", "Crop, end-diastole", "Crop, end-systole")
+    for place, name in zip(axes[0], titles, strict=True):
+        place.set_title(name, fontsize=8.5, color=INK)
+    return _png(figure, dpi=120)
+
+
 def cine_gif(cines: Sequence[NDArray[np.float32]], *, cycle_s: float, scale: int = 3) -> bytes:
     """Return an animated GIF of one or more cines [K, H, W] in [-1, 1] side by side.
 
@@ -199,6 +251,13 @@ def cine_gif(cines: Sequence[NDArray[np.float32]], *, cycle_s: float, scale: int
 def data_uri(data: bytes, kind: str = "image/png") -> str:
     """Return the bytes as a `data:` address, so that a page needs no second file."""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def few_colours(png: bytes, colours: int = 64) -> bytes:
+    """Return the PNG with a palette: a line drawing looks the same at a third of the size."""
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(png)).convert("RGB").quantize(colours).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
 
 
 def _png(figure: Figure, *, dpi: int) -> bytes:
