@@ -136,6 +136,7 @@ def _signal(opened: Any, schema: ArraySchema) -> Any:
         raise RecordRefused("too_large", f"{data.shape[0]} recordings")
     if prod(data.shape[-2:]) > LARGEST_RECORDING:
         raise RecordRefused("too_large", f"{data.shape[-2]} x {data.shape[-1]} values")
+    _judge_storage(data)
     return data
 
 
@@ -155,7 +156,6 @@ def _data_set(opened: Any, name: str) -> Any:
         raise RecordRefused("schema", "a named data set is not there")
     if node.is_virtual or node.external:
         raise RecordRefused("path_escape")
-    _judge_storage(node)
     return node
 
 
@@ -179,6 +179,7 @@ def _cell(data: Any, row: int | None, *, rows: int) -> object:
     expected = 1 if row is None else rows
     if prod(data.shape) != expected or (data.ndim and data.shape[0] != expected):
         raise RecordRefused("schema", f"a fact of {prod(data.shape)} values for {expected}")
+    _judge_storage(data)
     cell = data[()] if not data.ndim else data[row or 0]
     return np.asarray(cell).reshape(-1)[0]
 
