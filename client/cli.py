@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group
+from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
 
 from cardionets_core.cli import told_plainly
 from cardionets_core.errors import ConfigError
 from cardionets_core.site_config import load_site_config
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import RenderableType
+
+    from client.checks.findings import CheckResult, Finding
 
 app = typer.Typer(
     add_completion=False,
@@ -30,69 +40,149 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(help="Hydra overrides, e.g. device=cpu", show_default=False)
 ]
 
+Authority = Annotated[
+    Path | None, typer.Option(help="Authority of the coordinator's certificate (PEM).")
+]
+
+NodeKey = Annotated[Path | None, typer.Option(help="This site's private key (OpenSSH).")]
+
+HOME = Path(".cardionets-site")
+"""Flower's own files and the log of `check`, below the folder that the command is typed in."""
+
+MARKS = {"ok": ("ok", "green"), "warning": ("warning", "yellow"), "error": ("error", "bold red")}
+
 
 @app.command()
 def check(
     config: Config,
     overrides: Overrides = None,
     preset: Annotated[str, typer.Option(help="The model that records are prepared for.")] = "tiny",
+    superlink: Annotated[str, typer.Option(help="host:port of the coordinator.")] = "",
+    root_certificates: Authority = None,
+    node_key: NodeKey = None,
+    trial_seconds: Annotated[
+        float, typer.Option(min=0, help="How long to train for a measure of speed.")
+    ] = 20.0,
+    page: Annotated[Path | None, typer.Option(help="Also write an HTML page.")] = None,
+    log: Annotated[Path, typer.Option(help="Where failures of the check itself go.")] = HOME
+    / "check.log",
 ) -> None:
-    """Read the site's files, prepare its records and say which stages it can serve."""
-    from cardionets_core.run_config import model_preset
-    from cardionets_core.training.stages import STAGES
-    from cardionets_core.vocabulary import DISEASES, PHENOTYPE_NAMES
-    from client.local_training import persons
-    from client.site import open_dataset
+    """Say whether this hospital can join, in which stages, and what to correct if not.
 
-    with told_plainly():
-        site = load_site_config(config, overrides or [])
-        dataset = open_dataset(
-            site,
-            model_preset(preset),
-            phenotypes=PHENOTYPE_NAMES,
-            diseases=tuple(DISEASES),
-            scaler=None,
+    Exit code 0: it can join at least one stage (warnings may stand). 2: it cannot.
+    """
+    from client.checks.connection import Connection
+    from client.checks.page import write_page
+    from client.checks.run import CheckRequest, run_checks
+
+    request = CheckRequest(
+        config=config,
+        overrides=tuple(overrides or ()),
+        plan=(f"model={preset}",),
+        connection=Connection(superlink, root_certificates, node_key),
+        trial_seconds=trial_seconds,
+        log_file=str(log),
+    )
+    _log_to(log)
+    with told_plainly(), console.status("checking") as status:
+        result = run_checks(request, progress=status.update)
+        if page is not None:
+            write_page(result, page)
+    console.print(_screen(result))
+    if page is not None:
+        console.print(f"page       {page}", soft_wrap=True)
+    if result.exit_code:
+        errors = result.of_level("error")
+        first = errors[0].sentence() if errors else result.verdict
+        more = f" ({len(errors) - 1} more above)" if len(errors) > 1 else ""
+        typer.echo(f"error: {first}{more}", err=True)
+        raise typer.Exit(result.exit_code)
+
+
+def _log_to(path: Path) -> None:
+    """Let failures of the check itself go to a file, which is made when there is one."""
+
+    class _Private(logging.FileHandler):
+        def _open(self):  # type: ignore[no-untyped-def]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(mode=0o600)
+            return super()._open()
+
+    logger = logging.getLogger("cardionets.site.check")
+    logger.handlers = [_Private(path, delay=True, encoding="utf-8")]
+    logger.propagate = False
+
+
+def _screen(result: CheckResult) -> RenderableType:
+    """Return what fits on one screen: the verdict, every area, the stages, and what to do."""
+    name = f"{result.site}: {result.title}" if result.title else result.site or result.config
+    style = "green" if result.exit_code == 0 else "red"
+    parts: list[RenderableType] = [
+        Panel(Text(result.verdict, style="bold"), title=name, title_align="left", style=style),
+        _area_table(result.findings),
+    ]
+    if result.stages:
+        parts.append(_stage_table(result))
+    return Group(*parts, *_steps(result))
+
+
+def _area_table(findings: Sequence[Finding]) -> Table:
+    table = Table("area", "", "found", box=None, pad_edge=False, header_style="dim")
+    before = ""
+    for finding in findings:
+        word, style = MARKS[finding.level]
+        area = finding.area if finding.area != before else ""
+        table.add_row(area, Text(word, style=style), Text(finding.what))
+        before = finding.area
+    return table
+
+
+def _stage_table(result: CheckResult) -> Table:
+    table = Table("stage", "", "persons", "why", box=None, pad_edge=False, header_style="dim")
+    table.columns[2].justify = "right"
+    for stage in result.stages:
+        mark = Text("takes part", style="green") if stage.takes_part else Text("sits out")
+        why = "" if stage.takes_part else stage.why
+        table.add_row(stage.name, mark, str(stage.patients), Text(why))
+    return table
+
+
+def _steps(result: CheckResult) -> list[RenderableType]:
+    """Return cause and next step of everything that is not in order, errors first."""
+    lines: list[RenderableType] = []
+    for finding in (*result.of_level("error"), *result.of_level("warning")):
+        word, style = MARKS[finding.level]
+        lines.append(
+            Text.assemble(
+                ("\n" if not lines else ""),
+                (f"{word} ", style),
+                (f"{finding.code}: ", "bold"),
+                f"{finding.what} {finding.cause} ",
+                (f"-> {finding.next_step}", "bold"),
+            )
         )
-        counts = Table("what", "how many", title=f"{site.site}: {site.title}")
-        for name, value in dataset.counts().items():
-            counts.add_row(name, str(value))
-        stages = Table("stage", "training patients", "this site")
-        for stage in STAGES.values():
-            able = stage.modality in dataset.modalities
-            allowed = not site.policy.stages or stage.name in site.policy.stages
-            patients = persons(dataset, dataset.indices("train", stage.needs)) if able else 0
-            enough = patients >= site.policy.min_patients
-            verdict = "takes part" if able and allowed and enough else _why_not(able, allowed)
-            stages.add_row(stage.name, str(patients), verdict)
-        console.print(counts, stages)
-
-
-def _why_not(able: bool, allowed: bool) -> str:
-    if not able:
-        return "has no such data"
-    return "too few patients" if allowed else "its policy says no"
+    return lines
 
 
 @app.command()
 def start(
     config: Config,
     superlink: Annotated[str, typer.Option(help="host:port of the coordinator.")],
-    home: Annotated[Path, typer.Option(help="Folder for Flower's own files.")] = Path(
-        ".cardionets-site"
-    ),
+    home: Annotated[Path, typer.Option(help="Folder for Flower's own files.")] = HOME,
     port: Annotated[int, typer.Option(help="Loopback port of this node's own API.")] = 9094,
-    root_certificates: Annotated[
-        Path | None, typer.Option(help="Authority of the coordinator's certificate (PEM).")
-    ] = None,
-    node_key: Annotated[Path | None, typer.Option(help="This site's private key (PEM).")] = None,
+    root_certificates: Authority = None,
+    node_key: NodeKey = None,
     print_command: Annotated[bool, typer.Option("--print-command", help="Only print it.")] = False,
 ) -> None:
     """Start this hospital's SuperNode; it connects outwards and waits for tasks. Ctrl-C ends it."""
+    from client.checks.connection import Connection, check_settings
     from client.launch import supernode
 
     with told_plainly():
         load_site_config(config)
-        _check_connection(superlink, root_certificates, node_key)
+        complaints = check_settings(Connection(superlink, root_certificates, node_key))
+        if complaints:
+            raise ConfigError(complaints[0].sentence())
         home.mkdir(parents=True, exist_ok=True)
         command = supernode(
             config.resolve(),
@@ -108,22 +198,3 @@ def start(
     environment = command.environment(os.environ)
     # Replaces this process, so that a service manager sees and stops the node itself.
     os.execvpe(command.argv[0], command.argv, environment)
-
-
-def _check_connection(superlink: str, root_certificates: Path | None, key: Path | None) -> None:
-    """Refuse an address that is none, files that are absent, and plain HTTP to another machine.
-
-    Raises:
-        ConfigError: names the option and the next step.
-    """
-    host, colon, port = superlink.rpartition(":")
-    if not colon or not host or not port.isdigit():
-        raise ConfigError(f"--superlink {superlink}: write it as host:port.")
-    for option, path in (("--root-certificates", root_certificates), ("--node-key", key)):
-        if path is not None and not path.is_file():
-            raise ConfigError(f"{option} {path} does not exist; correct the path.")
-    if root_certificates is None and host not in ("127.0.0.1", "localhost", "[::1]"):
-        raise ConfigError(
-            f"--superlink {superlink} is another machine, so the connection must be encrypted; "
-            "add --root-certificates with the coordinator's authority."
-        )

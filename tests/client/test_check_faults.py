@@ -1,0 +1,449 @@
+"""`cardionets-site check`: one fault in a good site at a time, each named with cause and next step.
+
+Every case puts exactly one fault into a copy of a site that has none of them, and asks for its
+code. The connection's own faults stand in test_check_connection.py.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import shutil
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import yaml
+
+import client.checks.quality
+from cardionets_core.site_config import write_yaml
+from client.checks.connection import Connection
+from client.checks.findings import CheckResult
+from client.checks.machine import Machine
+from client.checks.run import CheckRequest, run_checks
+
+PATIENTS = 40
+KEPT_COLUMNS = (
+    "patient_id", "ecg", "age", "sex", "lv_edv", "lv_ef", "heart_failure", "atrial_fibrillation",
+    "left_bundle_branch_block",
+)  # fmt: skip
+EXPECTED_WARNINGS = {"no_trial", "superlink_unnamed"}
+"""Of a check that neither trains nor connects."""
+
+
+@dataclass
+class Bench:
+    """A good site in a folder of its own, for one fault to be put into."""
+
+    file: Path
+    plan: tuple[str, ...]
+    machine: Machine = field(default_factory=Machine)
+    overrides: tuple[str, ...] = ()
+    connection: Connection = field(default_factory=Connection)
+    trial_seconds: float = 0.0
+
+    @property
+    def data(self) -> Path:
+        return self.file.parent / "west" / "data"
+
+    def check(self) -> CheckResult:
+        request = CheckRequest(
+            self.file, self.overrides, self.plan, self.connection, self.trial_seconds
+        )
+        return run_checks(request, machine=self.machine)
+
+    def edit(self, section: str = "", /, **values) -> None:
+        """Set keys of the YAML; None takes one away."""
+        plain = yaml.safe_load(self.file.read_text())
+        keys = plain.setdefault(section, {}) if section else plain
+        keys.update(values)
+        for name in [n for n, v in values.items() if v is None]:
+            del keys[name]
+        write_yaml(self.file, plain)
+
+    def edit_table(self, change: Callable[[list[dict[str, str]]], None]) -> None:
+        path = self.data / "manifest.csv"
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        change(rows)
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def set_cells(self, **values: str) -> None:
+        self.edit_table(lambda rows: [row.update(values) for row in rows])
+
+    def edit_headers(self, change: Callable[[str], str], share: float = 1.0) -> None:
+        headers = sorted(self.data.glob("ecg/*.hea"))
+        for path in headers[: round(share * len(headers))]:
+            path.write_text(change(path.read_text()))
+
+    def keep_patients(self, count: int) -> None:
+        self.edit_table(lambda rows: rows.__delitem__(slice(count, None)))
+
+
+@pytest.fixture(scope="module")
+def template(write_hospital, nano, tmp_path_factory):
+    """The folder of a good site whose records are prepared already."""
+    folder = tmp_path_factory.mktemp("template")
+    path = write_hospital(folder, "west", "A", patients=PATIENTS, ecg_only=True)
+    path.chmod(0o600)
+    made = Bench(path, plan_of(nano))
+    made.edit_table(lambda rows: [keep_columns(row) for row in rows])
+    assert made.check().counts["patients"] == PATIENTS
+    return folder
+
+
+def keep_columns(row):
+    """A narrow table is read faster, and there are many checks below."""
+    for name in [n for n in row if n not in KEPT_COLUMNS]:
+        del row[name]
+
+
+def plan_of(nano):
+    return ("model=tiny", *(word for word in nano if word.startswith("model.")))
+
+
+@pytest.fixture(autouse=True)
+def few_samples(monkeypatch):
+    monkeypatch.setattr(client.checks.quality, "SAMPLE", 6)
+
+
+@pytest.fixture
+def bench(template, nano, tmp_path):
+    """A copy of the good site; file times stay, so what is prepared stays prepared."""
+    folder = tmp_path / "site"
+    shutil.copytree(template, folder)
+    made = Bench(folder / "west.yaml", plan_of(nano))
+    values = yaml.safe_load(made.file.read_text())
+    values["data"] |= {"root": str(made.data), "manifest": str(made.data / "manifest.csv")}
+    values["data"] |= {"cache": str(folder / "west" / "cache")}
+    write_yaml(made.file, values)
+    made.file.chmod(0o600)
+    return made
+
+
+def codes(result: CheckResult) -> set[str]:
+    return {f.code for f in result.findings if f.level != "ok"}
+
+
+def test_a_good_site_has_no_fault(bench):
+    result = bench.check()
+    assert codes(result) == EXPECTED_WARNINGS
+    assert result.joinable == ("ecg_masked", "phenotypes", "diseases")
+    assert result.exit_code == 0
+    assert {f.area for f in result.findings} == {
+        "configuration", "permissions", "versions", "disk", "data", "policy", "device",
+        "connection", "budget",
+    }  # fmt: skip
+    assert result.counts["test_patients"] > 0 and result.quality
+
+
+def remove_yaml(bench):
+    bench.file.unlink()
+
+
+def break_yaml(bench):
+    bench.file.write_text("site: [west\ndata: {")
+
+
+def root_is_a_file(bench):
+    bench.edit("data", root=str(bench.data / "manifest.csv"))
+
+
+def root_unreadable(bench):
+    # Tests may run as root, who may read everything.
+    bench.machine = replace(bench.machine, readable=lambda path: path != bench.data)
+
+
+def manifest_with_semicolons(bench):
+    path = bench.data / "manifest.csv"
+    path.write_text(path.read_text().replace(",", ";"))
+
+
+def unknown_column(bench):
+    def rename(rows):
+        for row in rows:
+            row["lv_edvv"] = row.pop("lv_edv")
+
+    bench.edit_table(rename)
+
+
+def duplicate_study(bench):
+    bench.edit_table(lambda rows: rows.append(dict(rows[1])))
+
+
+def path_outside(bench):
+    bench.edit_table(lambda rows: rows[2].update(ecg="../../../etc/passwd"))
+
+
+def files_gone(bench):
+    for path in sorted(bench.data.glob("ecg/*.hea"))[:3]:
+        path.unlink()
+
+
+def text_for_a_number(bench):
+    bench.edit_table(lambda rows: rows[0].update(age="old"))
+
+
+def cache_below_a_file(bench):
+    bench.edit("data", cache=str(bench.data / "manifest.csv" / "cache"))
+
+
+def cache_inside_root(bench):
+    bench.edit("data", cache=str(bench.data / "cache"))
+
+
+def cache_open(bench):
+    (bench.file.parent / "west" / "cache").chmod(0o755)
+
+
+def disk_full(bench):
+    bench.machine = replace(bench.machine, free_bytes=lambda folder: 10_000)
+
+
+def disk_nearly_full(bench):
+    bench.machine = replace(bench.machine, free_bytes=lambda folder: 100_000_000)
+
+
+def no_cuda(bench):
+    bench.machine = replace(bench.machine, has_cuda=lambda: False)
+    bench.edit(device="cuda")
+
+
+def too_many_workers(bench):
+    bench.machine = replace(bench.machine, cores=2)
+    bench.edit(workers=64)
+
+
+def other_flower(bench):
+    installed = bench.machine.version_of
+    bench.machine = replace(
+        bench.machine, version_of=lambda name: "1.40.0" if name == "flwr" else installed(name)
+    )
+
+
+def no_torch(bench):
+    installed = bench.machine.version_of
+    bench.machine = replace(
+        bench.machine, version_of=lambda name: "" if name == "torch" else installed(name)
+    )
+
+
+def clock_of_1970(bench):
+    bench.machine = replace(bench.machine, now=lambda: datetime(1970, 1, 3, tzinfo=UTC))
+
+
+def volumes_in_litres(bench):
+    def scale(rows):
+        for row in rows:
+            row["lv_edv"] = row["lv_edv"] and str(float(row["lv_edv"]) / 1000)
+
+    bench.edit_table(scale)
+
+
+def fraction_for_percent(bench):
+    def scale(rows):
+        for row in rows:
+            row["lv_ef"] = row["lv_ef"] and str(float(row["lv_ef"]) / 100)
+
+    bench.edit_table(scale)
+
+
+def gain_ten_times_off(bench):
+    def scale(text):
+        return re.sub(r"(\d+(?:\.\d+)?)(\(|/)", lambda m: f"{float(m[1]) / 6:g}{m[2]}", text)
+
+    bench.edit_headers(scale)
+
+
+def most_headers_broken(bench):
+    bench.edit_headers(lambda text: "no header\n", share=0.7)
+
+
+def some_headers_broken(bench):
+    bench.edit_headers(lambda text: "no header\n", share=0.1)
+
+
+def all_headers_broken(bench):
+    bench.edit_headers(lambda text: "no header\n")
+
+
+def no_age_and_sex(bench):
+    bench.set_cells(age="", sex="")
+
+
+def constant_label(bench):
+    bench.set_cells(heart_failure="1")
+
+
+def few_test_patients(bench):
+    bench.edit("policy", min_patients=15)
+
+
+def one_patient_to_validate(bench):
+    from cardionets_core.data.manifest import split_of
+
+    def thin(rows):
+        held = [r for r in rows if split_of(r["patient_id"], salt="salt-of-west") == "validation"]
+        for row in held[1:]:
+            rows.remove(row)
+
+    bench.edit_table(thin)
+
+
+FAULTS = {
+    "config absent": ("config_absent", remove_yaml),
+    "no YAML": ("config_unreadable", break_yaml),
+    "unknown key": ("unknown_key", lambda b: b.edit(titel="West")),
+    "unknown key in a section": ("unknown_key", lambda b: b.edit("policy", min_patient=3)),
+    "missing key": ("missing_key", lambda b: b.edit("data", cache=None)),
+    "wrong type": ("bad_value", lambda b: b.edit(workers="many")),
+    "wrong choice": ("bad_value", lambda b: b.edit(device="gpu")),
+    "site name with blanks": ("site_name", lambda b: b.edit(site="St. Elsewhere")),
+    "override unreadable": ("config_unreadable", lambda b: setattr(b, "overrides", ("device=[",))),
+    "root missing": ("root_missing", lambda b: b.edit("data", root="/nowhere/data")),
+    "root is a file": ("root_is_a_file", root_is_a_file),
+    "root unreadable": ("root_unreadable", root_unreadable),
+    "manifest missing": ("manifest_missing", lambda b: b.edit("data", manifest="/nowhere/m.csv")),
+    "manifest is a folder": ("manifest_is_a_folder", lambda b: b.edit("data", manifest="/")),
+    "prepared folder missing": ("prepared_unusable", lambda b: b.edit("data", prepared="/nowhere")),
+    "semicolons": ("manifest_separator", manifest_with_semicolons),
+    "unknown column": ("manifest_column", unknown_column),
+    "duplicate study": ("manifest_duplicate", duplicate_study),
+    "path outside": ("path_escape", path_outside),
+    "text for a number": ("manifest_refused", text_for_a_number),
+    "files missing": ("files_missing", files_gone),
+    "salt empty": ("salt_empty", lambda b: b.edit("data", salt="")),
+    "salt of the template": ("salt_template", lambda b: b.edit("data", salt="change-me")),
+    "cache not writable": ("cache_not_writable", cache_below_a_file),
+    "cache inside root": ("cache_inside_root", cache_inside_root),
+    "cache open to others": ("cache_readable", cache_open),
+    "disk full": ("disk_full", disk_full),
+    "disk nearly full": ("disk_nearly_full", disk_nearly_full),
+    "YAML readable by others": ("yaml_readable", lambda b: b.file.chmod(0o644)),
+    "YAML writable by others": ("yaml_writable", lambda b: b.file.chmod(0o666)),
+    "policy stage mistyped": ("policy_stage", lambda b: b.edit("policy", stages=["contrastiv"])),
+    "floor above the cohort": ("policy_floor", lambda b: b.edit("policy", min_patients=1000)),
+    "no handshake": ("policy_handshake", lambda b: b.edit("policy", stages=["diseases"])),
+    "no stage": ("policy_no_stage", lambda b: b.edit("policy", stages=["handshake", "evaluate"])),
+    "few local epochs": ("policy_epochs", lambda b: b.edit("policy", max_local_epochs=3)),
+    "no CUDA": ("device_cuda", no_cuda),
+    "no workers": ("workers_none", lambda b: b.edit(workers=0)),
+    "too many workers": ("workers_many", too_many_workers),
+    "other Flower": ("version_flwr", other_flower),
+    "no torch": ("version_torch", no_torch),
+    "clock": ("clock", clock_of_1970),
+    "litres": ("phenotype_units", volumes_in_litres),
+    "fractions": ("phenotype_units", fraction_for_percent),
+    "gain": ("gain_suspect", gain_ten_times_off),
+    "most refused": ("quarantine_most", most_headers_broken),
+    "some refused": ("quarantine", some_headers_broken),
+    "all refused": ("no_records", all_headers_broken),
+    "no age, no sex": ("covariates_missing", no_age_and_sex),
+    "constant label": ("label_constant", constant_label),
+    "few in the test split": ("test_small", few_test_patients),
+    "one to validate": ("split_single", one_patient_to_validate),
+    "too few for any stage": ("no_stage", lambda b: b.keep_patients(6)),
+}
+"""What is wrong -> the code that must name it, and how to put it into a good site."""
+
+FOLLOWS = {
+    "all refused": {"quarantine_most", "no_stage"},
+    "most refused": {"quality_poor"},
+    "too few for any stage": {"test_small", "split_single"},
+    "floor above the cohort": {"test_small"},
+    "salt of the template": {"test_small"},  # another salt, another split
+}
+"""What must follow from a fault, beside its own name; nothing else may be complained about."""
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_named_with_cause_and_next_step(bench, fault):
+    code, inject = FAULTS[fault]
+    inject(bench)
+    if not fault.startswith("YAML"):
+        restrict(bench.file)
+    result = bench.check()
+    named = [f for f in result.findings if f.code == code]
+    assert named, codes(result)
+    assert all(f.cause and f.next_step for f in named)
+    others = codes(result) - {code} - EXPECTED_WARNINGS
+    assert others <= FOLLOWS.get(fault, set()), others
+    expected = 2 if any(f.level == "error" for f in named) else 0
+    assert result.exit_code == expected
+
+
+def restrict(path):
+    if path.exists():
+        path.chmod(0o600)
+
+
+def test_there_are_more_than_thirty_of_them():
+    assert len(FAULTS) > 30 and len({code for code, _ in FAULTS.values()}) > 30
+
+
+def test_all_faults_are_found_and_not_only_the_first(bench):
+    bench.edit(titel="West", workers=0)
+    bench.edit("data", salt="", root="/nowhere")
+    bench.edit("policy", stages=["contrastiv"])
+    bench.edit(device="gpu")
+    restrict(bench.file)
+    found = codes(bench.check())
+    assert found >= {
+        "unknown_key", "bad_value", "policy_stage", "salt_empty", "root_missing", "workers_none",
+    }  # fmt: skip
+
+
+def test_all_faults_of_a_table_are_found(bench):
+    unknown_column(bench)
+    duplicate_study(bench)
+    path_outside(bench)
+    assert codes(bench.check()) >= {"manifest_column", "manifest_duplicate", "path_escape"}
+
+
+def test_the_nearest_key_and_column_are_named(bench):
+    bench.edit(titel="West")
+    unknown_column(bench)
+    text = " ".join(f.what for f in bench.check().findings)
+    assert "did you mean 'title'" in text and "did you mean 'lv_edv'" in text
+
+
+def test_the_unit_that_is_probably_meant_is_named(bench):
+    volumes_in_litres(bench)
+    (finding,) = [f for f in bench.check().findings if f.code == "phenotype_units"]
+    assert "Multiply the column by 1000" in finding.next_step
+
+
+def test_the_quarantine_is_counted_by_reason(bench):
+    some_headers_broken(bench)
+    files_gone(bench)
+    refused = {r.code: r for r in bench.check().refused}
+    assert refused["header"].files == 1 and refused["missing_file"].files == 3
+    assert all(r.cause and r.next_step for r in refused.values())
+
+
+def test_a_secret_is_not_shown(bench):
+    bench.edit("data", salt=123456789)
+    result = bench.check()
+    assert "bad_value" in codes(result)
+    assert "123456789" not in repr(result)
+
+
+def test_what_is_read_is_not_written(bench):
+    """The check may write the cache, and nothing else."""
+    before = {p: p.stat().st_mtime_ns for p in bench.data.rglob("*")}
+    bench.check()
+    assert {p: p.stat().st_mtime_ns for p in bench.data.rglob("*")} == before
+
+
+def test_without_a_coordinator_nothing_is_connected(bench, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("a connection was made")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    assert "internal" not in codes(bench.check())
