@@ -25,6 +25,7 @@ from cardionets_core.sources.dicom_frames import OpenImage
 from cardionets_core.sources.nifti_studies import items_of, read_nifti_study
 from cardionets_core.sources.recording import Facts, Person, SourceCmr
 from cardionets_core.sources.ukb_bulk import participant_of, read_ukb
+from cardionets_core.vocabulary import PHENOTYPE_NAMES
 
 __all__ = ["CmrItem", "find_cmr", "read_cmr"]
 
@@ -92,7 +93,7 @@ def read_cmr(item: CmrItem, *, root: Path) -> SourceCmr:
         found = read_cine_study(images, study=item.part)
     named = Facts(person=Person(patient_id=item.patient))
     found = SourceCmr(found.views, found.refused, found.facts.or_else(named))
-    if not found.views and not found.facts.values:
+    if not found.views and not set(PHENOTYPE_NAMES) & set(found.facts.values):
         raise RecordRefused(next(iter(found.refused.values()), "no_cine"))
     return found
 

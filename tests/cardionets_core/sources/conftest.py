@@ -64,18 +64,18 @@ def beating():
     """A cylinder that beats: grey int16 and labels uint8, both [phases, slices, h, w].
 
     Labels: 1 left ventricle, radius 22 to 15 mm; 2 myocardium, 8 mm around it; 3 right ventricle, a
-    square of 24 x 30 to 16 x 30 mm. Pixels of 1.5 mm. Every slice has its own level of grey.
+    rectangle of 24 x 30 to 15 x 30 mm. Pixels of 1.5 mm. Every slice has its own level of grey.
     """
 
     def make(phases=8, slices=6, shape=(64, 72)):
         rows, columns = (np.arange(n) * 1.5 for n in shape)
-        distance = np.hypot(rows[:, None] - 48.0, columns[None] - 66.0)
+        distance = np.hypot(rows[:, None] - 48.4, columns[None] - 66.6)
         moment = 0.5 + 0.5 * np.cos(2 * np.pi * np.arange(phases) / phases)
         labels = np.zeros((phases, slices, *shape), np.uint8)
         for k, share in enumerate(moment):
-            radius, width = 15 + 7 * share, 16 + 8 * share
-            right = (abs(rows[:, None] - 48) <= 15) & (columns[None] >= 34 - width)
-            labels[k, :, right & (columns[None] < 34)] = 3
+            radius, width = 15 + 7 * share, 15 + 9 * share
+            right = (abs(rows[:, None] - 48.4) < 15) & (columns[None] > 33.2 - width)
+            labels[k, :, right & (columns[None] < 33.2)] = 3
             labels[k, :, distance < radius + 8] = 2
             labels[k, :, distance < radius] = 1
         grey = np.array([50, 800, 200, 700])[labels]
@@ -152,3 +152,43 @@ def save_all():
         return folder
 
     return save
+
+
+@pytest.fixture(scope="session")
+def save_stack():
+    """Write [phases, slices, h, w], or [slices, h, w], as NIfTI with nibabel.
+
+    Directions are those of `SAX_ACROSS` and `SAX_DOWN`, slices 8 mm apart from the apex.
+    """
+    import nibabel as nib
+
+    def save(path, values, *, step=0.1, axes=None):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        toward = np.cross(SAX_ACROSS, SAX_DOWN)
+        affine = np.eye(4)
+        affine[:3, :3] = np.stack(
+            [np.array(SAX_ACROSS) * 1.5, np.array(SAX_DOWN) * 1.5, toward * 8.0], axis=1
+        )
+        affine[:2, :3] *= -1  # LPS to RAS
+        image = nib.Nifti1Image(values.T, affine if axes is None else axes)
+        image.header.set_xyzt_units("mm", "sec")
+        if values.ndim == 4:
+            image.header["pixdim"][4] = step
+        nib.save(image, path)
+        return path
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def true_volumes():
+    """mL of the beating cylinder of 6 slices: formulas, not counted pixels."""
+    height = 6 * 8.0
+    return {
+        "lv_edv": np.pi * 22**2 * height / 1000,
+        "lv_esv": np.pi * 15**2 * height / 1000,
+        "lv_ef": 100 * (1 - (15 / 22) ** 2),
+        "rv_edv": 24 * 30 * height / 1000,
+        "rv_esv": 15 * 30 * height / 1000,
+        "lv_mass": 1.05 * np.pi * (30**2 - 22**2) * height / 1000,
+    }
