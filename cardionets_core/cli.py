@@ -96,7 +96,7 @@ def prepare(
     ] = "",
 ) -> None:
     """Turn a hospital's folders into a prepared site, de-identified; again: only what is new."""
-    from cardionets_core.preparation import run
+    from cardionets_core.preparation.inventory import find as where
     from cardionets_core.preparation.request import PrepareRequest
 
     with told_plainly():
@@ -106,7 +106,7 @@ def prepare(
             keep_source_names=keep_source_names,
         )  # fmt: skip
         if find:
-            typer.echo(run.find(request, find))
+            typer.echo(where(request, find))
             return
         summary = _prepare_with_progress(request)
         _show_prepared(summary, out)

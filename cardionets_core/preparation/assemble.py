@@ -15,7 +15,7 @@ from cardionets_core.preparation.journal import Journal
 from cardionets_core.preparation.manifest_write import PARQUET, write_manifest
 from cardionets_core.preparation.quarantine import write_quarantine
 from cardionets_core.preparation.request import PrepareRequest
-from cardionets_core.preparation.studies import studies_of
+from cardionets_core.preparation.studies import same_again, studies_of
 from cardionets_core.preparation.summary import (
     Copies,
     Tally,
@@ -39,6 +39,7 @@ class Assembled:
     copies: Copies
     studies: int
     pairs: int
+    same_again: int
     splits: dict[str, int]
     manifest_changed: bool
 
@@ -59,6 +60,7 @@ def assemble(
         copies=copies,
         studies=len(studies),
         pairs=pairs_in(studies),
+        same_again=len(same_again(recordings)),
         splits=patients_by_split(studies, salt),
         manifest_changed=changed,
     )

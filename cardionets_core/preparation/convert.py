@@ -40,7 +40,7 @@ ITEM_SECONDS = 300
 """After this long an item is given up."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_TWO_UNITS_MV = 0.0011
+_ONE_UNIT_MV = 0.0011
 """One unit of the neutral file, with float32's rounding."""
 
 
@@ -162,15 +162,23 @@ def _write_ecg(record: EcgRecord, content: str, out: Path) -> tuple[EcgRecord, s
     """Write the neutral record; return it as every later reader will see it, and its name."""
     folder = _folder(out, "ecg", content)
     header = folder / f"{content}.hea"
-    if not header.exists():
+    kept = _read_back(header, out) if header.exists() else None
+    if kept is None:  # new, or torn when the machine lost its power
         with _room():
             write_wfdb(record, folder, content)
-    kept = read_wfdb(header, root=out)
+        kept = read_wfdb(header, root=out)
     both = record.lead_mask & kept.lead_mask
     known = record.signal[both, : kept.signal.shape[1]]
-    if np.abs(known - kept.signal[both]).max(initial=0.0) > _TWO_UNITS_MV:
-        raise RecordRefused("implausible_amplitude", "does not fit 65 mV")
+    if np.abs(known - kept.signal[both]).max(initial=0.0) > _ONE_UNIT_MV:
+        raise RecordRefused("implausible_amplitude", "more than 65 mV")
     return kept, header.relative_to(out).as_posix()
+
+
+def _read_back(header: Path, out: Path) -> EcgRecord | None:
+    try:
+        return read_wfdb(header, root=out)
+    except RecordRefused:
+        return None
 
 
 def _ecg_quality(record: EcgRecord, seconds: float) -> dict[str, float | str]:

@@ -65,6 +65,16 @@ class Salt:
         """Return the id of the study that these items make."""
         return self._key("study", "\0".join(sorted(items)).encode())[:KEY_DIGITS]
 
+    def moment_key(self, patient: str, recorded: datetime | None) -> str:
+        """Return the key of the second at which a patient was recorded, "" where it is unknown.
+
+        Midnight stands for a day without a time, and is no moment.
+        """
+        if recorded is None or (recorded.hour, recorded.minute, recorded.second) == (0, 0, 0):
+            return ""
+        second = recorded.replace(tzinfo=None, microsecond=0).isoformat()
+        return self._key("moment", f"{patient} {second}".encode())[:KEY_DIGITS]
+
     def shifted_day(self, patient: str, recorded: datetime | date | None) -> int | None:
         """Return the day of a recording on the patient's own calendar, None where it is unknown.
 

@@ -70,6 +70,7 @@ class Neutraliser:
             refused=done.refused,
             patient=patient,
             day=self.salt.shifted_day(patient, facts.recorded),
+            moment=self.salt.moment_key(patient, facts.recorded),
             age=people["age"],
             sex=people["sex"],
             height_cm=people["height_cm"],

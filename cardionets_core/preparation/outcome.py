@@ -21,6 +21,8 @@ class Outcome:
         patient: salted hash of the patient id; "" where the item was refused before it was known.
         day: day of the recording on the patient's own shifted calendar; None where unknown.
         age, sex, height_cm, weight_kg: covariates, NaN where unknown.
+        moment: salted hash of patient and second of the recording, "" where that is unknown; two
+            ECGs of one moment in different formats or rates are one ECG that was exported twice.
         files: manifest column (`ecg`, `cine_4ch`, `cine_sax`) -> path below the prepared folder.
         content: salted digest of the signal; two items with the same one are exact duplicates.
         values: phenotypes and diseases by their names in the vocabulary.
@@ -36,6 +38,7 @@ class Outcome:
     refused: tuple[tuple[str, str], ...] = ()
     patient: str = ""
     day: int | None = None
+    moment: str = ""
     age: float = nan
     sex: float = nan
     height_cm: float = nan

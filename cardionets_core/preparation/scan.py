@@ -174,6 +174,12 @@ class Scan:
             self.journal.put_other(key, self.state_of([file]), label)
 
 
+def count_others(root: Path, sighting: Sighting) -> None:
+    """Count the files below `root` by class: what a folder without recordings holds."""
+    for _, files in walk(root, sighting):
+        sighting.others.update(_class_of(file.name) for file in files)
+
+
 def walk(
     root: Path, sighting: Sighting, *, leave_out: frozenset[Path] = frozenset()
 ) -> Iterator[tuple[Path, list[Listed]]]:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from cardionets_core.data.refusal import REASONS
 from cardionets_core.preparation.quarantine import FILE_NAME as QUARANTINE
+from cardionets_core.preparation.report import FOLDER as REPORT
+from cardionets_core.preparation.report import PAGE
 from cardionets_core.preparation.summary import PrepareSummary
 
 TextTable = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
@@ -52,6 +54,7 @@ def lines(summary: PrepareSummary, out: Path) -> Iterator[str]:
     yield from _remarks(summary)
     if summary.items and any(name.endswith(("refused", "partly")) for name in summary.items):
         yield f"quarantine  {out / QUARANTINE} (cardionets prepare ... --find ITEM names the file)"
+    yield f"report      {out / REPORT / PAGE} (stays at the site)"
     if summary.used:
         yield "Put into the site's YAML:"
         yield "  data:"
@@ -67,6 +70,11 @@ def _remarks(summary: PrepareSummary) -> Iterator[str]:
             f"copies      {copies.extra} recordings are exact copies of others; "
             f"{copies.across_patients} signals stand under several patients, "
             f"{copies.across_splits} of them in several splits"
+        )
+    if summary.same_again:
+        yield (
+            f"once more   {summary.same_again} recordings are left out: another one of the same "
+            "patient in another format or rate, or an exact copy"
         )
     if copies.across_splits:
         yield (

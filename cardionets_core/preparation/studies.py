@@ -25,6 +25,10 @@ class Recording:
     patient: str
     day: int | None
     has_files: bool = True
+    content: str = ""
+    moment: str = ""
+    kind: str = ""
+    rate_hz: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +40,43 @@ class Study:
     items: tuple[str, ...]
 
 
+def same_again(recordings: Iterable[Recording]) -> set[str]:
+    """Return the items that are another one of the same patient once more.
+
+    That is the same signal, or an ECG of the same second in another format or at another rate, as
+    archives hold them (PTB-XL at 100 and 500 Hz, an XML beside its DICOM). The highest rate stays.
+    """
+    best_first = sorted(recordings, key=lambda r: (-r.rate_hz, r.item))
+    contents: set[tuple[str, str]] = set()
+    forms: dict[str, list[tuple[str, float]]] = {}
+    again: set[str] = set()
+    for recording in best_first:
+        content = (recording.patient, recording.content)
+        form = (recording.kind, recording.rate_hz)
+        others = forms.setdefault(recording.moment, []) if recording.moment else []
+        is_ecg = recording.modality == "ecg"
+        if (recording.content and content in contents) or (
+            is_ecg and others and form not in others
+        ):
+            again.add(recording.item)
+            continue
+        contents.add(content)
+        if is_ecg:
+            others.append(form)
+    return again
+
+
 def studies_of(recordings: Iterable[Recording], *, salt: Salt, pair_days: int) -> list[Study]:
     """Join recordings to studies; sorted by patient and study.
 
     Of all ECG-CMR pairs of a patient at most `pair_days` apart the closest is taken first, and no
     recording stands in two studies. Where days are unknown, a pair is made only of a patient's one
-    ECG and one CMR.
+    ECG and one CMR. What `same_again` names is left out.
     """
     studies = []
-    ordered = sorted(recordings, key=lambda r: (r.patient, r.item))
+    known = list(recordings)
+    again = same_again(known)
+    ordered = sorted((r for r in known if r.item not in again), key=lambda r: (r.patient, r.item))
     for patient, group in groupby(ordered, key=lambda r: r.patient):
         own = list(group)
         pairs = _pairs(own, pair_days)

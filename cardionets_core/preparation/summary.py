@@ -88,6 +88,7 @@ class PrepareSummary:
         table: rows, columns that were not used, and column: problem -> cells; empty without one.
         others: class of file -> files that no reader is for.
         closed_folders: folders that could not be opened.
+        same_again: recordings left out of the manifest, being another one of the patient once more.
         cached: preset -> studies whose arrays are ready.
         manifest_changed: whether this run changed the manifest.
         seconds: how long this run took.
@@ -114,6 +115,7 @@ class PrepareSummary:
     table: dict[str, int]
     others: dict[str, int]
     closed_folders: int
+    same_again: int
     manifest_changed: bool
     cached: dict[str, int]
     seconds: float
@@ -175,7 +177,15 @@ def one_pass(
                 has_files = bool(outcome.files)
                 recordings.append(
                     Recording(
-                        outcome.item, outcome.modality, outcome.patient, outcome.day, has_files
+                        outcome.item,
+                        outcome.modality,
+                        outcome.patient,
+                        outcome.day,
+                        has_files,
+                        outcome.content,
+                        outcome.moment,
+                        outcome.kind,
+                        float(outcome.quality.get("sampling_rate_hz", 0.0)),
                     )
                 )
                 if outcome.content:
