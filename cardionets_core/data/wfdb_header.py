@@ -40,7 +40,7 @@ BITS = {
 
 COMPRESSED = frozenset({"508", "516", "524"})
 
-_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
 _RECORD = re.compile(r"(?P<name>[-\w]+)(?:/(?P<segments>\d+))?", re.ASCII)
 _RATE = re.compile(rf"(?P<rate>{_NUMBER})(?:/\S*)?")
 _FILE = re.compile(r"~|[-\w]+(?:\.\w+)?", re.ASCII)

@@ -79,10 +79,8 @@ def _series(tree: Element) -> list[Element]:
     recorded = tree.findall(".//series")
     if not recorded:
         raise RecordRefused("header", "no series")
-    first = [s for s in recorded if _code(s) == "RHYTHM"]
-    beats = [s for s in recorded if "BEAT" in _code(s)]
-    others = [s for s in recorded if s not in first and s not in beats]
-    return [*first, *others, *beats, *tree.findall(".//derivedSeries")]
+    recorded.sort(key=lambda s: 2 * ("BEAT" in _code(s)) + (_code(s) != "RHYTHM"))
+    return [*recorded, *tree.findall(".//derivedSeries")]
 
 
 def _code(element: Element) -> str:
@@ -177,8 +175,9 @@ def _joined(sets: Sequence[_Set], rate: float) -> dict[int, NDArray[np.float64]]
     joined: dict[int, NDArray[np.float64]] = {}
     for offset, one in zip(offsets, sets, strict=True):
         for place, values in one.leads.items():
-            lead = joined.setdefault(place, np.full(length, np.nan))
-            room = lead[offset : offset + len(values)]
+            if place not in joined:
+                joined[place] = np.full(length, np.nan)
+            room = joined[place][offset : offset + len(values)]
             if np.isfinite(room).any():
                 raise RecordRefused("duplicate_lead", "sets that overlap")
             room[:] = values[: len(room)]

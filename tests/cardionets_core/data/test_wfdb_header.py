@@ -160,3 +160,15 @@ def test_any_sentence_of_header_words_is_read_or_refused(tmp_path_factory, text)
         read_wfdb(header(folder, text))
     except RecordRefused:
         pass
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("r 1 {} 5000\nr.dat 16 1000(0)/mV 16 0 0 0 0 II\n", "sampling_rate"),
+        ("r 1 500 5000\nr.dat 16 {} 16 0 0 0 0 II\n", "header"),
+    ],
+)
+def test_long_numbers_take_no_time(tmp_path, text, code):
+    """A pattern that backtracks takes minutes for these."""
+    assert code_of(tmp_path, text.format("1" * 200_000 + "x")) == code

@@ -161,6 +161,13 @@ def test_numbers():
         assert np.isnan(safe_xml.number_or_nan(written))
 
 
+def test_long_numbers_take_no_time():
+    """A pattern that backtracks takes minutes for these."""
+    digits = "1" * 200_000
+    for written in (digits, f"{digits}x", f"{digits}.{digits}e", f"1e{digits}"):
+        assert np.isnan(safe_xml.number_or_nan(written))
+
+
 def test_a_list_no_lead_can_fill(monkeypatch):
     monkeypatch.setattr(safe_xml, "MAX_LIST", 10)
     assert len(safe_xml.numbers("1 2 3 4 5")) == 5
