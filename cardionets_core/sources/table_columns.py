@@ -18,7 +18,7 @@ from cardionets_core.sources.table_facts import Table, TableNotes
 from cardionets_core.sources.table_rows import Chunk, CsvTable, chunks, open_csv
 
 Parse = Callable[[Sequence[str]], Parsed]
-_MOST_HINTS = 100
+_MOST_NAMED = 100
 _FIRST_LINES = 3
 
 
@@ -86,13 +86,17 @@ class ColumnsRead:
         """Return place of each column that is not used -> how many of its cells are filled.
 
         Neither its name nor a cell is shown: a table on its side has patients for names.
-        A name that resembles one that is read brings that one as a hint.
+        A name that resembles one that is read brings that one as a hint. Of very many columns, as
+        UK Biobank exports them, those after the first hundred are counted together.
         """
-        hints = self._known if len(self._filled) <= _MOST_HINTS else ()
-        return {
-            f"column {place + 1}{_hint(self._header[place], hints)}": count
-            for place, count in sorted(self._filled.items())
+        places = sorted(self._filled.items())
+        found = {
+            f"column {place + 1}{_hint(self._header[place], self._known)}": count
+            for place, count in places[:_MOST_NAMED]
         }
+        if rest := places[_MOST_NAMED:]:
+            found[f"{len(rest)} more columns"] = sum(count for _, count in rest)
+        return found
 
     def _count(self, column: str, reason: str, lines: np.ndarray[Any, Any]) -> None:
         if len(lines):

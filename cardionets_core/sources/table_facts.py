@@ -24,7 +24,7 @@ import pandas as pd
 from cardionets_core.errors import DataError
 from cardionets_core.labels.code import Code, System
 from cardionets_core.sources.recording import Facts, Person
-from cardionets_core.sources.table_keys import KeyIndex, path_key
+from cardionets_core.sources.table_keys import MOST_ROWS, KeyIndex, path_key
 
 NUMBERS = ("age", "sex", "height_cm", "weight_kg")
 DATES = ("birth_date", "recorded")
@@ -156,8 +156,12 @@ class Table:
             )
 
     def _disagreements(self, lines: np.ndarray[Any, Any]) -> dict[tuple[str, str], tuple[int, ...]]:
-        """Return (column, reason) -> lines of the rows of one key that differ in it."""
+        """Return (column, reason) -> lines of the rows of one key that differ, or are too many."""
         found: dict[tuple[str, str], tuple[int, ...]] = {}
+        for index, what in ((self._by_path, "recording"), (self._by_patient, "patient")):
+            if len(rows := index.crowded()):
+                reason = f"more than {MOST_ROWS} rows of one {what}; none is used"
+                found[("row", reason)] = tuple(int(line) for line in lines[rows])
         for name, column in self._columns.items():
             if name.startswith((_CODES, _PATH)) or name == "patient_id":
                 continue

@@ -17,6 +17,9 @@ _EXTENSIONS = re.compile(
     r"\.(hea|dat|mat|xml|dcm|ecg|csv|parquet|h5|hdf5|zip|nii|nii\.gz|txt|scp|edf)$", re.IGNORECASE
 )
 
+MOST_ROWS = 2000
+"""Rows that one key may have. A placeholder for "nobody" can stand in every row of a table."""
+
 Rows = np.ndarray[Any, np.dtype[np.intp]]
 
 
@@ -48,18 +51,25 @@ class KeyIndex:
         self._digests = digests[self._places]
 
     def rows(self, key: str) -> list[int]:
-        """Return the rows that hold `key`, in the order of the table."""
+        """Return the rows that hold `key`, in the order of the table; none if it is `crowded`."""
         if not key or not self._height:
             return []
         wanted = np.uint64(_digest(key))
-        first = int(np.searchsorted(self._digests, wanted, side="left"))
-        found: list[int] = []
-        while first < len(self._digests) and self._digests[first] == wanted:
-            column, row = divmod(int(self._places[first]), self._height)
-            if self._columns[column][row] == key and row not in found:
-                found.append(row)
-            first += 1
+        first, last = np.searchsorted(self._digests, wanted, side="left"), self._after(wanted)
+        if last - first > MOST_ROWS:
+            return []
+        found: set[int] = set()
+        for place in self._places[first:last]:
+            column, row = divmod(int(place), self._height)
+            if self._columns[column][row] == key:
+                found.add(row)
         return sorted(found)
+
+    def crowded(self) -> Rows:
+        """Return the first row of each key that more than `MOST_ROWS` rows have."""
+        starts = self._starts()
+        sizes = np.diff(np.r_[starts, len(self._digests)])
+        return np.sort(self._places[starts[sizes > MOST_ROWS]] % max(self._height, 1))
 
     def disagreeing(self, values: np.ndarray[Any, Any]) -> Rows:
         """Return the first row of each group of rows of one key whose `values` differ.
@@ -69,13 +79,20 @@ class KeyIndex:
         """
         if not len(self._digests):
             return np.zeros(0, np.intp)
-        is_first = np.r_[True, self._digests[1:] != self._digests[:-1]]
-        starts = np.flatnonzero(is_first)
+        starts = self._starts()
         rows = self._places % self._height
         ordered = values[rows]
         low = np.fmin.reduceat(ordered, starts)
         high = np.fmax.reduceat(ordered, starts)
         return np.sort(rows[starts[low < high]])
+
+    def _starts(self) -> Rows:
+        """Return where each run of equal digests begins."""
+        changes = self._digests[1:] != self._digests[:-1]
+        return np.flatnonzero(np.r_[np.ones(min(1, len(self._digests)), bool), changes])
+
+    def _after(self, digest: np.uint64) -> int:
+        return int(np.searchsorted(self._digests, digest, side="right"))
 
 
 def _digest(text: str) -> int:

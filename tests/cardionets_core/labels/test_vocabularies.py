@@ -3,7 +3,7 @@ import re
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cardionets_core.labels import code_tables
@@ -220,6 +220,7 @@ def test_unmapped_shows_codes_and_never_text():
     }
 
 
+@settings(deadline=None)
 @given(st.sampled_from(["snomed", "scp", "icd10", "icd9"]), st.text(max_size=30))
 def test_any_text_is_a_code_or_stays_hidden(system, text):
     for name in unmapped([Code(system, text)]):
@@ -238,6 +239,7 @@ def test_hierarchies():
     assert with_implied(stated)["conduction_disturbance"] == 0
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([(s, c) for s in ("snomed", "scp", "icd10", "icd9")
                                  for c in sorted(entries(s))]), max_size=6))  # fmt: skip
 def test_no_case_without_the_wider_disease(codes):

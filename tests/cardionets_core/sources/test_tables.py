@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from cardionets_core.errors import DataError
 from cardionets_core.labels.code import Code
+from cardionets_core.sources import table_keys
 from cardionets_core.sources.recording import Facts
 from cardionets_core.sources.table_keys import KeyIndex, path_key
 from cardionets_core.sources.tables import read_table
@@ -92,7 +93,13 @@ def test_one_recording_of_two_patients(table):
     assert found.facts("b/1", "") == found.facts("a/1", "")
 
 
-def test_many_keys_against_a_dict():
+@pytest.mark.parametrize("collide", [False, True])
+def test_many_keys_against_a_dict(collide, monkeypatch):
+    """Also where many keys share a digest: a look-up compares the keys themselves."""
+    if collide:
+        monkeypatch.setattr(
+            table_keys, "_digest", lambda text: len(text) * 7 + ord(text[:1] or ".")
+        )
     rng = random.Random(1)
     letters = string.ascii_lowercase + "äß/."
     keys = ["".join(rng.choices(letters, k=rng.randint(0, 3))) for _ in range(5000)]
@@ -102,6 +109,8 @@ def test_many_keys_against_a_dict():
     index = KeyIndex([pd.Series(keys, dtype="string[pyarrow]")])
     for key in [*keys, "zzzz", "-"]:
         assert index.rows(key) == (truth.get(key, []) if key else [])
+    if collide:
+        return
     values = np.array([rng.choice([1.0, 1.0, 2.0, np.nan]) for _ in keys])
     differ = sorted(
         rows[0]
@@ -111,9 +120,26 @@ def test_many_keys_against_a_dict():
     assert index.disagreeing(values).tolist() == differ
 
 
+def test_a_placeholder_for_nobody(table):
+    rows = [f"0000,{k % 90}" for k in range(2001)]
+    found = table("patient_id,age", "p1,50", *rows, "p2,60")
+    assert found.facts("", "0000") == Facts()
+    assert found.facts("", "p2").person.age == 60
+    reason = ("row", "more than 2000 rows of one patient; none is used")
+    assert found.problems[reason] == 1 and found.problem_lines[reason] == (3,)
+
+
+def test_very_many_columns(table):
+    names = [f"{k}-0.0" for k in range(30000, 31000)]
+    found = table(",".join(("eid", *names, "24103-2.0")), ",".join(("p1", *"1" * 1000, "60")))
+    assert found.facts("", "p1").values == {"lv_ef": 60}
+    assert len(found.dropped) == 101 and found.dropped["900 more columns"] == 900
+
+
 def test_nothing_is_a_key_of_nothing():
     index = KeyIndex([])
     assert index.rows("x") == [] and not len(index.disagreeing(np.zeros(0)))
+    assert not len(index.crowded())
     index = KeyIndex([pd.Series(["", ""], dtype="string[pyarrow]")])
     assert index.rows("") == [] and not len(index.disagreeing(np.zeros(2)))
 
