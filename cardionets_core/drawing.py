@@ -190,7 +190,7 @@ class CroppedView:
 
 def crop_panel(views: Sequence[CroppedView]) -> bytes:
     """Draw each view in a row: both phases to scale with the crop's outline, then the crops."""
-    figure = Figure(figsize=(7.6, 2.15 * len(views) + 0.25), layout="constrained")
+    figure = Figure(figsize=(7.6, 1.86 * len(views) + 0.25), layout="constrained")
     axes = figure.subplots(len(views), 4, squeeze=False)
     for row, view in zip(axes, views, strict=True):
         low, high = np.percentile(view.frames, (1, 99.5))

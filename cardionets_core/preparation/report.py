@@ -24,8 +24,21 @@ FOLDER, PAGE, NUMBERS = "report", "index.html", "report.json"
 FORMAT = 1
 """Version of report.json."""
 
-RUN_KEYS = frozenset({"new", "unchanged", "manifest_changed", "cached", "seconds"})
-"""What `PrepareSummary` says of one run and not of the site."""
+KEPT = (
+    "patients",
+    "studies",
+    "pairs",
+    "splits",
+    "copies",
+    "same_again",
+    "patient_unknown",
+    "values_dropped",
+    "age_unknown",
+    "table",
+    "others",
+    "closed_folders",
+)
+"""What is taken from `PrepareSummary`: of the site and not of one run, and not counted here too."""
 
 
 def write_report(
@@ -52,7 +65,7 @@ def write_report(
         examples.add(outcome)
     numbers: dict[str, Any] = {
         "format": FORMAT,
-        "summary": {name: value for name, value in summary.items() if name not in RUN_KEYS},
+        "summary": {name: summary[name] for name in KEPT if name in summary},
         **facts.as_json(),
         "cohort": cohort_facts(out, split),
     }

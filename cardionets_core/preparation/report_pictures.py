@@ -187,7 +187,7 @@ def _cines(out: Path, outcome: Outcome) -> Picture:
             f"{column:.2f} x {row:.2f} mm"
             + (", centre from a mask" if volume.heart_mm is not None else "")
         )
-    panel = drawing.few_colours(drawing.crop_panel(views))
+    panel = drawing.few_colours(drawing.crop_panel(views), 200)
     return Picture(CINE, drawing.data_uri(panel), "; ".join(facts) + ".")
 
 

@@ -22,11 +22,11 @@ READERS = {
     "array_csv": "Arrays in CSV",
     "array_parquet": "Arrays in Parquet",
     "array_hdf5": "Arrays in HDF5",
-    "nifti": "NIfTI",
-    "dicom": "DICOM series",
-    "ukb": "UK Biobank",
-    "acdc": "ACDC",
-    "mnms": "M&Ms",
+    "cmr_nifti": "NIfTI",
+    "cmr_dicom": "DICOM series",
+    "cmr_ukb": "UK Biobank",
+    "cmr_acdc": "ACDC",
+    "cmr_mnms": "M&Ms",
 }
 WHATS = {
     "ecg": "ECG",
@@ -230,6 +230,6 @@ def _phenotype(name: str, histogram: Mapping[str, Any]) -> dict[str, object]:
 
 def _stages(stages: Mapping[str, Mapping[str, Any]]) -> list[dict[str, object]]:
     return [
-        {"title": STAGES[name][0], "needs": STAGES[name][1], "name": name, **facts}
+        {**facts, "title": STAGES[name][0], "needs": STAGES[name][1]}
         for name, facts in stages.items()
     ]
