@@ -23,7 +23,13 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.filereader import read_file_meta_info
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.pixels import pixel_array
+from pydicom.uid import (
+    JPEG2000,
+    DeflatedExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+)
 
 from cardionets_core.data.paths import sibling
 from cardionets_core.data.refusal import RecordRefused
@@ -52,6 +58,9 @@ LARGEST_IMAGE = 2**28
 """Pixels of all frames: 1 GiB as float32."""
 
 LARGEST_SIDE = 4096
+
+_DECODERS = {uid: "pillow" for uid in (JPEGBaseline8Bit, JPEG2000, JPEG2000Lossless)}
+"""The others are pydicom's choice. GDCM ends the process over a damaged JPEG 2000 image."""
 
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 
@@ -205,8 +214,9 @@ def frames_of(dataset: Dataset) -> NDArray[np.float32]:
     frames, rows, columns = _declared_shape(dataset)
     _check_pixel_bytes(dataset, frames, rows, columns)
     with guarded():
+        syntax = dataset.file_meta.TransferSyntaxUID
         _quiet_decoders()
-        pixels = np.asarray(dataset.pixel_array)
+        pixels = np.asarray(pixel_array(dataset, decoding_plugin=_DECODERS.get(syntax, "")))
     if pixels.size != frames * rows * columns:
         raise RecordRefused("unreadable")
     image = pixels.reshape(frames, rows, columns).astype(np.float32)

@@ -454,7 +454,7 @@ def test_names_and_marks():
         assert not reader.recognises("x.h5", b"") and not reader.recognises("x.dat", bytes(4096))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_damaged_parquet(tmp_path_factory, code_of, data, heart):
     folder = tmp_path_factory.getbasetemp() / "damaged_parquet"
@@ -479,7 +479,7 @@ from cardionets_core.data.refusal import RecordRefused
 from cardionets_core.sources.arrays import HDF5
 file, rng = Path(sys.argv[1]), np.random.default_rng(int(sys.argv[2]))
 whole = file.read_bytes()
-for _ in range(150):
+for _ in range(80):
     content = bytearray(whole)
     for at in rng.integers(0, min(4096, len(content)), rng.integers(1, 8)):
         content[at] = rng.integers(0, 256)
