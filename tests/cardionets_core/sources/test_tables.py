@@ -196,7 +196,9 @@ def test_no_cell_of_an_unknown_column_can_be_reached(table, secrets, separator):
     assert not [secret for secret in marked if secret in everything]
     assert "§" not in everything
     # it was all counted
-    assert found.dropped == {"column 3": 2, "column 9": 2}
+    # a name near to ours brings ours as a hint
+    dropped = {place.split(" (")[0]: count for place, count in found.dropped.items()}
+    assert dropped == {"column 3": 2, "column 9": 2}
     assert found.problems["age", "not a number"] == 2
     assert found.problems["icd10", "not a list of codes"] == 2
     assert found.problems["sex", "not M, F, 1 or 0"] == 2
