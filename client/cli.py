@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -72,7 +71,7 @@ def check(
     Exit code 0: it can join at least one stage (warnings may stand). 2: it cannot.
     """
     from client.checks.connection import Connection
-    from client.checks.page import write_page
+    from client.checks.page import write_log, write_page
     from client.checks.run import CheckRequest, run_checks
 
     request = CheckRequest(
@@ -83,9 +82,9 @@ def check(
         trial_seconds=trial_seconds,
         log_file=str(log),
     )
-    _log_to(log)
     with told_plainly(), console.status("checking") as status:
         result = run_checks(request, progress=status.update)
+        write_log(result, log)
         if page is not None:
             write_page(result, page)
     console.print(_screen(result))
@@ -97,20 +96,6 @@ def check(
         more = f" ({len(errors) - 1} more above)" if len(errors) > 1 else ""
         typer.echo(f"error: {first}{more}", err=True)
         raise typer.Exit(result.exit_code)
-
-
-def _log_to(path: Path) -> None:
-    """Let failures of the check itself go to a file, which is made when there is one."""
-
-    class _Private(logging.FileHandler):
-        def _open(self):  # type: ignore[no-untyped-def]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch(mode=0o600)
-            return super()._open()
-
-    logger = logging.getLogger("cardionets.site.check")
-    logger.handlers = [_Private(path, delay=True, encoding="utf-8")]
-    logger.propagate = False
 
 
 def _screen(result: CheckResult) -> RenderableType:

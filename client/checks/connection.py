@@ -172,8 +172,11 @@ def proxy_for(connection: Connection, environment: Mapping[str, str]) -> Proxy |
     text = proxies.get(kind) or proxies.get("all")
     if not text:
         return None
-    parts = urlsplit(text if "//" in text else f"//{text}", scheme="http")
-    return Proxy(parts.hostname or "", parts.port or 80, parts.scheme)
+    try:
+        parts = urlsplit(text if "//" in text else f"//{text}", scheme="http")
+        return Proxy(parts.hostname or "", parts.port or 80, parts.scheme)
+    except ValueError:  # a port that is no number
+        return Proxy("", 0, parts.scheme)
 
 
 def _proxies(environment: Mapping[str, str]) -> dict[str, str]:
@@ -194,12 +197,12 @@ def _goes_past(host: str, exceptions: str) -> bool:
 
 def describe_proxy(proxy: Proxy) -> Finding:
     """Say that the way leads through a proxy."""
-    if not proxy.scheme.startswith("http"):
+    if not proxy.scheme.startswith("http") or not proxy.host:
         return error(
             "connection",
             "proxy_kind",
-            f"The environment names a {proxy.scheme} proxy.",
-            cause="Flower's HTTP client can use HTTP proxies only.",
+            f"The environment names a proxy that Flower cannot use ({proxy.scheme}).",
+            cause="Its HTTP client takes addresses like http://proxy.example.org:3128 only.",
             next_step="Name an HTTP proxy in HTTPS_PROXY, or the coordinator in NO_PROXY.",
         )
     return warning(

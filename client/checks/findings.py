@@ -155,6 +155,8 @@ class CheckResult:
         refused: the quarantine by reason, most frequent first.
         quality: name and value, of a sample of the ECGs.
         trial: None where nothing was trained.
+        failures: unexpected exceptions, each as its type and the lines of code that it went
+            through; neither its text nor a value, which could name a patient.
     """
 
     site: str
@@ -168,6 +170,7 @@ class CheckResult:
     refused: tuple[RefusedFiles, ...] = ()
     quality: tuple[tuple[str, str], ...] = ()
     trial: Trial | None = None
+    failures: tuple[str, ...] = ()
 
     def of_level(self, level: Level) -> tuple[Finding, ...]:
         """Return the findings of one level."""

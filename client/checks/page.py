@@ -15,7 +15,7 @@ from client.checks.findings import AREAS
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from client.checks.findings import CheckResult, Finding, Level, Trial
+    from client.checks.findings import CheckResult, Level, Trial
 
 GROUPS = {
     "patients": "persons",
@@ -37,13 +37,28 @@ def write_page(result: CheckResult, path: Path) -> None:
     Raises:
         ConfigError: the page cannot be written there.
     """
+    _write("--page", path, render(result))
+
+
+def write_log(result: CheckResult, path: Path) -> None:
+    """Write the failures of the check itself, if there are any.
+
+    Raises:
+        ConfigError: the file cannot be written there.
+    """
+    if result.failures:
+        head = f"cardionets-site check, {result.checked_at:%Y-%m-%d %H:%M} UTC"
+        _write("--log", path, "\n\n".join([head, *result.failures, ""]))
+
+
+def _write(option: str, path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)
-        path.write_text(render(result), encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
     except OSError as cause:
         raise ConfigError(
-            f"--page {path} cannot be written ({cause.strerror}); name another file."
+            f"{option} {path} cannot be written ({cause.strerror}); name another file."
         ) from None
 
 
@@ -88,8 +103,3 @@ def trial_rows(trial: Trial) -> list[tuple[str, str]]:
         ("transfer per round", f"{trial.transfer_bytes / 1e6:.1f} MB each way"),
         ("peak memory", f"{trial.peak_bytes / 1e9:.2f} GB"),
     ]
-
-
-def in_order(findings: list[Finding]) -> bool:
-    """Return whether nothing in an area is complained about."""
-    return all(f.level == "ok" for f in findings)

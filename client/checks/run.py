@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from cardionets_core.data.manifest import Manifest
     from cardionets_core.site_config import SiteConfig
 
-log = logging.getLogger("cardionets.site.check")
-
 TRIAL_SECONDS = 20.0
 
 T = TypeVar("T")
@@ -47,7 +44,7 @@ class CheckRequest:
             for, batch sizes, local epochs.
         connection: how the site would connect.
         trial_seconds: how long to train; 0 leaves the trial out, and says so.
-        log_file: where unexpected failures are written; named in the finding.
+        log_file: where the caller writes `CheckResult.failures`; named in their findings.
     """
 
     config: Path
@@ -238,7 +235,8 @@ class _Check:
             # Neither the text of the exception (it may hold a path with a name) nor its values.
             frames = traceback.extract_tb(cause.__traceback__)
             places = "".join(f"\n  {f.filename}:{f.lineno} in {f.name}" for f in frames)
-            log.error("%s while checking %s%s", type(cause).__name__, area, places)
+            failure = f"{type(cause).__name__} while checking {area}{places}"
+            self._result = replace(self._result, failures=(*self._result.failures, failure))
             self._add([_internal(area, type(cause).__name__, self._request.log_file)])
         return None
 

@@ -25,11 +25,6 @@ from client.checks.findings import CheckResult
 from client.checks.machine import Machine
 from client.checks.run import CheckRequest, run_checks
 
-PATIENTS = 40
-KEPT_COLUMNS = (
-    "patient_id", "ecg", "age", "sex", "lv_edv", "lv_ef", "heart_failure", "atrial_fibrillation",
-    "left_bundle_branch_block",
-)  # fmt: skip
 EXPECTED_WARNINGS = {"no_trial", "superlink_unnamed"}
 """Of a check that neither trains nor connects."""
 
@@ -87,25 +82,10 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def template(write_hospital, nano, tmp_path_factory):
-    """The folder of a good site whose records are prepared already."""
-    folder = tmp_path_factory.mktemp("template")
-    path = write_hospital(folder, "west", "A", patients=PATIENTS, ecg_only=True)
-    path.chmod(0o600)
-    made = Bench(path, plan_of(nano))
-    made.edit_table(lambda rows: [keep_columns(row) for row in rows])
-    assert made.check().counts["patients"] == PATIENTS
-    return folder
-
-
-def keep_columns(row):
-    """A narrow table is read faster, and there are many checks below."""
-    for name in [n for n in row if n not in KEPT_COLUMNS]:
-        del row[name]
-
-
-def plan_of(nano):
-    return ("model=tiny", *(word for word in nano if word.startswith("model.")))
+def template(good_site, nano_plan):
+    """The folder of the good site, its records prepared."""
+    Bench(good_site, nano_plan).check()
+    return good_site.parent
 
 
 @pytest.fixture(autouse=True)
@@ -114,11 +94,11 @@ def few_samples(monkeypatch):
 
 
 @pytest.fixture
-def bench(template, nano, tmp_path):
+def bench(template, nano_plan, tmp_path):
     """A copy of the good site; file times stay, so what is prepared stays prepared."""
     folder = tmp_path / "site"
     shutil.copytree(template, folder)
-    made = Bench(folder / "west.yaml", plan_of(nano))
+    made = Bench(folder / "west.yaml", nano_plan)
     values = yaml.safe_load(made.file.read_text())
     values["data"] |= {"root": str(made.data), "manifest": str(made.data / "manifest.csv")}
     values["data"] |= {"cache": str(folder / "west" / "cache")}
