@@ -76,7 +76,7 @@ def items_of(folder: str, names: Iterable[str]) -> list[CmrItem]:
         CmrItem(
             "cmr_nifti",
             folder or ".",
-            patient,
+            patient or "nifti",
             layout="nifti",
             patient=patient or Path(folder).name,
             members=tuple(members),

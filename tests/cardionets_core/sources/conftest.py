@@ -125,7 +125,7 @@ def sax_images(beating, mr_image):
     """
 
     def make(grey=None, *, first=0.0, **tags):
-        grey = beating()[0] if grey is None else grey
+        grey = beating(phases=6, slices=4)[0] if grey is None else grey
         toward_base = np.cross(SAX_ACROSS, SAX_DOWN)
         return {
             (s, k): mr_image(
