@@ -102,7 +102,7 @@ def test_many_keys_against_a_dict(collide, monkeypatch):
         )
     rng = random.Random(1)
     letters = string.ascii_lowercase + "äß/."
-    keys = ["".join(rng.choices(letters, k=rng.randint(0, 3))) for _ in range(5000)]
+    keys = ["".join(rng.choices(letters, k=rng.randint(0, 3))) for _ in range(1500)]
     truth = {}
     for row, key in enumerate(keys):
         truth.setdefault(key, []).append(row)
@@ -204,6 +204,21 @@ def test_no_cell_of_an_unknown_column_can_be_reached(table, secrets, separator):
     assert found.problems["sex", "not M, F, 1 or 0"] == 2
     assert found.problems["ecg", "a path out of the recordings' folder"] == 1
     assert found.problems["row", "more cells than the header"] == 1
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    head=st.sampled_from([b"patient_id,ecg,age,icd10,recorded\n", b"eid;sex;24103-2.0;scp\n", b""]),
+    body=st.one_of(st.binary(max_size=300), st.text('p1,;\n"I48.0-/ \0', max_size=300)),
+)
+def test_any_bytes_are_a_table_or_a_data_error(tmp_path, head, body):
+    path = tmp_path / "table.csv"
+    path.write_bytes(head + (body if isinstance(body, bytes) else body.encode()))
+    try:
+        found = read_table(path, root=tmp_path)
+    except DataError:
+        return
+    assert found.facts("p1", "p1").person.patient_id in ("", "p1")
 
 
 def test_errors_show_no_cell(table):
