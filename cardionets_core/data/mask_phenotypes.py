@@ -3,7 +3,9 @@
 Volumes are sums of areas times the distance between slices (Simpson's rule as the SCMR uses it:
 Schulz-Menger et al., J Cardiovasc Magn Reson 2020;22:19), mass is the volume of the myocardium at
 end-diastole times 1.05 g/mL. Whether papillary muscles count as cavity is as the masks have it.
-Wall thickness follows the levels and segments of Cerqueira et al., Circulation 2002;105:539.
+Wall thickness follows the levels and segments of Cerqueira et al., Circulation 2002;105:539; it is
+measured across the wall in the plane of the slice, which near the apex is more than across the wall
+in space.
 
 Only what a stack can show is returned: see `phenotypes_of_masks` for what is left out and why.
 Strain is never returned: the masks of two phases do not say which piece of the wall went where

@@ -1,5 +1,6 @@
 """The QC report: right counts, flat memory, nothing that names anyone, a page that stands alone."""
 
+import io
 import json
 import math
 import re
@@ -8,12 +9,14 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cardionets_core.data.cmr import CineVolume
 from cardionets_core.data.cmr_write import write_nifti
 from cardionets_core.data.ecg import EcgRecord
 from cardionets_core.data.ecg_write import write_wfdb
 from cardionets_core.data.refusal import REASONS
+from cardionets_core.drawing import CroppedView, crop_panel
 from cardionets_core.preparation.manifest_write import write_manifest
 from cardionets_core.preparation.outcome import Outcome
 from cardionets_core.preparation.report import write_report
@@ -361,6 +364,24 @@ def test_a_file_that_is_gone_costs_its_picture_alone(tmp_path):
     (tmp_path / lost.files["ecg"].replace(".hea", ".dat")).unlink()
     page = write_report(tmp_path, outcomes=lambda: iter([kept, lost]), summary={}).read_text()
     assert page.count("<img") == 1
+
+
+def test_the_crop_is_outlined_where_it_lies():
+    """A crop around the lower right of a black image: the outline's corner is at 40 % of both."""
+    black = np.zeros((2, 100, 100), np.float32)
+    black[:, 0, 0] = 1.0
+    crops = np.zeros((2, 8, 8), np.uint8)
+    view = CroppedView("x", black, (1.0, 1.0), (69.5, 69.5), 60.0, crops)
+    picture = np.asarray(Image.open(io.BytesIO(crop_panel([view]))).convert("RGB")).astype(int)
+    frame = (picture.max(axis=2) < 60)[:, : picture.shape[1] // 2]
+    rows, columns = (np.flatnonzero(frame.sum(axis=axis) > 100) for axis in (1, 0))
+    left, width = columns[0], np.flatnonzero(np.diff(columns) > 3)[0]
+    orange = (picture[..., 0] > 180) & (picture[..., 2] < 120) & (picture[..., 1] > 100)
+    across = orange[:, left : left + width].sum(axis=0)
+    down = orange[:, left : left + width].sum(axis=1)
+    assert np.flatnonzero(across > 20)[0] / width == pytest.approx(0.4, abs=0.03)
+    top = (np.flatnonzero(down > 20)[0] - rows[0]) / (rows[-1] - rows[0])
+    assert top == pytest.approx(0.4, abs=0.03)
 
 
 # -------------------------------------------------------------------------------- many outcomes
