@@ -1,5 +1,6 @@
 """Signals and folders that the tests of several readers need."""
 
+import json
 import os
 from pathlib import Path
 
@@ -192,3 +193,13 @@ def true_volumes():
         "rv_esv": 15 * 30 * height / 1000,
         "lv_mass": 1.05 * np.pi * (30**2 - 22**2) * height / 1000,
     }
+
+
+@pytest.fixture
+def describe(tmp_path):
+    """Write the schema of the arrays in a folder."""
+
+    def write(schema, name="schema.json"):
+        (tmp_path / name).write_text(json.dumps(schema))
+
+    return write
