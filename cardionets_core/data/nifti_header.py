@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
+from nibabel import imageglobals
 from nibabel.affines import voxel_sizes
 from nibabel.arrayproxy import ArrayProxy
 from numpy.typing import NDArray
@@ -32,6 +34,9 @@ _LARGEST_OFFSET = 2**20
 
 _MILLIMETRES = {"mm": 1.0, "unknown": 1.0, "meter": 1000.0, "micron": 1e-3}
 _SECONDS = {"sec": 1.0, "unknown": 1.0, "msec": 1e-3, "usec": 1e-6}
+# nibabel prints what it corrects in a header; what cannot be corrected it raises
+imageglobals.logger.setLevel(logging.CRITICAL)
+
 _RAS_TO_LPS = np.array([-1.0, -1.0, 1.0])
 
 

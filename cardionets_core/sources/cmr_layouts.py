@@ -202,9 +202,9 @@ def _study_of(root: Path, relative: str) -> str | None:
             if not is_dicom(file.read(132)):
                 return None
         dataset = read_dataset(path, pixels=False, root=root)
+        return text_of(dataset, "StudyInstanceUID") if "Rows" in dataset else None
     except (RecordRefused, OSError):
         return None
-    return text_of(dataset, "StudyInstanceUID") if "Rows" in dataset else None
 
 
 def _images(root: Path, member: str) -> Iterator[OpenImage]:
