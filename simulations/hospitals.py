@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from cardionets_core.cohort import COHORT_VERSION
 from cardionets_core.cohort.write import write_site
 from cardionets_core.data.manifest import read_manifest
-from cardionets_core.data.ptbxl import write_ptbxl_manifest
 from cardionets_core.errors import ConfigError, DataError
+from cardionets_core.preparation.request import PrepareRequest
+from cardionets_core.preparation.run import prepare
 from cardionets_core.runtime import derive_seed
 from cardionets_core.site_config import (
     SiteConfig,
@@ -106,13 +108,8 @@ def _make(
         source = simulation.ptbxl_folder
         if source is None:
             return None
-        folder = place / "ptbxl"
-        folder.mkdir(parents=True, exist_ok=True)
-        manifest = folder / "manifest.csv"
-        write_ptbxl_manifest(source, manifest)
-        return _resolved(
-            values, path, root=source.resolve(), manifest=manifest, cache=folder / "cache"
-        )
+        prepared = _prepare(source, place / config.site, config, simulation, announce)
+        return _with_data(values, path, {"prepared": str(prepared)})
     if not site.cohort:
         return Hospital(load_site_config(path), values)
     kind = "ecg" if site.ecg_only else "pairs"
@@ -121,9 +118,40 @@ def _make(
     if not (folder / READY).exists():
         _write_cohort(site, config, simulation, folder, announce)
     root = folder / "data"
-    return _resolved(
-        values, path, root=root, manifest=root / "manifest.csv", cache=folder / "cache"
+    data = {"root": root, "manifest": root / "manifest.csv", "cache": folder / "cache"}
+    return _with_data(
+        values, path, dict(values.get("data", {})) | {k: str(v) for k, v in data.items()}
     )
+
+
+def _prepare(
+    source: Path,
+    folder: Path,
+    config: SiteConfig,
+    simulation: SimulationConfig,
+    announce: Callable[[str, int], Callable[[int], None]],
+) -> Path:
+    """Prepare real records as a hospital does, and return the prepared folder.
+
+    Nothing is read again that an earlier run has prepared. The salt is made from the one of the
+    site's YAML, so that the splits of every machine's demo are the same.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    salt = folder / "salt"
+    salt.write_text(hashlib.sha256(config.data.salt.encode()).hexdigest())
+    reading: list[Callable[[int], None]] = []
+
+    def progress(stage: str, done: int, total: int) -> None:
+        if stage == "read":
+            if not reading:
+                reading.append(announce(config.title or config.site, total))
+            reading[0](done)
+
+    request = PrepareRequest(
+        out=folder / "prepared", ecg=source, salt_file=salt, workers=simulation.workers
+    )
+    prepare(request, progress)
+    return request.out.resolve()
 
 
 def _write_cohort(
@@ -149,10 +177,7 @@ def _write_cohort(
     (folder / READY).write_text(json.dumps({"cohort_version": COHORT_VERSION}))
 
 
-def _resolved(
-    values: dict[str, Any], path: Path, *, root: Path, manifest: Path, cache: Path
-) -> Hospital:
-    data = dict(values.get("data", {}))
-    data |= {"root": str(root), "manifest": str(manifest), "cache": str(cache)}
+def _with_data(values: dict[str, Any], path: Path, data: dict[str, str]) -> Hospital:
+    """Return the hospital of a YAML with other places of its data."""
     values = values | {"data": data}
     return Hospital(site_config_from(values, where=path.name), values)

@@ -32,7 +32,7 @@ PTBXL = """ecg_id,patient_id,age,sex,height,weight,recording_date,report,scp_cod
 
 
 def by_the_rules(cell, classes):
-    """Disease -> value by the rules of data/ptbxl.py, written anew."""
+    """Disease -> value by the rules of labels/vocabularies.py, written anew."""
     likelihoods = ast.literal_eval(cell)
     stated = [code for code, value in likelihoods.items() if code in classes and value > 0]
     labels = {"atrial_fibrillation": float("AFIB" in likelihoods)}
