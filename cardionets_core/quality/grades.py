@@ -1,6 +1,6 @@
 """One recording -> how good it is: leads, voltage, mains, limb electrodes, rate and intervals.
 
-About 6 ms for ten seconds of twelve leads at 500 Hz, so that 100,000 records cost ten minutes of
+About 6 ms for ten seconds of twelve leads at 500 Hz: 100,000 records cost ten minutes of
 one core. Nothing here changes a record: the report counts, people decide.
 """
 
@@ -32,9 +32,9 @@ from cardionets_core.vocabulary import LEADS
 USUAL_RANGE_MV = (0.4, 3.5)
 """Voltage of a typical lead (median over leads of the inner 99 % range) at the right gain.
 
-On 353 records of PTB-XL it is 0.40 to 3.15 mV (median 1.08): 1 in 350 is outside. At five times the
-gain 88 % are outside, at a fifth 97 % (`test_gain_suspicion_on_real_records` prints the table). One
-record proves nothing; a site whose median record is below 0.4 or above 3.5 mV has its gain wrong.
+On 353 records of PTB-XL it is 0.40 to 3.15 mV (median 1.08): 1 in 350 is outside. Read five times
+too large 93 % are outside, five times too small 97 % (`test_gain_suspicion_on_real_records` prints
+the table). One record proves nothing; a site whose median is outside has its gain wrong.
 """
 
 USABLE_LEADS = {"good": 10, "usable": 6}
