@@ -12,8 +12,8 @@ The rules are those of Batchvarov et al., Europace 9:1081 (2007) and Hedén et a
   potential.
 - lead names: I + III is not II, so signals are exchanged or named wrongly, not electrodes.
 
-With the leads of 353 records of PTB-XL exchanged, 88 % of exchanged arms are found, 84 % of right arm
-- left leg, all with the right leg; of the records as they are none is called (tests, slow ones).
+With the leads of 353 records of PTB-XL exchanged, 88 % of exchanged arms are found, 84 % of right
+arm - left leg, all with the right leg; of the records as they are none is called (slow tests).
 
 What cannot be known: left arm - left leg gives an ECG that another healthy person could have (P in
 I above P in II: a third of all people), exchanged legs change nothing, and chest electrodes are not
