@@ -90,9 +90,7 @@ class Converted:
 
 
 def start_worker() -> None:
-    """Set up a worker: one thread, private files, and no life without its parent."""
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = "1"
+    """Set up a worker: private files, and no life without its parent."""
     os.umask(0o077)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     threading.Thread(target=_end_with_parent, daemon=True).start()

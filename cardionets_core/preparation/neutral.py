@@ -22,6 +22,10 @@ VALUES_DROPPED = "values_dropped"
 """Key of `Outcome.quality`: how many stated values lie outside of what they can be."""
 
 
+IN_TABLE = "in_table"
+"""Key of `Outcome.quality`: 1 where the hospital's table knows the recording or its patient."""
+
+
 @dataclass(frozen=True)
 class Neutraliser:
     """Makes outcomes. Raw ids and dates end here.
@@ -43,7 +47,7 @@ class Neutraliser:
         """
         if not (done.files or done.facts.values):
             return Outcome(done.item, done.modality, done.kind, "refused", refused=done.refused)
-        facts = self._facts(done.facts, source)
+        facts, in_table = self._facts(done.facts, source)
         person, day = facts.person, facts.recorded.date() if facts.recorded else None
         people = {
             "age": stated_age(person.age, person.birth_date, day),
@@ -56,6 +60,8 @@ class Neutraliser:
         values = _values(facts)
         dropped = len(wrong) + sum(name not in values for name in facts.values)
         quality = dict(done.quality) | {VALUES_DROPPED: float(dropped)}
+        if self.table is not None:
+            quality[IN_TABLE] = float(in_table)
         raw = person.patient_id.strip()
         if raw:
             patient = self.salt.patient_key(raw)
@@ -82,15 +88,26 @@ class Neutraliser:
             unmapped=unmapped(facts.codes),
         )
 
-    def _facts(self, own: Facts, source: SourceItem) -> Facts:
-        """Join what the recording, the folder and the table say; the table names the patient."""
+    def _facts(self, own: Facts, source: SourceItem) -> tuple[Facts, bool]:
+        """Join what the recording, the folder and the table say; the table names the patient.
+
+        Also return whether the table says anything.
+        """
         hint = str(getattr(source, "patient", ""))
         own = own.or_else(Facts(person=Person(patient_id=hint)))
         if self.table is None:
-            return own
+            return own, False
         listed = self.table.facts(source.path, own.person.patient_id)
         name = listed.person.patient_id or own.person.patient_id
-        return replace(own, person=replace(own.person, patient_id=name)).or_else(listed)
+        joined = replace(own, person=replace(own.person, patient_id=name)).or_else(listed)
+        return joined, _says_something(listed)
+
+
+def _says_something(facts: Facts) -> bool:
+    person = facts.person
+    numbers = (person.age, person.sex, person.height_cm, person.weight_kg)
+    texts = (person.patient_id, person.birth_date, facts.recorded, facts.codes, facts.values)
+    return any(texts) or not all(map(math.isnan, numbers))
 
 
 def _values(facts: Facts) -> dict[str, float]:

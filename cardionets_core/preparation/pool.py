@@ -7,12 +7,15 @@ therefore run again, each item alone in a process; the one that ends that proces
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import islice
 from multiprocessing import get_context
+from multiprocessing.forkserver import ensure_running
 from typing import Generic, TypeVar
 
 Work = TypeVar("Work")
@@ -22,12 +25,14 @@ _CHUNK = 4
 _CHUNKS_PER_WORKER = 2
 """Items per message and messages per worker that are under way; together they bound the memory."""
 
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
 _ITEMS_PER_WORKER = 2000
 """A worker ends after so many: decoders that leak do not add up over a hundred thousand files."""
 
 
 class WorkerPool(Generic[Work, Done]):
-    """Runs `act(item)` for many items in spawned processes.
+    """Runs `act(item)` for many items in other processes.
 
     Args:
         act: a function of a module; must not raise for what a file can cause.
@@ -45,6 +50,7 @@ class WorkerPool(Generic[Work, Done]):
         start: Callable[[], None],
     ) -> None:
         self._act, self._crashed, self._start = act, crashed, start
+        self._act_module = getattr(act, "func", act).__module__
         self._workers = workers
 
     def run(self, items: Iterable[Work]) -> Iterator[Done]:
@@ -74,10 +80,15 @@ class WorkerPool(Generic[Work, Done]):
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _open(self, workers: int) -> ProcessPoolExecutor:
-        # spawn: a forked child of a process with threads can hang
+        # A forked child of a process with threads can hang, and a spawned one imports for seconds:
+        # children of the fork server, which has one thread and has imported already, do neither.
+        context = get_context("forkserver")
+        context.set_forkserver_preload([self._act_module])
+        with _one_thread():
+            ensure_running()
         return ProcessPoolExecutor(
             workers,
-            mp_context=get_context("spawn"),
+            mp_context=context,
             initializer=self._start,
             max_tasks_per_child=max(1, _ITEMS_PER_WORKER // _CHUNK),
         )
@@ -102,6 +113,21 @@ class WorkerPool(Generic[Work, Done]):
                     pool = self._open(1)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let a process that is started meanwhile compute with one thread: the workers are many."""
+    before = {name: os.environ.get(name) for name in _THREADS}
+    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _act_on_all(act: Callable[[Work], Done], chunk: list[Work]) -> list[Done]:

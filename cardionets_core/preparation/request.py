@@ -120,7 +120,8 @@ def make_out(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True, mode=0o700)
         out.chmod(0o700)
-        (out / MARK).touch(mode=0o600)
+        if not (out / MARK).exists():
+            (out / MARK).touch(mode=0o600)
     except OSError as error:
         raise ConfigError(
             f"--out {out} cannot be written ({error.strerror}); choose another place."

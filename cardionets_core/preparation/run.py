@@ -193,7 +193,7 @@ def _summary(
         pairs=assembled.pairs,
         splits=assembled.splits,
         copies=assembled.copies,
-        table=_about(table),
+        table=_about(table, tally.in_table),
         others=dict(seen.sighting.others.most_common()),
         closed_folders=seen.sighting.closed,
         same_again=assembled.same_again,
@@ -203,8 +203,13 @@ def _summary(
     )
 
 
-def _about(table: Table | None) -> dict[str, int]:
+def _about(table: Table | None, named: int) -> dict[str, int]:
     if table is None:
         return {}
     problems = {f"{name}: {why}": n for (name, why), n in table.problems.items()}
-    return {"rows": len(table), "columns not used": len(table.dropped), **problems}
+    return {
+        "rows": len(table),
+        "recordings it names": named,
+        "columns not used": len(table.dropped),
+        **problems,
+    }

@@ -65,6 +65,13 @@ def lines(summary: PrepareSummary, out: Path) -> Iterator[str]:
 
 def _remarks(summary: PrepareSummary) -> Iterator[str]:
     copies = summary.copies
+    if summary.table:
+        yield f"table       {', '.join(f'{n} {what}' for what, n in summary.table.items())}"
+        if not summary.table["recordings it names"]:
+            yield (
+                "            it names none of these recordings: write paths relative to the folder "
+                "(columns ecg, cmr), or patient ids exactly as the recordings have them"
+            )
     if copies.extra:
         yield (
             f"copies      {copies.extra} recordings are exact copies of others; "

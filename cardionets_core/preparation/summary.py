@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 
 from cardionets_core.data.manifest import SPLITS, split_of
 from cardionets_core.preparation.identity import Salt
-from cardionets_core.preparation.neutral import PATIENT_UNKNOWN, VALUES_DROPPED
+from cardionets_core.preparation.neutral import IN_TABLE, PATIENT_UNKNOWN, VALUES_DROPPED
 from cardionets_core.preparation.outcome import Outcome
 from cardionets_core.preparation.studies import Recording, Study
 from cardionets_core.vocabulary import DISEASES
@@ -28,6 +28,7 @@ class Tally:
         present: disease -> outcomes that state it.
         unmapped: "system:code" -> how often.
         patient_unknown: recordings whose patient nobody names.
+        in_table: recordings that the hospital's table says something about.
         values_dropped: stated values outside of what they can be.
         age_unknown: usable recordings without an age.
     """
@@ -40,6 +41,7 @@ class Tally:
     present: Counter[str] = field(default_factory=Counter)
     unmapped: Counter[str] = field(default_factory=Counter)
     patient_unknown: int = 0
+    in_table: int = 0
     values_dropped: int = 0
     age_unknown: int = 0
 
@@ -55,6 +57,7 @@ class Tally:
         self.present.update(k for k, v in outcome.values.items() if k in DISEASES and v == 1)
         self.unmapped.update(outcome.unmapped)
         self.patient_unknown += outcome.quality.get(PATIENT_UNKNOWN) == 1
+        self.in_table += outcome.quality.get(IN_TABLE) == 1
         self.values_dropped += int(float(outcome.quality.get(VALUES_DROPPED, 0.0)))
         self.age_unknown += math.isnan(outcome.age)
 
@@ -85,7 +88,8 @@ class PrepareSummary:
         patients, studies, pairs: of the manifest.
         splits: split -> patients.
         copies: exact duplicates.
-        table: rows, columns that were not used, and column: problem -> cells; empty without one.
+        table: rows, recordings that it names, columns that were not used, and column: problem ->
+            cells; empty without one.
         others: class of file -> files that no reader is for.
         closed_folders: folders that could not be opened.
         same_again: recordings left out of the manifest, being another one of the patient once more.

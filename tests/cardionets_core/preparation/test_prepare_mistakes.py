@@ -1,0 +1,161 @@
+"""What a person can get wrong, each with a cause and a next step; nothing is lost by it."""
+
+import os
+import shutil
+
+import pytest
+from typer.testing import CliRunner
+
+from cardionets_core.cli import app
+from cardionets_core.errors import ConfigError, DataError
+from cardionets_core.preparation import run as run_module
+
+
+def test_no_folder_at_all(run):
+    with pytest.raises(ConfigError, match="--ecg DIR"):
+        run()
+
+
+def test_a_folder_that_is_missing_empty_or_a_file(run, tmp_path):
+    with pytest.raises(ConfigError, match="is not a folder; correct the path or mount it"):
+        run(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match="is empty; correct the path or mount it"):
+        run(tmp_path / "empty")
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="is not a folder"):
+        run(tmp_path / "file")
+    assert not (tmp_path / "prepared").exists()
+
+
+def test_a_folder_without_recordings_says_what_it_holds(run, tmp_path):
+    folder = tmp_path / "letters"
+    (folder / "deep").mkdir(parents=True)
+    for name in ("Mrs Smith.docx", "deep/b.docx", "deep/c.jpg"):
+        (folder / name).write_bytes(b"x")
+    with pytest.raises(DataError, match=r"2 x docx, 1 x jpg.*WFDB") as error:
+        run(folder)
+    assert "Smith" not in str(error.value)
+    with pytest.raises(DataError, match="docx"):
+        run(cmr=folder)
+
+
+@pytest.mark.parametrize("below", ["", "out", "../"])
+def test_out_inside_the_source_or_around_it(run, hospital, below):
+    with pytest.raises(ConfigError, match="lie in each other"):
+        run(hospital, out=hospital / below)
+
+
+def test_out_with_something_else_in_it(run, hospital, tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("x")
+    with pytest.raises(ConfigError, match="not made by `cardionets prepare`"):
+        run(hospital, out=tmp_path / "thesis")
+    with pytest.raises(ConfigError, match="is a file"):
+        run(hospital, out=tmp_path / "thesis" / "chapter.txt")
+
+
+def test_another_salt_or_none(run, hospital, tmp_path):
+    run(hospital)
+    salt = tmp_path / "salt"
+    salt.write_text("another secret, long enough")
+    with pytest.raises(ConfigError, match="another salt"):
+        run(hospital, salt_file=salt)
+    (tmp_path / "prepared" / "site_salt").write_text("another secret, long enough")
+    with pytest.raises(ConfigError, match="another salt"):
+        run(hospital)
+    (tmp_path / "prepared" / "site_salt").unlink()
+    with pytest.raises(ConfigError, match="has lost its site_salt"):
+        run(hospital)
+
+
+def test_a_table_that_is_none(run, hospital, tmp_path):
+    with pytest.raises(ConfigError, match="is not a file"):
+        run(hospital, table=tmp_path / "absent.csv")
+    (tmp_path / "table.csv").write_text("name,colour\nx,blue\n")
+    with pytest.raises(DataError, match="patient"):
+        run(hospital, table=tmp_path / "table.csv")
+
+
+def test_too_little_room_is_known_before_the_work(run, hospital, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(run_module.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(DataError, match="make room"):
+        run(hospital)
+
+
+def test_a_disk_that_fills_up_loses_nothing(run, hospital, tmp_path, monkeypatch):
+    count = [0]
+    replace = os.replace
+
+    def until_full(source, target):
+        count[0] += str(target).endswith(".hea")
+        if count[0] > 3:
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr("cardionets_core.data.ecg_write.os.replace", until_full)
+    with pytest.raises(DataError, match=r"is full\. Nothing that was prepared is lost"):
+        run(hospital)
+    monkeypatch.undo()
+    summary = run(hospital)
+    assert summary.items["ecg used"] == 7 and summary.unchanged >= 3
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may open everything")
+def test_a_folder_that_is_closed(run, hospital):
+    (hospital / "pa").chmod(0)
+    try:
+        assert run(hospital).closed_folders == 1
+    finally:
+        (hospital / "pa").chmod(0o700)
+
+
+def test_a_file_that_cannot_be_read_now_is_tried_again(run, hospital, monkeypatch):
+    from cardionets_core.preparation import convert
+
+    read = convert.read_ecg
+
+    def no_network(kind, path, part, *, root):
+        if path.name == "rec1.hea":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(kind, path, part, root=root)
+
+    monkeypatch.setattr(convert, "read_ecg", no_network)
+    assert run(hospital).refused["ecg io_error"] == 1
+    monkeypatch.setattr(convert, "read_ecg", read)
+    again = run(hospital)
+    assert again.new == 1 and again.items == {"ecg used": 7, "ecg refused": 3}
+
+
+def test_a_mistake_of_a_reader_costs_one_record_and_shows_no_words(run, hospital, monkeypatch):
+    from cardionets_core.preparation import convert
+
+    read = convert.read_ecg
+
+    def mistaken(kind, path, part, *, root):
+        if path.name == "rec1.hea":
+            raise KeyError("Mrs Smith")
+        return read(kind, path, part, root=root)
+
+    monkeypatch.setattr(convert, "read_ecg", mistaken)
+    summary = run(hospital)
+    assert summary.refused["ecg reader_failed"] == 1 and summary.items["ecg used"] == 6
+
+
+def test_the_command_refuses_in_one_line(tmp_path):
+    result = CliRunner().invoke(
+        app, ["prepare", "--ecg", str(tmp_path / "no"), "--out", str(tmp_path / "out")]
+    )
+    assert result.exit_code == 2 and result.stderr.startswith("error: --ecg")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_nothing_usable_is_no_success(hospital, tmp_path):
+    for file in hospital.rglob("*.dat"):
+        file.write_bytes(b"")
+    result = CliRunner().invoke(
+        app, ["prepare", "--ecg", str(hospital), "--out", str(tmp_path / "out"), "--workers", "1"]
+    )
+    assert result.exit_code == 1, result.output
+    assert "Nothing can be used yet" in result.output
