@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 _J2K = b"\xff\x4f\xff\x51"
+_JP2 = b"\0\0\0\x0cjP  "
+"""A JP2 file around the code stream: DICOM forbids it, some vendors write it."""
+
+_JP2_BOXES = 4096
 _NO_FRAME = (0xC4, 0xC8, 0xCC)
 """Markers among SOF0..SOF15 that are tables or reserved."""
 
@@ -16,6 +20,8 @@ def coded_size(code: bytes) -> tuple[int, int] | None:
 
     Sources: ITU-T T.81 B.2 (JPEG), T.87 C.2 (JPEG-LS), T.800 A.5.1 (JPEG 2000).
     """
+    if code.startswith(_JP2):
+        code = code[max(code.find(_J2K, 0, _JP2_BOXES), 0) :]
     if code.startswith(_J2K):
         return _jpeg_2000(code)
     if code.startswith(b"\xff\xd8"):

@@ -95,7 +95,8 @@ def read_dataset(path: Path, *, pixels: bool, root: Path) -> Dataset:
 
     Args:
         path: the file.
-        pixels: whether to read the pixel data too; without, reading stops before them.
+        pixels: whether to read the whole file, up to `LARGEST_FILE`; without, reading stops
+            before the pixel data.
         root: folder that the file may not lie outside of.
 
     Raises:

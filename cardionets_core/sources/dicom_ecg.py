@@ -98,7 +98,7 @@ def read(path: Path, part: str, *, root: Path) -> SourceEcg:
         RecordRefused: with one of the codes of refusal.REASONS; `too_short` where the file holds
             an averaged beat only.
     """
-    dataset = read_dataset(path, pixels=False, root=root)
+    dataset = read_dataset(path, pixels=True, root=root)  # whole: then its size is judged
     items = items_of(dataset, "WaveformSequence")
     if not items:
         raise RecordRefused("header", "no waveform")

@@ -11,6 +11,7 @@ import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import (
@@ -166,6 +167,19 @@ def test_a_code_stream_of_another_size(image, frames, code_of):
     assert code_of(frames, image) == "image_shape"
     image.PixelData = pydicom.encaps.encapsulate([bytes(500_000)])
     assert code_of(frames, image) == "too_large"
+
+
+def test_a_jp2_file_around_the_code_stream(image, frames):
+    """DICOM forbids it and some vendors write it; Pillow is the independent encoder."""
+    pixels = np.arange(32 * 48, dtype=np.uint16).reshape(32, 48)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="JPEG2000", no_jp2=False, irreversible=False)
+    assert buffer.getvalue().startswith(b"\0\0\0\x0cjP  ")
+    image.file_meta.TransferSyntaxUID = JPEG2000Lossless
+    image.Rows, image.Columns, image.BitsStored, image.HighBit = 32, 48, 16, 15
+    image.PixelData = pydicom.encaps.encapsulate([buffer.getvalue()])
+    image["PixelData"].VR = "OB"
+    np.testing.assert_array_equal(frames(image)[0], pixels)
 
 
 def test_sizes_that_code_streams_state():

@@ -247,6 +247,12 @@ def test_channels_that_are_refused(save, eight, code_of, tmp_path, change, code)
     assert code_of(dicom_ecg.read, save(item), "", root=tmp_path) == code
 
 
+def test_size_is_judged_before_the_file_is_read(save, eight, code_of, tmp_path, monkeypatch):
+    file = save(group(eight, [channel(lead) for lead in EIGHT]))
+    monkeypatch.setattr("cardionets_core.sources.dicom.LARGEST_FILE", 1000)
+    assert code_of(dicom_ecg.read, file, "", root=tmp_path) == "too_large"
+
+
 def test_no_waveform(save, code_of, tmp_path):
     assert code_of(dicom_ecg.read, save(), "", root=tmp_path) == "header"
 
