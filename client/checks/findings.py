@@ -153,7 +153,7 @@ class CheckResult:
         stages: one verdict per stage; empty where the data could not be opened.
         counts: of SiteDataset.counts(); empty likewise.
         refused: the quarantine by reason, most frequent first.
-        quality: name and value, of a sample of the ECGs.
+        quality: name and value, of a sample of the ECGs and of the preparation's report.
         trial: None where nothing was trained.
         failures: unexpected exceptions, each as its type and the lines of code that it went
             through; neither its text nor a value, which could name a patient.

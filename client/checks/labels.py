@@ -43,8 +43,21 @@ def check_labels(manifest: Manifest) -> list[Finding]:
     """Look at the labels and covariates of the table."""
     found = [f for name in manifest.phenotypes if (f := _phenotype(manifest, name))]
     found += [f for name in manifest.diseases if (f := _disease(manifest, name))]
-    found += _covariates(manifest)
-    return found
+    known = (*manifest.phenotypes, *manifest.diseases)
+    if not any(len(_known(manifest, name)) for name in known):
+        found.append(_no_labels())
+    return found + _covariates(manifest)
+
+
+def _no_labels() -> Finding:
+    return warning(
+        "data",
+        "labels_missing",
+        "No study has a phenotype or a disease label.",
+        cause="The site can pretrain, but neither train the heads nor measure how good they are.",
+        next_step="Add columns of the vocabulary to the manifest (`lv_ef`, `atrial_fibrillation`, "
+        "...), or give `cardionets prepare` a --table.",
+    )
 
 
 def _known(manifest: Manifest, name: str) -> np.ndarray:

@@ -10,6 +10,7 @@ from email.utils import parsedate_to_datetime
 from http.client import HTTPException, HTTPResponse
 from typing import TYPE_CHECKING
 
+from client.checks.certificate import expires_soon, last_moment, untrusted
 from client.checks.connection import (
     Connection,
     Proxy,
@@ -30,11 +31,6 @@ PATH = "/v1/fleet/pull-messages"
 
 SKEW_S = 60.0
 """Difference to the coordinator's clock from which it is named."""
-
-EXPIRES_SOON_DAYS = 30
-
-_EXPIRED, _NOT_YET, _HOST, _ADDRESS = 10, 9, 62, 64
-"""OpenSSL's verify codes (x509_vfy.h): expired, not yet valid, host and address mismatch."""
 
 
 class _Stop(Exception):
@@ -90,11 +86,8 @@ def _go(connection: Connection, proxy: Proxy | None, machine: Machine) -> list[F
         with _handshake(link, connection, address) as secure:
             certificate = secure.getpeercert() or {}
             answer = _ask(secure, address)
-    expires = datetime.fromtimestamp(ssl.cert_time_to_seconds(str(certificate["notAfter"])), UTC)
-    found = _judge(connection, answer, machine)
-    days = (expires - machine.now()).days
-    if days < EXPIRES_SOON_DAYS:
-        found.append(_expires_soon(connection, expires, days))
+    expires = last_moment(certificate)
+    found = _judge(connection, answer, machine) + expires_soon(connection, expires, machine.now())
     return [*found, reached(connection, f"TLS, its certificate holds until {expires:%Y-%m-%d}")]
 
 
@@ -176,7 +169,7 @@ def _handshake(
     try:
         return context.wrap_socket(link, server_hostname=address[0])
     except ssl.SSLCertVerificationError as cause:
-        raise _Stop(_untrusted(cause, address[0], connection)) from None
+        raise _Stop(untrusted(cause, address[0], connection)) from None
     except (ssl.SSLError, OSError):
         raise _Stop(
             error(
@@ -188,46 +181,6 @@ def _handshake(
                 next_step="Ask the coordinator for the TLS port (usually 443).",
             )
         ) from None
-
-
-def _untrusted(cause: ssl.SSLCertVerificationError, host: str, connection: Connection) -> Finding:
-    who = "Ask the coordinator for"
-    if cause.verify_code == _EXPIRED:
-        return error(
-            "connection",
-            "certificate_expired",
-            f"The certificate of {host} has expired.",
-            cause="Its last day is over by this machine's clock.",
-            next_step=f"{who} a renewed certificate; check this machine's clock first (date).",
-        )
-    if cause.verify_code == _NOT_YET:
-        return error(
-            "connection",
-            "certificate_not_yet",
-            f"The certificate of {host} is not valid yet.",
-            cause="Its first day is still to come by this machine's clock, which may be behind.",
-            next_step="Check the clock (date); then ask the coordinator.",
-        )
-    if cause.verify_code in (_HOST, _ADDRESS):
-        return error(
-            "connection",
-            "certificate_host",
-            f"The certificate of the coordinator is not for the name {host}.",
-            cause="The address was written differently from the certificate, or this is another "
-            "server.",
-            next_step=f"Use the name that the certificate holds; or {who[0].lower()}{who[1:]} one "
-            "that holds this name.",
-        )
-    return error(
-        "connection",
-        "certificate_authority",
-        f"The certificate of {host} was not signed by the authority in "
-        f"{connection.root_certificates}.",
-        cause="The file is that of another authority, or something on the way (a proxy that "
-        f"inspects TLS) shows its own certificate. OpenSSL says: {cause.verify_message}.",
-        next_step=f"{who} the authority's certificate; ask the network team not to inspect "
-        "connections to the coordinator.",
-    )
 
 
 def _ask(link: socket.socket, address: tuple[str, int]) -> _Answer | None:
@@ -289,14 +242,4 @@ def _skewed(seconds: float) -> Finding:
         f"This machine's clock is {abs(seconds):.0f} s {word} the coordinator's.",
         cause="Messages expire by the clock: replies may be thrown away as too late.",
         next_step="Keep the time with NTP (timedatectl set-ntp true).",
-    )
-
-
-def _expires_soon(connection: Connection, expires: datetime, days: int) -> Finding:
-    return warning(
-        "connection",
-        "certificate_expires_soon",
-        f"The certificate of {connection.superlink} ends in {days} days ({expires:%Y-%m-%d}).",
-        cause="From that day on no site can connect, also in the middle of a run.",
-        next_step="Ask the coordinator to renew it in time.",
     )

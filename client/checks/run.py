@@ -190,6 +190,21 @@ class _Check:
         found, quality = check_sample(dataset.manifest)
         self._add(found)
         self._result = replace(self._result, quality=quality)
+        if config.data.prepared:
+            self._preparation(Path(config.data.prepared))
+
+    def _preparation(self, prepared: Path) -> None:
+        from client.checks import preparation
+
+        numbers, found = preparation.read_report(prepared)
+        self._add(found)
+        if numbers:
+            self._add(preparation.check_preparation(numbers))
+            self._result = replace(
+                self._result,
+                refused=(*self._result.refused, *preparation.refused_recordings(numbers)),
+                quality=(*self._result.quality, *preparation.quality_rows(numbers)),
+            )
 
     def _policy(self, config: SiteConfig, dataset: SiteDataset) -> None:
         from client.checks.policy import check_policy, judge_stages

@@ -257,6 +257,11 @@ def no_age_and_sex(bench):
     bench.set_cells(age="", sex="")
 
 
+def no_labels(bench):
+    names = ("lv_edv", "lv_ef", "atrial_fibrillation", "left_bundle_branch_block")
+    bench.set_cells(**dict.fromkeys(names, ""))
+
+
 def constant_label(bench):
     bench.set_cells(heart_failure="1")
 
@@ -325,6 +330,7 @@ FAULTS = {
     "some refused": ("quarantine", some_headers_broken),
     "all refused": ("no_records", all_headers_broken),
     "no age, no sex": ("covariates_missing", no_age_and_sex),
+    "no labels": ("labels_missing", no_labels),
     "constant label": ("label_constant", constant_label),
     "few in the test split": ("test_small", few_test_patients),
     "one to validate": ("split_single", one_patient_to_validate),
