@@ -142,15 +142,14 @@ def _parse(file: Path) -> tuple[Any, bytes]:
 
 
 def _sort_out(file: Path, header: Any, shape: tuple[int, ...], start: bytes) -> NiftiHeader:
-    coded = int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
-    affine = np.asarray(header.get_best_affine(), dtype=np.float64)
     zooms = [float(size) for size in header.get_zooms()]
-    sizes = [float(s) for s in (voxel_sizes(affine) if coded else zooms[:3])]
+    affine = _affine(header, zooms)
+    sizes = [float(s) for s in (zooms[:3] if affine is None else voxel_sizes(affine))]
     slice_axis = _slice_axis(shape, sizes)
     # rows run along the later axis, as in the layout (x, y, slice, phase)
     column_axis, row_axis = (axis for axis in range(3) if axis != slice_axis)
     orientation, reverse = AS_STORED, False
-    if coded and min(sizes) > 0:
+    if affine is not None and min(sizes) > 0:
         directions = (affine[:3, :3] * _RAS_TO_LPS[:, None]).T
         orientation = canonical_orientation(directions[row_axis], directions[column_axis])
         reverse = bool(directions[slice_axis] @ np.array(orientation.normal) < 0)
@@ -171,6 +170,21 @@ def _sort_out(file: Path, header: Any, shape: tuple[int, ...], start: bytes) -> 
         heart_mm=_heart_mm(start, header) if is_ours else None,
         proxy=ArrayProxy(file, spec),
     )
+
+
+def _affine(header: Any, zooms: list[float]) -> NDArray[np.float64] | None:
+    """Return where the header says that the voxels lie, None where it says nothing.
+
+    ACDC's sform lost the sizes that its qform and zooms still have: one of 1 x 1 x 1 mm is not
+    believed against other zooms.
+    """
+    sform: NDArray[np.float64] | None = header.get_sform(coded=True)[0]
+    if sform is not None:
+        lost = bool(np.allclose(voxel_sizes(sform), 1.0)) and not np.allclose(zooms[:3], 1.0)
+        if not lost:
+            return sform
+    qform: NDArray[np.float64] | None = header.get_qform(coded=True)[0]
+    return qform
 
 
 def _slice_axis(shape: tuple[int, ...], sizes: list[float]) -> int:

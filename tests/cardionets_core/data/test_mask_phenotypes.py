@@ -7,9 +7,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 from skimage.draw import polygon2mask
 from skimage.measure import regionprops
 
+from cardionets_core.data.cmr import read_masks
 from cardionets_core.data.mask_phenotypes import MaskLabels, phenotypes_of_masks, volumes_ml
 from cardionets_core.data.refusal import RecordRefused
 from cardionets_core.vocabulary import PHENOTYPE_NAMES
@@ -197,10 +199,12 @@ def test_acdc_masks_give_the_published_volumes(patient):
     (folder,) = Path(root).rglob(f"patient{patient}")
     files = sorted(folder.glob("*_gt.nii.gz"))
     assert len(files) == 2, "expected the masks of ED and ES"
-    images = [nib.load(file) for file in files]
-    masks = np.stack([np.asarray(i.dataobj).astype(np.uint8).transpose(2, 1, 0) for i in images])
-    column, row, between = (float(size) for size in images[0].header.get_zooms()[:3])
-    values = phenotypes_of_masks(masks, labels=ACDC, pixel_mm=(row, column), slice_mm=between)
+    stack = read_masks(files, root=folder)
+    column, row, between = (float(size) for size in nib.load(files[0]).header.get_zooms()[:3])
+    assert sorted(stack.pixel_mm) == pytest.approx(sorted((row, column)))
+    space = {"pixel_mm": stack.pixel_mm, "slice_mm": stack.slice_mm}
+    assert stack.slice_mm == pytest.approx(between)
+    values = phenotypes_of_masks(stack.masks, labels=ACDC, **space)
     _check_published(values, patient, 0.005)
 
 
@@ -379,3 +383,48 @@ def test_segments_are_numbered_however_the_array_lies(patient_heart, flips, swap
     if not flips:
         unknown = phenotypes_of_masks(masks, **how)
         assert "wt_1" not in unknown and unknown["wt_global"] == values["wt_global"]
+
+
+@pytest.mark.parametrize("flips", [(), (0,), (1, 2)])
+def test_segments_of_files_that_know_how_they_lie(tmp_path, patient_heart, flips):
+    """The same heart, turned in the scanner, through NIfTI: the affine says which wall is which."""
+    mask, thickness = patient_heart
+    turned = Rotation.from_euler("xyz", (25, 35, -40), degrees=True).as_matrix()
+    affine = np.eye(4)
+    # left, back and feet in the scanner's right, front and head
+    affine[:3, :3] = np.diag([-1, -1, 1]) @ turned @ np.diag([1, 1, -1]) * [1, 1, 8]
+    systole = np.where(ndimage.binary_erosion(mask == 3, np.ones((5, 5, 1))), 3, 0)
+    paths = [tmp_path / f"{phase}.nii.gz" for phase in range(2)]
+    for path, labels in zip(paths, (mask, systole), strict=True):
+        for axis in flips:
+            labels = np.flip(labels, axis)
+        stored = affine @ np.diag([*(-1.0 if axis in flips else 1.0 for axis in range(3)), 1.0])
+        nib.save(nib.Nifti1Image(labels.astype(np.uint8), stored), path)
+    stack = read_masks(paths, root=tmp_path)
+    assert (stack.pixel_mm, stack.slice_mm) == (pytest.approx((1.0, 1.0)), pytest.approx(8.0))
+    values = phenotypes_of_masks(
+        stack.masks,
+        labels=ACDC,
+        pixel_mm=stack.pixel_mm,
+        slice_mm=stack.slice_mm,
+        right_handed=stack.right_handed,
+    )
+    for number, true in thickness.items():
+        assert values[f"wt_{number}"] == pytest.approx(true, abs=0.5), number
+
+
+def test_the_header_of_acdc_has_its_sizes_in_the_qform(tmp_path):
+    """As patient100 has it (github.com/MIC-DKFZ/nnUNet/issues/2741): an sform without sizes.
+
+    It lies exactly along the scanner's axes, which no short axis does: nothing is known of sides.
+    """
+    image = nib.Nifti1Image(np.full((40, 40, 6), 3, np.uint8), None)
+    image.header.set_zooms((1.31579006, 1.31579006, 10))
+    image.set_qform(np.diag([-1.31579006, -1.31579006, 10, 1]), 1)
+    image.set_sform(np.diag([-1.0, -1.0, 1.0, 1.0]), 1)
+    path = tmp_path / "patient100_frame01_gt.nii.gz"
+    nib.save(image, path)
+    assert np.allclose(nib.load(path).affine, np.diag([-1, -1, 1, 1]))
+    stack = read_masks([path], root=tmp_path)
+    assert stack.pixel_mm == pytest.approx((1.31579006, 1.31579006))
+    assert stack.slice_mm == 10.0 and stack.right_handed is None
