@@ -44,6 +44,7 @@ from cardionets_core.data.ecg import RATES_HZ, EcgRecord, ecg_record
 from cardionets_core.data.leads import lead_index, millivolts_per_unit
 from cardionets_core.data.paths import sibling
 from cardionets_core.data.refusal import RecordRefused
+from cardionets_core.sources.guard import refusing
 from cardionets_core.sources.plausible import age_of, moment_of, sex_of
 from cardionets_core.sources.recording import Facts, Person
 
@@ -129,13 +130,11 @@ def read_schema(path: Path, *, root: Path) -> ArraySchema:
     Raises:
         RecordRefused: `no_schema`, `schema` with the key that is wrong, `path_escape`.
     """
-    try:
-        file = _find(path, root)
+    file = _find(path, root)
+    with refusing("schema"):
         if file.stat().st_size > LARGEST_SCHEMA:
             raise RecordRefused("schema", "too long")
         stated = json.loads(file.read_bytes())
-    except (ValueError, RecursionError):
-        raise RecordRefused("schema", "no JSON") from None
     if not isinstance(stated, dict) or not set(stated) <= set(_KNOWN):
         raise RecordRefused("schema", f"keys are {', '.join(_KNOWN)}")
     return ArraySchema(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 from cardionets_core.data.leads import lead_index
 from cardionets_core.data.refusal import RecordRefused
 from cardionets_core.sources.array_schema import LARGEST_RECORDING, ArraySchema
+from cardionets_core.sources.guard import refusing
 
 LARGEST_CSV = 128 * 2**20
 LARGEST_BLOCK = 256 * 2**20
@@ -30,17 +29,6 @@ Loaded = tuple[NDArray[np.float64], dict[str, object]]
 
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|nan|na|", re.IGNORECASE | re.ASCII)
 _EMPTY = ["", "NaN", "nan", "NA"]
-
-
-@contextmanager
-def guarded() -> Iterator[None]:
-    """Turn whatever a library raises into `RecordRefused`: its text may quote values or paths."""
-    try:
-        yield
-    except RecordRefused:
-        raise
-    except Exception:  # the libraries raise whatever they trip over
-        raise RecordRefused("unreadable") from None
 
 
 def is_csv(name: str, head: bytes) -> bool:
@@ -63,7 +51,7 @@ def load_csv(file: Path, schema: ArraySchema) -> Loaded:
     size = file.stat().st_size
     if size > LARGEST_CSV:
         raise RecordRefused("too_large", f"{size} bytes of text")
-    with guarded(), file.open("rb") as stream:
+    with refusing(), file.open("rb") as stream:
         first = stream.readline(65536).decode("utf-8-sig").rstrip("\r\n")
     cells = _cells(first)
     has_header = not _are_numbers(cells)
@@ -72,7 +60,7 @@ def load_csv(file: Path, schema: ArraySchema) -> Loaded:
         raise RecordRefused("schema", f"{len(names)} leads named, {len(cells)} columns")
     if len(set(names)) != len(names) or not set(schema.leads) <= set(names):
         raise RecordRefused("schema", "leads are not the columns")
-    with guarded():
+    with refusing():
         table = pa_csv.read_csv(
             file,
             pa_csv.ReadOptions(column_names=names, skip_rows=int(has_header), use_threads=False),
@@ -97,7 +85,7 @@ def count_parquet(file: Path, schema: ArraySchema) -> int | None:
     Raises:
         RecordRefused: `schema`, `too_large`, `unreadable`.
     """
-    with guarded(), pq.ParquetFile(file) as table:
+    with refusing(), pq.ParquetFile(file) as table:
         arrow = table.schema_arrow
         if any(arrow.get_field_index(name) < 0 for name in _wanted(schema)):
             raise RecordRefused("schema", "a named column is not there, or is there twice")
@@ -118,7 +106,7 @@ def load_parquet(file: Path, schema: ArraySchema, row: int | None) -> Loaded:
     Raises:
         RecordRefused: `schema`, `too_large`, `unreadable`.
     """
-    with guarded():
+    with refusing():
         if row is None:
             return _columns(_whole_table(file, schema.leads), schema.leads), {}
         group, first = _group_of(file, row)

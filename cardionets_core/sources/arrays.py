@@ -31,12 +31,12 @@ from cardionets_core.sources.array_tables import (
     MOST_RECORDINGS,
     Loaded,
     count_parquet,
-    guarded,
     is_csv,
     is_parquet,
     load_csv,
     load_parquet,
 )
+from cardionets_core.sources.guard import refusing
 from cardionets_core.sources.recording import SourceEcg
 
 _MARK = b"\x89HDF\r\n\x1a\n"
@@ -104,7 +104,7 @@ def _is_hdf5(name: str, head: bytes) -> bool:
 
 @contextmanager
 def _opened(file: Path) -> Iterator[Any]:
-    with guarded(), h5py.File(file, "r", locking=False) as opened:  # an archive may be read-only
+    with refusing(), h5py.File(file, "r", locking=False) as opened:  # an archive may be read-only
         yield opened
 
 

@@ -34,6 +34,7 @@ from pydicom.uid import (
 from cardionets_core.data.paths import sibling
 from cardionets_core.data.refusal import RecordRefused
 from cardionets_core.sources.coded_size import coded_size
+from cardionets_core.sources.guard import refusing
 
 __all__ = [
     "Dataset",
@@ -76,18 +77,10 @@ def is_dicom(head: bytes) -> bool:
 
 @contextmanager
 def guarded(code: str = "unreadable") -> Iterator[None]:
-    """Turn whatever pydicom raises into `RecordRefused(code)` and keep its warnings quiet.
-
-    The cause is not chained: its text may quote a value of the file.
-    """
-    with warnings.catch_warnings():
+    """Turn whatever pydicom raises into `RecordRefused` and keep its warnings quiet."""
+    with warnings.catch_warnings(), refusing(code):
         warnings.simplefilter("ignore")
-        try:
-            yield
-        except RecordRefused:
-            raise
-        except Exception:  # pydicom and its decoders raise whatever they trip over
-            raise RecordRefused(code) from None
+        yield
 
 
 def read_dataset(path: Path, *, pixels: bool, root: Path) -> Dataset:
