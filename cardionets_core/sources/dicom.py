@@ -61,7 +61,9 @@ LARGEST_IMAGE = 2**28
 LARGEST_SIDE = 4096
 
 _DECODERS = {uid: "pillow" for uid in (JPEGBaseline8Bit, JPEG2000, JPEG2000Lossless)}
-"""The others are pydicom's choice. GDCM ends the process over a damaged JPEG 2000 image."""
+"""The others are pydicom's choice. GDCM throws through Python over a damaged image and so ends the
+process: images are decoded in the workers of `prepare`, which survives them, and JPEG lossless and
+JPEG-LS, for which there is no other decoder, are the only ones left to it."""
 
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 
