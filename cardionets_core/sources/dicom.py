@@ -29,6 +29,7 @@ from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
+    JPEGExtended12Bit,
 )
 
 from cardionets_core.data.paths import sibling
@@ -60,7 +61,9 @@ LARGEST_IMAGE = 2**28
 
 LARGEST_SIDE = 4096
 
-_DECODERS = {uid: "pillow" for uid in (JPEGBaseline8Bit, JPEG2000, JPEG2000Lossless)}
+_DECODERS = dict.fromkeys(
+    (JPEGBaseline8Bit, JPEGExtended12Bit, JPEG2000, JPEG2000Lossless), "pillow"
+)
 """The others are pydicom's choice. GDCM throws through Python over a damaged image and so ends the
 process: images are decoded in the workers of `prepare`, which survives them, and JPEG lossless and
 JPEG-LS, for which there is no other decoder, are the only ones left to it."""
