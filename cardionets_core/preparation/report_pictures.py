@@ -133,7 +133,7 @@ def _strip(kind: str, out: Path, outcome: Outcome) -> Picture:
 
 def _title(kind: str, outcome: Outcome) -> str:
     if kind == TYPICAL:
-        return "Nothing to remark"
+        return "No technical fault seen"
     if kind == "gain":
         low, high = USUAL_RANGE_MV
         return f"Unusual voltage: {_number(outcome, 'typical_mv'):.3g} mV; usual {low} to {high} mV"
