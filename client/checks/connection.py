@@ -70,10 +70,10 @@ def _check_authority(connection: Connection) -> list[Finding]:
                 "connection",
                 "plain_http",
                 f"--superlink {connection.superlink} is another machine, so the connection must be "
-                "encrypted;",
-                cause="model weights and tasks would travel in the clear, and anybody on the way "
-                "could change them;",
-                next_step="add --root-certificates with the coordinator's authority.",
+                "encrypted.",
+                cause="Model weights and tasks would travel in the clear, and anybody on the way "
+                "could change them.",
+                next_step="Add --root-certificates with the coordinator's authority.",
             )
         ]
     if not path.is_file():
@@ -97,9 +97,9 @@ def _absent(option: str, path: Path, code: str) -> Finding:
     return error(
         "connection",
         code,
-        f"{option} {path} does not exist;",
-        cause="there is no file of that name;",
-        next_step="correct the path.",
+        f"{option} {path} does not exist.",
+        cause="There is no file of that name.",
+        next_step="Correct the path, or ask the coordinator for the file.",
     )
 
 

@@ -193,7 +193,8 @@ class CheckResult:
         errors = len(self.of_level("error"))
         if errors:
             many = "error stands" if errors == 1 else "errors stand"
-            return f"Cannot join yet: {errors} {many} in the way."
+            would = f" Data and policy would serve {', '.join(self.joinable)}."
+            return f"Cannot join yet: {errors} {many} in the way.{would if self.joinable else ''}"
         if not self.joinable:
             return "Cannot join: no training stage is left that this site could serve."
         warnings = len(self.of_level("warning"))

@@ -59,7 +59,7 @@ def _look(path: Path, root: Path) -> list[Finding]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             header = next(csv.reader(file), [])
         found = _check_header(header)
-        if not any(f.code == "manifest_separator" for f in found):
+        if not {"manifest_separator", "manifest_header"} & {f.code for f in found}:
             found += _check_keys(_rows(path))
             found += _check_paths(_rows(path), root)
     except (UnicodeDecodeError, csv.Error):
@@ -86,6 +86,17 @@ def _check_header(header: list[str]) -> list[Finding]:
                     next_step="Save it as CSV with commas between columns and points in numbers.",
                 )
             ]
+    if not set(COLUMNS) & {name.strip() for name in header}:
+        # Not quoted: without a header this is the first patient.
+        return [
+            error(
+                "data",
+                "manifest_header",
+                "The first row of the manifest holds no name of a column.",
+                cause="The header row is missing, or the names are those of another system.",
+                next_step=f"Begin with a row of names: {', '.join(COLUMNS[:3])}, ...",
+            )
+        ]
     return [
         error(
             "data",

@@ -145,6 +145,11 @@ def manifest_with_semicolons(bench):
     path.write_text(path.read_text().replace(",", ";"))
 
 
+def no_header(bench):
+    path = bench.data / "manifest.csv"
+    path.write_text(path.read_text().partition("\n")[2])
+
+
 def unknown_column(bench):
     def rename(rows):
         for row in rows:
@@ -298,6 +303,7 @@ FAULTS = {
     "manifest is a folder": ("manifest_is_a_folder", lambda b: b.edit("data", manifest="/")),
     "prepared folder missing": ("prepared_unusable", lambda b: b.edit("data", prepared="/nowhere")),
     "semicolons": ("manifest_separator", manifest_with_semicolons),
+    "no header": ("manifest_header", no_header),
     "unknown column": ("manifest_column", unknown_column),
     "duplicate study": ("manifest_duplicate", duplicate_study),
     "path outside": ("path_escape", path_outside),
@@ -411,6 +417,12 @@ def test_the_quarantine_is_counted_by_reason(bench):
     refused = {r.code: r for r in bench.check().refused}
     assert refused["header"].files == 1 and refused["missing_file"].files == 3
     assert all(r.cause and r.next_step for r in refused.values())
+
+
+def test_a_table_without_header_does_not_show_its_first_patient(bench, patient_ids):
+    ids = patient_ids(bench.file.parent / "west.yaml")
+    no_header(bench)
+    assert not [name for name in ids if name in repr(bench.check())]
 
 
 def test_a_secret_is_not_shown(bench):
