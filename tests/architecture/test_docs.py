@@ -14,6 +14,7 @@ import click
 import pytest
 import typer.main
 
+from cardionets_core.data.refusal import REASONS
 from cardionets_core.run_config import compose, run_config_from
 from simulations.settings import compose_run, compose_simulation
 
@@ -173,3 +174,11 @@ def test_the_tree_lists_the_folders_of_the_tests():
 
 def test_every_line_of_the_tree_says_something():
     assert [p for p, text in tree().items() if len(text.split()) < 2] == []
+
+
+def test_every_reason_of_a_refusal_stands_in_the_guide():
+    text = (ROOT / "docs" / "site_onboarding.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", text, re.MULTILINE))
+    assert {code: rows.get(code) for code in REASONS} == {
+        code: f"{cause} | {step}" for code, (cause, step) in REASONS.items()
+    }
