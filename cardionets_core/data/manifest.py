@@ -144,8 +144,8 @@ def _from_parquet(data: bytes) -> pd.DataFrame:
     from pyarrow import parquet
 
     try:
-        table = parquet.read_table(arrow.BufferReader(data))
-        columns = {}
+        file = parquet.ParquetFile(arrow.BufferReader(data))
+        table, columns = file.read(), {}
         for name, cells in zip(table.column_names, table.columns, strict=True):
             is_text = name in ("patient_id", "study_id", *FILE_COLUMNS)
             is_number = arrow.types.is_floating(cells.type) or arrow.types.is_integer(cells.type)

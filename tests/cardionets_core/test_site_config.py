@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from cardionets_core.config_tree import build
 from cardionets_core.errors import ConfigError
 from cardionets_core.site_config import (
     SITE_CONFIG_ENV,
+    SiteConfig,
     compose_site,
     load_own_site_config,
     load_site_config,
-    site_config_from,
     write_yaml,
 )
 
@@ -45,7 +46,7 @@ def test_a_small_file_is_enough(tmp_path, values):
 @pytest.mark.parametrize("path", SITE_FILES, ids=lambda p: p.stem)
 def test_every_file_of_site_configs_is_right(path):
     assert SITE_FILES
-    config = site_config_from(compose_site(path), where=path.name)
+    config = build(SiteConfig, compose_site(path), path.name)  # its folders need not be here
     assert path.stem in (config.site, "template")
 
 
@@ -53,6 +54,44 @@ def test_every_file_of_site_configs_is_right(path):
 def test_a_wrong_path_names_the_key_and_the_next_step(tmp_path, values, key):
     values["data"][key] = "/nowhere/at/all"
     with pytest.raises(ConfigError, match=rf"data\.{key} names /nowhere.*cardionets cohort"):
+        load_site_config(written(tmp_path, values))
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    """A folder as `cardionets prepare` leaves it."""
+    out = tmp_path / "prepared"
+    out.mkdir()
+    (out / "manifest.parquet").touch()
+    (out / "site_salt").write_text("a secret of this site\n")
+    return out
+
+
+def test_a_prepared_folder_is_enough(tmp_path, prepared):
+    values = {"site": "s", "data": {"prepared": str(prepared)}}
+    data = load_site_config(written(tmp_path, values)).data
+    assert (data.root, data.manifest) == (str(prepared), str(prepared / "manifest.parquet"))
+    assert data.cache == str(prepared / "cache") and data.salt == "a secret of this site"
+    assert "secret" not in repr(data)
+
+
+def test_the_cache_of_a_prepared_folder_may_lie_elsewhere(tmp_path, prepared):
+    values = {"site": "s", "data": {"prepared": str(prepared), "cache": str(tmp_path / "fast")}}
+    assert load_site_config(written(tmp_path, values)).data.cache == str(tmp_path / "fast")
+
+
+@pytest.mark.parametrize("missing", ["manifest.parquet", "site_salt"])
+def test_a_folder_that_is_not_prepared(tmp_path, prepared, missing):
+    (prepared / missing).unlink()
+    values = {"site": "s", "data": {"prepared": str(prepared)}}
+    with pytest.raises(ConfigError, match=r"data\.prepared names .*run `cardionets prepare`"):
+        load_site_config(written(tmp_path, values))
+
+
+@pytest.mark.parametrize("key", ["root", "manifest", "salt"])
+def test_two_answers_about_the_data(tmp_path, prepared, key):
+    values = {"site": "s", "data": {"prepared": str(prepared), key: "x"}}
+    with pytest.raises(ConfigError, match=rf"remove data\.{key}, or data\.prepared"):
         load_site_config(written(tmp_path, values))
 
 

@@ -1,7 +1,10 @@
 import numpy as np
+import pandas as pd
+import pyarrow as arrow
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from cardionets_core.data.manifest import SPLITS, read_manifest, split_of
 from cardionets_core.errors import DataError
@@ -130,6 +133,74 @@ def test_a_missing_root_or_manifest(tmp_path, site):
         read_manifest(tmp_path / "m.csv", tmp_path / "absent")
     with pytest.raises(DataError, match="cannot be read"):
         read_manifest(tmp_path / "m.csv", site)
+
+
+GOOD = {
+    "patient_id": ["p1", "p2"],
+    "ecg": ["ecg/a.hea", None],
+    "age": [60, 70],
+    "lv_edv": [150.5, None],
+    "hypertrophy": [1.0, None],
+}
+
+
+@pytest.fixture
+def read_parquet(tmp_path, site):
+    def read(columns, **how):
+        path = tmp_path / "manifest.parquet"
+        if isinstance(columns, bytes):
+            path.write_bytes(columns)
+        else:
+            table = columns if isinstance(columns, arrow.Table) else arrow.table(columns)
+            parquet.write_table(table, path)
+        return read_manifest(path, site, **how)
+
+    return read
+
+
+def test_parquet_says_the_same_as_csv(read, read_parquet):
+    from_csv = read("patient_id,ecg,age,lv_edv,hypertrophy\np1,ecg/a.hea,60,150.5,1\np2,,70,,\n")
+    from_parquet = read_parquet(GOOD)
+    pd.testing.assert_frame_equal(from_parquet.table, from_csv.table)
+    assert from_parquet.phenotypes == ("lv_edv",) and from_parquet.diseases == ("hypertrophy",)
+    assert len(from_parquet.sha256) == 64 != from_csv.sha256
+
+
+def test_parquet_of_pandas_with_numbers_as_ids_and_text_as_numbers(tmp_path, site):
+    frame = pd.DataFrame({"patient_id": [7, 8], "ecg": ["ecg/a.hea", ""], "age": ["60", ""]})
+    frame.to_parquet(tmp_path / "m.parquet")
+    table = read_manifest(tmp_path / "m.parquet", site).table
+    assert table["patient_id"].tolist() == ["7", "8"] and table["age"][0] == 60.0
+    assert np.isnan(table["age"][1])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"age": [300, 70]}, "row 2, column 'age': outside 0 to 120"),
+        ({"age": [float("inf"), 1]}, "row 2, column 'age': not a number"),
+        ({"hypertrophy": [1, 2]}, "row 3, column 'hypertrophy': must be"),
+        ({"patient_id": ["p", None]}, "row 3: patient_id is empty"),
+        ({"ecg": ["ecg/a.hea", "../x"]}, "row 3, column 'ecg': a path leads out"),
+        ({"lv_edvv": [1, 2]}, "did you mean 'lv_edv'"),
+        ({"age": [[1], [2]]}, "not a Parquet table of text and numbers"),
+    ],
+)
+def test_parquet_is_checked_like_csv(read_parquet, change, message):
+    with pytest.raises(DataError, match=message):
+        read_parquet(GOOD | change)
+
+
+def test_parquet_that_is_none_or_has_a_column_twice(read_parquet):
+    with pytest.raises(DataError, match="not a Parquet table"):
+        read_parquet(b"patient_id,ecg\np1,\n")
+    with pytest.raises(DataError, match="not a Parquet table"):
+        read_parquet(b"PAR1" + b"\xff" * 400 + b"PAR1")
+    double = arrow.Table.from_arrays([arrow.array(["p"])] * 2, names=["patient_id", "patient_id"])
+    with pytest.raises(DataError, match="same name"):
+        read_parquet(double)
+    with pytest.raises(DataError, match="no rows"):
+        read_parquet({name: arrow.array([], arrow.string()) for name in GOOD})
 
 
 @given(st.text(max_size=30), st.text(max_size=20))

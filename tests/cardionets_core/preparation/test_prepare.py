@@ -16,7 +16,7 @@ from cardionets_core.errors import DataError
 from cardionets_core.preparation.inventory import find
 from cardionets_core.preparation.request import PrepareRequest
 from cardionets_core.run_config import model_preset
-from cardionets_core.site_config import site_config_from
+from cardionets_core.site_config import load_site_config, write_yaml
 from client.site import open_dataset
 
 
@@ -93,7 +93,8 @@ def test_neutral_records_give_the_tensors_of_the_sources(hospital, run, tmp_path
 def test_a_prepared_site_opens_as_any_other(hospital, run, tmp_path):
     run(hospital, presets=("tiny",))
     out = tmp_path / "prepared"
-    config = site_config_from({"site": "s", "data": {"prepared": str(out)}})
+    write_yaml(tmp_path / "site.yaml", {"site": "s", "data": {"prepared": str(out)}})
+    config = load_site_config(tmp_path / "site.yaml")
     built = sorted(p.name for p in (out / "cache").iterdir())
     model = model_preset("tiny")
     data = open_dataset(config, model, phenotypes=(), diseases=(), scaler=None)
