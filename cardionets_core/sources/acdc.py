@@ -59,7 +59,7 @@ def read_acdc(item: CmrItem, *, root: Path) -> SourceCmr:
     if len(cines) > 1:
         raise RecordRefused("ambiguous_files")
     return read_masked(
-        root / item.members[cines[0]] if cines else None,
+        [root / item.members[k] for k in cines],
         [root / member for _, member in masks],
         labels=LABELS,
         root=root,

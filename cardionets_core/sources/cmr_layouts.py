@@ -22,7 +22,7 @@ from cardionets_core.sources.cmr_item import CmrItem
 from cardionets_core.sources.dicom import Dataset, is_dicom, read_dataset, text_of
 from cardionets_core.sources.dicom_cine import read_cine_study
 from cardionets_core.sources.dicom_frames import OpenImage
-from cardionets_core.sources.nifti_studies import items_of, read_nifti_study
+from cardionets_core.sources.nifti_studies import is_view_folder, items_of, read_nifti_study
 from cardionets_core.sources.recording import Facts, Person, SourceCmr
 from cardionets_core.sources.ukb_bulk import participant_of, read_ukb
 from cardionets_core.vocabulary import PHENOTYPE_NAMES
@@ -39,7 +39,7 @@ MOST_FILES = 50_000
 
 
 def find_cmr(folder: Path) -> Iterator[CmrItem]:
-    """Yield the studies below `folder`; DICOM studies and UK Biobank's last.
+    """Yield the studies below `folder`; those that lie in several folders last.
 
     Of DICOM files two of each folder are opened, and all of them where those two differ in their
     study.
@@ -47,6 +47,7 @@ def find_cmr(folder: Path) -> Iterator[CmrItem]:
     visits: dict[tuple[str, str], list[str]] = {}
     studies: dict[str, list[str]] = {}
     tables: dict[str, str] = {}
+    views: dict[str, list[str]] = {}
     closed: list[OSError] = []
     for below, folders, files in _walk(folder, closed):
         prefix = f"{below}/" if below else ""
@@ -58,9 +59,17 @@ def find_cmr(folder: Path) -> Iterator[CmrItem]:
             if name.lower().endswith(".csv") and mnms.is_table(_first_line(folder / below / name)):
                 tables[below] = prefix + name
         folders[:] = [name for name in folders if participant_of(name) is None]
-        yield from _nifti_items(below, files, tables)
+        is_view = is_view_folder(PurePosixPath(below).name)
+        if is_view or any(is_view_folder(name) for name in folders):
+            place = below.rpartition("/")[0] if is_view else below
+            names = [name for name in files if name.lower().endswith(_NIFTI)]
+            views.setdefault(place, []).extend(prefix + name for name in names)
+        else:
+            yield from _nifti_items(below, files, tables)
         for study, member in _dicom_members(folder, below, files):
             studies.setdefault(study, []).append(member)
+    for place, paths in views.items():
+        yield from items_of(place, paths)
     yield from _visit_items(visits)
     yield from _study_items(studies)
     for error in closed:
@@ -139,7 +148,7 @@ def _nifti_items(below: str, files: list[str], tables: dict[str, str]) -> Iterat
         paths = tuple(prefix + n for n in names) + ((table,) if table else ())
         yield CmrItem("cmr_mnms", below, layout="mnms", patient=code, members=paths)
         return
-    yield from items_of(below, names)
+    yield from items_of(below, [prefix + name for name in names])
 
 
 def _ancestors(below: str) -> Iterator[str]:

@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cardionets_core.data.cmr import CineVolume, MaskStack, read_masks, read_nifti
+from cardionets_core.data.cmr import CineVolume, MaskStack, read_masks, read_nifti, read_phase_files
 from cardionets_core.data.mask_phenotypes import MaskLabels, phenotypes_of_masks
 from cardionets_core.data.refusal import RecordRefused
 from cardionets_core.sources.recording import Facts, SourceCmr
 
 
 def read_masked(
-    cine: Path | None,
+    cine: Sequence[Path],
     masks: Sequence[Path],
     *,
     labels: MaskLabels | Callable[[MaskStack], MaskLabels],
@@ -29,7 +29,7 @@ def read_masked(
     """Read a short-axis cine and measure its masks; each is kept where the other is refused.
 
     Args:
-        cine: a stack of every phase; None where there is none.
+        cine: one file with every phase, or one for each; none where there is no cine.
         masks: one file with every phase (empty where nothing was outlined), or one for each phase.
         labels: what the numbers of the masks mean, or who finds that out.
         root: folder that no file may lie outside of.
@@ -46,9 +46,9 @@ def read_masked(
         stack = read_masks(list(masks), root=root) if masks else None
     except RecordRefused as error:
         refused["study"] = error.code
-    if cine is not None:
+    if cine:
         try:
-            volume = _read_slice(cine, stack, root)
+            volume = read_slice(cine, stack, root=root)
             views["sax"] = _turned(volume, diastole)
         except RecordRefused as error:
             refused["sax"] = error.code
@@ -65,18 +65,28 @@ def read_masked(
     return SourceCmr(views, refused, facts)
 
 
-def _read_slice(cine: Path, stack: MaskStack | None, root: Path) -> CineVolume:
-    """Read the slice in the middle of the heart, and where it is in it, from the masks if any."""
+def read_slice(cine: Sequence[Path], stack: MaskStack | None, *, root: Path) -> CineVolume:
+    """Read the slice in the middle of the heart, and where it is in it, from the masks if any.
+
+    Raises:
+        RecordRefused: as `read_nifti`; `image_shape` where cine and masks do not fit together.
+    """
+
+    def at(index: int | None) -> CineVolume:
+        if len(cine) == 1:
+            return read_nifti(cine[0], root=root, slice_index=index)
+        return read_phase_files(list(cine), root=root, slice_index=index)
+
     if stack is None or not stack.masks.any():
-        return read_nifti(cine, root=root)
+        return at(None)
     heart = stack.masks > 0
     inside = np.flatnonzero(heart.any(axis=(0, 2, 3)))
-    at = int(inside[len(inside) // 2])
-    volume = read_nifti(cine, root=root, slice_index=at)
+    middle = int(inside[len(inside) // 2])
+    volume = at(middle)
     alike = np.allclose(volume.pixel_mm, stack.pixel_mm, rtol=0.01)
     if volume.frames.shape[1:] != heart.shape[2:] or not alike:
         raise RecordRefused("image_shape", "cine and masks differ in size")
-    return replace(volume, heart_mm=centroid_mm(heart[:, at], volume.pixel_mm))
+    return replace(volume, heart_mm=centroid_mm(heart[:, middle], volume.pixel_mm))
 
 
 def centroid_mm(

@@ -67,7 +67,7 @@ def read_mnms(item: CmrItem, *, root: Path) -> SourceCmr:
     masks = _ending(item, "_sa_gt.nii")
     diastole = number(row.get("ed", ""))
     return read_masked(
-        root / cine,
+        [root / cine],
         [root / masks] if masks else [],
         labels=LABELS,
         root=root,

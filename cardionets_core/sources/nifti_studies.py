@@ -2,10 +2,12 @@
 
     P007_4ch.nii.gz  P007_sax.nii.gz  P007_sax_seg.nii.gz        side by side
     P007/4ch.nii.gz  P007/sax.nii.gz  P007/sax_seg.nii.gz        or in a folder for each patient
+    4ch/P007.nii.gz  sax/P007.nii.gz  sax/P007_seg.nii.gz        or in a folder for each view
     P007_sax_frame01.nii.gz, P007_sax_frame02.nii.gz, ...        a volume for each phase
 
-`la_4ch`, `lax_4ch` and `sa`, and `_gt`, `_mask`, `_label` for `_seg`, are read as well. In masks 2
-is the myocardium; which of 1 and 3 it surrounds, and so is the left ventricle, is looked up.
+`la_4ch`, `lax_4ch` and `sa`, `_gt`, `_mask`, `_label` or a leading `seg_` for `_seg`, and `_ED` and
+`_ES` for single phases are read as well. In masks 2 is the myocardium; which of 1 and 3 it
+surrounds, and so is the left ventricle, is looked up.
 """
 
 from __future__ import annotations
@@ -13,24 +15,29 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from scipy import ndimage
 
-from cardionets_core.data.cmr import CineVolume, MaskStack, read_nifti, read_phase_files
+from cardionets_core.data.cmr import CineVolume, MaskStack, read_masks
 from cardionets_core.data.mask_phenotypes import MaskLabels
 from cardionets_core.data.refusal import RecordRefused
 from cardionets_core.sources.cmr_item import CmrItem
-from cardionets_core.sources.masked_cine import read_masked
+from cardionets_core.sources.masked_cine import read_masked, read_slice
 from cardionets_core.sources.recording import Facts, Person, SourceCmr
 
+_MASK = r"seg|gt|masks?|labels?|segmentation"
+_VIEW = r"(?:lax?[_-])?4ch|sax?"
 _NAME = re.compile(
-    r"(?:(?P<patient>.+?)[_-])?(?:cine[_-])?(?P<view>(?:lax?[_-])?4ch|sax?)"
-    r"(?:[_-](?P<mask>seg|gt|masks?|labels?|segmentation))?"
-    r"(?:[_-]?(?:frame|phase|ph|t)[_-]?(?P<phase>\d{1,3}))?(?:[_-](?P<late>seg|gt))?",
+    rf"(?:(?P<early>{_MASK})[_-])?(?:(?!cine[_-])(?P<patient>.+?)[_-])??(?:cine[_-])?"
+    rf"(?P<view>{_VIEW})(?:[_-](?P<mask>{_MASK}))?"
+    r"(?:[_-]?(?:frame|phase|ph|t)[_-]?(?P<phase>\d{1,3})|[_-](?P<end>ed|es))?"
+    rf"(?:[_-](?P<late>{_MASK}))?",
     re.IGNORECASE | re.ASCII,
 )
+_MASK_AT_END = re.compile(rf"(.+?)[_-]({_MASK})", re.IGNORECASE | re.ASCII)
+_ENDS = {"ed": 0, "es": 1}
 _INSIDE = 0.8
 """Share of the pixels within the ring of myocardium that the left ventricle must fill."""
 
@@ -45,33 +52,46 @@ class NamedFile:
     phase: int
 
 
-def named(name: str) -> NamedFile | None:
-    """Return what a NIfTI file's name says, None where it does not say its view."""
-    stem = re.sub(r"\.nii(\.gz)?$", "", name, flags=re.IGNORECASE)
+def is_view_folder(name: str) -> bool:
+    """Return whether a folder is one for a view and not for a patient."""
+    return re.fullmatch(_VIEW, name, re.IGNORECASE | re.ASCII) is not None
+
+
+def named(path: str) -> NamedFile | None:
+    """Return what a NIfTI file's path says, None where it does not say its view."""
+    place = PurePosixPath(path)
+    stem = re.sub(r"\.nii(\.gz)?$", "", place.name, flags=re.IGNORECASE)
     match = _NAME.fullmatch(stem)
+    if match is None and is_view_folder(place.parent.name):
+        mask = _MASK_AT_END.fullmatch(stem)
+        who = mask[1] if mask else stem
+        # `image`, `cine`: a word without a digit is nobody; then the folder above says who it is
+        parts = (who if re.search(r"\d", who) else "", place.parent.name, mask[2] if mask else "")
+        match = _NAME.fullmatch("_".join(part for part in parts if part))
     if match is None:
         return None
     view = "4ch" if match["view"].lower().endswith("4ch") else "sax"
-    phase = -1 if match["phase"] is None else int(match["phase"])
-    return NamedFile(match["patient"] or "", view, bool(match["mask"] or match["late"]), phase)
+    phase = _ENDS[match["end"].lower()] if match["end"] else int(match["phase"] or -1)
+    is_mask = any(match[name] for name in ("early", "mask", "late"))
+    return NamedFile(match["patient"] or "", view, is_mask, phase)
 
 
-def items_of(folder: str, names: Iterable[str]) -> list[CmrItem]:
-    """Group the NIfTI files of a folder to studies; one whose view is unknown is a study alone.
+def items_of(folder: str, paths: Iterable[str]) -> list[CmrItem]:
+    """Group NIfTI files to studies; one whose view is unknown is a study alone.
 
     Args:
-        folder: relative path, "" for the folder that was given itself.
-        names: of its NIfTI files.
+        folder: relative path of their folder, or of what holds their folders of views; "" for the
+            folder that was given itself.
+        paths: the files, relative to the folder that was given.
     """
-    prefix = f"{folder}/" if folder else ""
     groups: dict[str, list[str]] = {}
     unknown: list[str] = []
-    for name in sorted(names):
-        facts = named(name)
+    for path in sorted(paths):
+        facts = named(path)
         if facts is None:
-            unknown.append(name)
+            unknown.append(path)
         else:
-            groups.setdefault(facts.patient, []).append(prefix + name)
+            groups.setdefault(facts.patient, []).append(path)
     found = [
         CmrItem(
             "cmr_nifti",
@@ -83,9 +103,7 @@ def items_of(folder: str, names: Iterable[str]) -> list[CmrItem]:
         )
         for patient, members in groups.items()
     ]
-    return found + [
-        CmrItem("cmr_nifti", prefix + name, members=(prefix + name,)) for name in unknown
-    ]
+    return found + [CmrItem("cmr_nifti", path, members=(path,)) for path in unknown]
 
 
 def read_nifti_study(item: CmrItem, *, root: Path) -> SourceCmr:
@@ -94,7 +112,7 @@ def read_nifti_study(item: CmrItem, *, root: Path) -> SourceCmr:
     Raises:
         RecordRefused: `unknown_view` where the names do not say which view it is.
     """
-    files = [(named(Path(member).name), root / member) for member in item.members]
+    files = [(named(member), root / member) for member in item.members]
     known = [(facts, path) for facts, path in files if facts is not None]
     if not known:
         raise RecordRefused("unknown_view")
@@ -102,41 +120,32 @@ def read_nifti_study(item: CmrItem, *, root: Path) -> SourceCmr:
     views: dict[str, CineVolume] = {}
     refused: dict[str, str] = {}
     for view in ("4ch", "sax"):
-        cines, masks = (
-            [path for _, path in sorted((f.phase, p) for f, p in known if pick(f, view, is_mask))]
-            for is_mask in (False, True)
-        )
         try:
-            if view == "sax" and masks and len(cines) <= 1:
-                found = _with_masks(cines, masks, root, facts)
-                views |= found.views
-                refused |= found.refused
+            cines, masks = (_pick(known, view, is_mask) for is_mask in (False, True))
+            if view == "sax" and masks:
+                found = read_masked(cines, masks, labels=labels_of, root=root, facts=facts)
+                views.update(found.views)
+                refused.update(found.refused)
                 facts = found.facts
             elif cines:
-                views[view] = _cine(cines, root)
+                stack = read_masks(masks, root=root) if masks else None
+                views[view] = read_slice(cines, stack, root=root)
         except RecordRefused as error:
             refused[view] = error.code
     return SourceCmr(views, refused, facts)
 
 
-def pick(facts: NamedFile, view: str, is_mask: bool) -> bool:
-    """Return whether a file is a cine, or a mask, of a view."""
-    return facts.view == view and facts.is_mask == is_mask
+def _pick(known: Sequence[tuple[NamedFile, Path]], view: str, is_mask: bool) -> list[Path]:
+    """Return the files of a view's cine or mask; single phases only where no file has all.
 
-
-def _cine(paths: Sequence[Path], root: Path) -> CineVolume:
-    if len(paths) == 1:
-        return read_nifti(paths[0], root=root)
-    if all(getattr(named(path.name), "phase", -1) < 0 for path in paths):
+    Raises:
+        RecordRefused: `ambiguous_files` where two files claim the same phases.
+    """
+    own = sorted((f.phase, p) for f, p in known if (f.view, f.is_mask) == (view, is_mask))
+    own = [pair for pair in own if pair[0] < 0] or own
+    if len({phase for phase, _ in own}) < len(own):
         raise RecordRefused("ambiguous_files")
-    return read_phase_files(list(paths), root=root)
-
-
-def _with_masks(
-    cines: Sequence[Path], masks: Sequence[Path], root: Path, facts: Facts
-) -> SourceCmr:
-    cine = cines[0] if cines else None
-    return read_masked(cine, masks, labels=labels_of, root=root, facts=facts)
+    return [path for _, path in own]
 
 
 def labels_of(stack: MaskStack) -> MaskLabels:

@@ -21,6 +21,11 @@ def only(folder):
      ("P7_sax_frame03.nii.gz", ("P7", "sax", False, 3)),
      ("x_cine_sax.nii", ("x", "sax", False, -1)),
      ("P7_sax_frame03_gt.nii.gz", ("P7", "sax", True, 3)), ("P7_2ch.nii.gz", None),
+     ("cine_sax.nii.gz", ("", "sax", False, -1)), ("seg_sa.nii.gz", ("", "sax", True, -1)),
+     ("seg_sa_ED.nii.gz", ("", "sax", True, 0)), ("P7_sax_ES.nii", ("P7", "sax", False, 1)),
+     ("sax/P7.nii.gz", ("P7", "sax", False, -1)), ("4ch/P7_seg.nii.gz", ("P7", "4ch", True, -1)),
+     ("sax/P7_frame02.nii", ("P7_frame02", "sax", False, -1)), ("P7/x.nii", None),
+     ("P7/sax/image.nii", ("", "sax", False, -1)), ("P7/sa/image_seg.nii", ("", "sax", True, -1)),
      ("masax.nii.gz", None), ("scan.nii.gz", None)],
 )  # fmt: skip
 def test_names(name, expected):
@@ -103,11 +108,16 @@ def test_two_phases_are_no_cine_but_their_masks_count(tmp_path, beating, save_st
 
 
 def test_a_volume_for_each_phase(tmp_path, beating, save_stack):
-    grey, _ = beating(phases=11)
+    grey, labels = beating(phases=11)
     for k in range(11):
         save_stack(tmp_path / f"P1_sax_frame{k + 1}.nii.gz", grey[k])
     found = read_cmr(only(tmp_path), root=tmp_path)
     np.testing.assert_array_equal(found.views["sax"].frames, grey[:, 3])
+    for k in range(11):
+        save_stack(tmp_path / f"P1_sax_frame{k + 1}_seg.nii.gz", labels[k])
+    found = read_cmr(only(tmp_path), root=tmp_path)
+    np.testing.assert_array_equal(found.views["sax"].frames, grey[:, 3])
+    assert found.views["sax"].heart_mm is not None and found.facts.values["lv_ef"] > 0
 
 
 def test_refusals(tmp_path, beating, save_stack, code_of):
@@ -128,3 +138,40 @@ def test_refusals(tmp_path, beating, save_stack, code_of):
     assert read_cmr(c, root=tmp_path / "c").refused == {"sax": "image_shape"}
     found = read_cmr(d, root=tmp_path / "d")
     assert set(found.views) == {"4ch"} and found.refused == {"sax": "unreadable"}
+
+
+def test_a_folder_for_each_view(tmp_path, beating, save_stack, true_volumes):
+    grey, labels = beating()
+    save_stack(tmp_path / "cmr" / "P1_4ch.nii.gz", grey[:, :1])
+    save_stack(tmp_path / "cmr" / "sax" / "P1.nii.gz", grey)
+    save_stack(tmp_path / "cmr" / "sax" / "P1_seg.nii.gz", labels)
+    save_stack(tmp_path / "cmr" / "sax" / "P2_sax.nii.gz", grey)
+    first, second = find_cmr(tmp_path)
+    assert (first.path, first.patient, second.patient) == ("cmr", "P1", "P2")
+    found = read_cmr(first, root=tmp_path)
+    assert set(found.views) == {"4ch", "sax"} and found.refused == {}
+    assert found.facts.values["lv_edv"] == pytest.approx(true_volumes["lv_edv"], rel=0.03)
+    assert set(read_cmr(second, root=tmp_path).views) == {"sax"}
+
+
+def test_whole_cines_come_before_their_single_phases(tmp_path, beating, save_stack, true_volumes):
+    grey, labels = beating()
+    for name, at in (("ED", 0), ("ES", 4)):
+        save_stack(tmp_path / "P1" / f"sa_{name}.nii.gz", grey[at])
+        save_stack(tmp_path / "P1" / f"seg_sa_{name}.nii.gz", labels[at])
+    found = read_cmr(only(tmp_path), root=tmp_path)
+    assert found.views == {} and found.refused == {"sax": "ed_es_only"}
+    assert found.facts.values["lv_esv"] == pytest.approx(true_volumes["lv_esv"], rel=0.03)
+    save_stack(tmp_path / "P1" / "sa.nii.gz", grey)
+    found = read_cmr(only(tmp_path), root=tmp_path)
+    assert set(found.views) == {"sax"} and found.refused == {}
+    assert found.views["sax"].heart_mm is not None
+
+
+def test_the_heart_of_a_four_chamber_mask(tmp_path, beating, save_stack):
+    grey, labels = beating(slices=1)
+    save_stack(tmp_path / "P1_4ch.nii.gz", grey)
+    save_stack(tmp_path / "P1_4ch_seg.nii.gz", labels)
+    found = read_cmr(only(tmp_path), root=tmp_path)
+    assert found.views["4ch"].heart_mm[0] == pytest.approx(48, abs=0.8)
+    assert dict(found.facts.values) == {}
