@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cardionets_core.data.cache import open_cache
-from cardionets_core.data.manifest import read_manifest
+from cardionets_core.data.manifest import Manifest, read_manifest
+from cardionets_core.errors import DataError
 from cardionets_core.preparation.identity import Salt
 from cardionets_core.preparation.journal import Journal
 from cardionets_core.preparation.manifest_write import PARQUET, write_manifest
@@ -23,9 +25,12 @@ from cardionets_core.preparation.summary import (
     pairs_in,
     patients_by_split,
 )
+from cardionets_core.vocabulary import LEADS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from cardionets_core.model_config import ModelConfig
 
 _OURS = re.compile(r"\.?[0-9a-f]{32}\.(?:hea|dat|nii\.gz)|\..+\.tmp|\.[0-9a-f]{32}\.\d+\.nii\.gz")
 """Names of neutral files, and of the temporary ones that a killed worker leaves."""
@@ -84,6 +89,8 @@ def build_caches(
 
     for preset in request.presets:
         model = model_preset(preset)
+        if assembled.manifest_changed:
+            check_free(request.out, _bytes_of_arrays(manifest, model), f"the arrays of {preset}")
         open_cache(
             manifest,
             model.ecg,
@@ -94,6 +101,29 @@ def build_caches(
             progress=told(preset),
         )
     return {preset: len(manifest) for preset in request.presets}
+
+
+def _bytes_of_arrays(manifest: Manifest, model: ModelConfig) -> int:
+    """Return what the arrays of `data/cache.py` take: float16 ECGs, 8-bit cines."""
+    ecgs = int((manifest.table["ecg"] != "").sum())
+    cines = sum(int((manifest.table[f"cine_{view}"] != "").sum()) for view in model.cine.views)
+    cine = model.cine.phases * model.cine.size_px**2
+    return ecgs * len(LEADS) * model.ecg.record_samples * 2 + cines * cine
+
+
+def check_free(out: Path, need: int, what: str = "the neutral files") -> None:
+    """Compare the free space of the prepared folder with what is about to be written.
+
+    Raises:
+        DataError: there is too little.
+    """
+    free = shutil.disk_usage(out).free
+    if need > free:
+        raise DataError(
+            f"The disk of {out} has {free / 1e9:.1f} GB left and {what} take about "
+            f"{need / 1e9:.1f} GB; make room and run the same command again (what is prepared is "
+            "kept), or choose --out on another disk."
+        )
 
 
 def _sweep(out: Path, journal: Journal) -> None:

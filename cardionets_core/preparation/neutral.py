@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
 
 from cardionets_core.data.manifest import RANGES
 from cardionets_core.labels.vocabularies import diseases_of, unmapped
@@ -13,10 +14,11 @@ from cardionets_core.preparation.identity import Salt, stated_age
 from cardionets_core.preparation.outcome import Outcome
 from cardionets_core.sources.recording import Facts, Person, SourceItem
 from cardionets_core.sources.tables import Table
+from cardionets_core.sources.wfdb_records import KIND as WFDB
 from cardionets_core.vocabulary import DISEASES, PHENOTYPE_NAMES
 
 PATIENT_UNKNOWN = "patient_unknown"
-"""Key of `Outcome.quality`: 1 where no source says whose the recording is."""
+"""Key of `Outcome.quality`: 1 where nothing but the name of its file says whose an ECG is."""
 
 VALUES_DROPPED = "values_dropped"
 """Key of `Outcome.quality`: how many stated values lie outside of what they can be."""
@@ -63,6 +65,8 @@ class Neutraliser:
         if self.table is not None:
             quality[IN_TABLE] = float(in_table)
         raw = person.patient_id.strip()
+        if done.kind == WFDB and _is_of_the_file(raw, source.path):
+            quality[PATIENT_UNKNOWN] = 1.0
         if raw:
             patient = self.salt.patient_key(raw)
         else:
@@ -101,6 +105,15 @@ class Neutraliser:
         name = listed.person.patient_id or own.person.patient_id
         joined = replace(own, person=replace(own.person, patient_id=name)).or_else(listed)
         return joined, _says_something(listed)
+
+
+def _is_of_the_file(patient: str, path: str) -> bool:
+    """Whether a patient id is the name of the file, which is all that some archives have.
+
+    Also where the record is numbered after it, as in 00001_hr of PTB-XL.
+    """
+    stem = PurePosixPath(path).stem
+    return stem == patient or stem.startswith(f"{patient}_")
 
 
 def _says_something(facts: Facts) -> bool:

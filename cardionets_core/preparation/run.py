@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -18,9 +17,8 @@ from pathlib import Path
 from time import monotonic
 
 from cardionets_core.data.manifest import split_of
-from cardionets_core.errors import DataError
 from cardionets_core.preparation import report
-from cardionets_core.preparation.assemble import Assembled, assemble, build_caches
+from cardionets_core.preparation.assemble import Assembled, assemble, build_caches, check_free
 from cardionets_core.preparation.convert import (
     Converted,
     Places,
@@ -42,8 +40,11 @@ from cardionets_core.sources.tables import Table
 TRIED_AGAIN = frozenset({"io_error", "reader_crashed", "too_slow"})
 """Reasons that may pass by themselves: the next run tries these items again."""
 
-_ECG_BYTES, _CMR_BYTES = 1_500_000, 30_000_000
-"""Most that the neutral files of one item take: 60 s of twelve leads at 1 kHz; two cines."""
+_ECG_SHARE = 1.3
+"""Neutral bytes per byte of an ECG's source: about one for WFDB, more where it is compressed."""
+
+_CMR_BYTES = 30_000_000
+"""Most that the two cines of a study take."""
 
 RunAll = Callable[[Callable[[Work], Converted], list[Work], int], Iterator[Converted]]
 """(what to do with an item, the items, how many workers) -> results in the order of the items."""
@@ -117,20 +118,17 @@ def _for_this_account_alone() -> Iterator[None]:
 
 
 def check_room(out: Path, todo: list[Found]) -> None:
-    """Compare the free space with the most that the items can take.
+    """Compare the free space with what the items will about take.
 
     Raises:
         DataError: there is too little.
     """
-    most = {"ecg": _ECG_BYTES, "cmr": _CMR_BYTES}
-    # XML and CSV shrink, compressed formats grow: three times the source is more than either does
-    need = sum(min(3 * found.size, most[found.work.modality]) for found in todo)
-    free = shutil.disk_usage(out).free
-    if need > free:
-        raise DataError(
-            f"The disk of {out} has {free / 1e9:.1f} GB left and up to {need / 1e9:.1f} GB may be "
-            "needed; make room, or choose --out on another disk."
-        )
+    sizes = {(f.work.modality, f.work.source.path): f.size for f in todo}  # many parts, one file
+    need = sum(
+        int(_ECG_SHARE * size) if modality == "ecg" else min(size, _CMR_BYTES)
+        for (modality, _), size in sizes.items()
+    )
+    check_free(out, need)
 
 
 def in_workers(

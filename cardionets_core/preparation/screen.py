@@ -90,8 +90,9 @@ def _remarks(summary: PrepareSummary) -> Iterator[str]:
         )
     if summary.patient_unknown:
         yield (
-            f"persons     {summary.patient_unknown} recordings name no patient and count as a "
-            "person each: one person may stand in two splits; name them in a table (--table)"
+            f"persons     {summary.patient_unknown} recordings name no patient: every file name "
+            "counts as a person, and one person may stand in two splits; name them in a table "
+            "(--table)"
         )
     if summary.unmapped:
         total = sum(summary.unmapped.values())

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from cardionets_core.cli import app
 from cardionets_core.errors import ConfigError, DataError
-from cardionets_core.preparation import run as run_module
+from cardionets_core.preparation import assemble
 
 
 def test_no_folder_at_all(run):
@@ -79,7 +79,7 @@ def test_a_table_that_is_none(run, hospital, tmp_path):
 
 def test_too_little_room_is_known_before_the_work(run, hospital, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(run_module.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    monkeypatch.setattr(assemble.shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(DataError, match="make room"):
         run(hospital)
 
