@@ -21,7 +21,10 @@ TEMPLATE_SALT = "change-me"
 MARGIN_BYTES = 200_000_000
 """Room for logs, Flower's own files and the parts of one more run."""
 
-_NAME_ONE = "Correct the path, or run `cardionets cohort` to make a virtual hospital."
+_NAME_ONE = (
+    "Correct the path, prepare the hospital's files (`cardionets prepare`), or make a virtual "
+    "hospital (`cardionets cohort`)."
+)
 
 
 def check_places(config: SiteConfig, name: str, machine: Machine) -> list[Finding]:
