@@ -155,7 +155,12 @@ def read(
 
 
 def drop_what_is_gone(journal: Journal, request: PrepareRequest, seen: Seen) -> int:
-    """Forget items whose files are no longer in the folders that were given; return how many."""
+    """Forget items whose files are no longer in the folders that were given; return how many.
+
+    Where a folder cannot be opened just now, nobody can tell what is gone: all is kept.
+    """
+    if seen.sighting.closed:
+        return 0
     gone = [k for m in request.roots for k in journal.keys(m) if k not in seen.keys]
     for item in gone:
         journal.forget(item)

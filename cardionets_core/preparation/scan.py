@@ -28,6 +28,9 @@ _SIGNAL_FILES = (".dat", ".mat", ".xyz", ".atr")
 
 SEGMENT = "part of a recording"
 CLOSED = "cannot be opened"
+CMR_CLOSED = "cmr_closed"
+"""What `find_cmr` calls a folder that it cannot open."""
+
 LINK = "link, not followed"
 _KNOWN_EXTENSIONS = frozenset(
     (
@@ -97,6 +100,7 @@ class Scan:
     def cmrs(self, root: Path, sighting: Sighting) -> Iterator[Found]:
         """Yield every CMR study below `root`."""
         for item in find_cmr(root):
+            sighting.closed += item.kind == CMR_CLOSED
             yield self.found("cmr", item, _members(root, item))
 
     def state_of(self, files: list[Listed]) -> str:
@@ -131,8 +135,10 @@ class Scan:
                 yield done
                 continue
             label = self._label(prefix + file.name, file)
+            if label == SEGMENT:
+                continue
             if label is not None:
-                sighting.others[label] += label != SEGMENT
+                sighting.others[label] += 1
                 continue
             sighting.opened += 1
             head = _head(folder / file.name)

@@ -111,6 +111,22 @@ def test_a_folder_that_is_closed(run, hospital):
         (hospital / "pa").chmod(0o700)
 
 
+def test_what_lies_in_a_closed_folder_is_not_gone(run, hospital, monkeypatch):
+    run(hospital)
+    real = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("/pc"):
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    again = run(hospital)
+    assert (again.closed_folders, again.gone, again.studies) == (1, 0, 7)
+    monkeypatch.setattr(os, "scandir", real)
+    assert run(hospital).new == 0
+
+
 def test_a_file_that_cannot_be_read_now_is_tried_again(run, hospital, monkeypatch):
     from cardionets_core.preparation import convert
 
