@@ -289,7 +289,7 @@ def _no_trial() -> Finding:
 def _no_budget() -> Finding:
     return ok(
         "budget",
-        "No privacy budget is set: this release has none (runs use privacy.mode=none). Budgets "
-        "arrive with issue 5 of the project.",
+        "No privacy budget is set: this release has no differential privacy, and every run says "
+        "so (privacy.mode=none). Updates over few patients can tell about them.",
         "no_budget",
     )
