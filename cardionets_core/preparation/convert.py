@@ -7,15 +7,11 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from multiprocessing import parent_process
 from pathlib import Path
-from types import FrameType
 from typing import Literal
 
 import numpy as np
@@ -29,15 +25,13 @@ from cardionets_core.data.transforms import SHORTEST_SECONDS
 from cardionets_core.errors import DataError
 from cardionets_core.preparation.identity import Salt
 from cardionets_core.preparation.recognise import read_ecg
+from cardionets_core.preparation.worker import time_limit
 from cardionets_core.quality.grades import grade
 from cardionets_core.sources.cmr_layouts import CmrItem, read_cmr
 from cardionets_core.sources.recording import Facts, SourceItem
 from cardionets_core.vocabulary import VIEWS
 
 Modality = Literal["ecg", "cmr"]
-
-ITEM_SECONDS = 300
-"""After this long an item is given up."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ONE_UNIT_MV = 0.0011
@@ -89,20 +83,6 @@ class Converted:
     quality: Mapping[str, float | str] = field(default_factory=dict)
 
 
-def start_worker() -> None:
-    """Set up a worker: private files, and no life without its parent."""
-    os.umask(0o077)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
 def convert(work: Work, places: Places) -> Converted:
     """Prepare one item; what its files cause is said in the result, never raised.
 
@@ -112,7 +92,7 @@ def convert(work: Work, places: Places) -> Converted:
     act = _ecg if work.modality == "ecg" else _cmr
     what = "ecg" if work.modality == "ecg" else "study"
     try:
-        with _time_limit(ITEM_SECONDS):
+        with time_limit():
             return act(work, places)
     except RecordRefused as error:
         code = error.code
@@ -273,25 +253,6 @@ def _room() -> Iterator[None]:
             f"The prepared folder {cause}. Nothing that was prepared is lost: correct that and "
             "start the same command again."
         ) from None
-
-
-@contextmanager
-def _time_limit(seconds: int) -> Iterator[None]:
-    """Give an item up that takes too long; a decoder in C is interrupted when it returns."""
-
-    def give_up(number: int, frame: FrameType | None) -> None:
-        raise RecordRefused("too_slow")
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGALRM, give_up)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def converter(places: Places) -> Callable[[Work], Converted]:

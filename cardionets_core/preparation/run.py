@@ -25,7 +25,6 @@ from cardionets_core.preparation.convert import (
     Work,
     converter,
     crashed,
-    start_worker,
 )
 from cardionets_core.preparation.identity import Salt, read_or_make_salt
 from cardionets_core.preparation.inventory import Progress, Seen, look, open_table
@@ -35,6 +34,7 @@ from cardionets_core.preparation.pool import WorkerPool
 from cardionets_core.preparation.request import PrepareRequest, check_request, make_out
 from cardionets_core.preparation.scan import Found
 from cardionets_core.preparation.summary import PrepareSummary
+from cardionets_core.preparation.worker import start_worker
 from cardionets_core.sources.tables import Table
 
 TRIED_AGAIN = frozenset({"io_error", "reader_crashed", "too_slow"})

@@ -121,12 +121,12 @@ def here(act, works, workers):
 def run(tmp_path, monkeypatch):
     """Prepare into `tmp_path/prepared` in this process; options go to the request."""
 
-    def call(ecg=None, *, in_processes=False, with_report=False, out=None, **options):
+    def call(ecg=None, *, run_all=here, with_report=False, out=None, **options):
         if not with_report:  # its pictures take seconds
             monkeypatch.setattr("cardionets_core.preparation.report.write_report", _no_report)
         options.setdefault("workers", 1)
         request = PrepareRequest(out=out or tmp_path / "prepared", ecg=ecg, **options)
-        return prepare(request, run_all=None if in_processes else here)
+        return prepare(request, run_all=run_all)
 
     return call
 

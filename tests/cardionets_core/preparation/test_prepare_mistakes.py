@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 
 import pytest
 from typer.testing import CliRunner
@@ -142,6 +143,24 @@ def test_a_file_that_cannot_be_read_now_is_tried_again(run, hospital, monkeypatc
     monkeypatch.setattr(convert, "read_ecg", read)
     again = run(hospital)
     assert again.new == 1 and again.items == {"ecg used": 7, "ecg refused": 3}
+
+
+def test_a_record_that_takes_for_ever_is_given_up(run, hospital, monkeypatch):
+    from cardionets_core.preparation import convert
+
+    read = convert.read_ecg
+
+    def endless(kind, path, part, *, root):
+        if path.name == "rec1.hea":
+            time.sleep(60)
+        return read(kind, path, part, root=root)
+
+    monkeypatch.setattr(convert, "read_ecg", endless)
+    monkeypatch.setattr("cardionets_core.preparation.worker.ITEM_SECONDS", 1)
+    summary = run(hospital)
+    assert summary.refused["ecg too_slow"] == 1 and summary.items["ecg used"] == 6
+    monkeypatch.setattr(convert, "read_ecg", read)
+    assert run(hospital).items["ecg used"] == 7
 
 
 def test_a_mistake_of_a_reader_costs_one_record_and_shows_no_words(run, hospital, monkeypatch):

@@ -11,10 +11,11 @@ import psutil
 import pytest
 
 from cardionets_core.data.manifest import read_manifest
-from cardionets_core.preparation.convert import convert, crashed, start_worker
+from cardionets_core.preparation import convert as convert_module
+from cardionets_core.preparation import worker
+from cardionets_core.preparation.convert import convert, crashed
 from cardionets_core.preparation.pool import WorkerPool
-from cardionets_core.preparation.request import PrepareRequest
-from cardionets_core.preparation.run import prepare
+from cardionets_core.preparation.worker import start_worker
 
 COMMAND = (sys.executable, "-c", "from cardionets_core.cli import app; app()", "prepare")
 
@@ -72,18 +73,36 @@ def act(work, places):
     return convert(work, places)
 
 
-def test_a_decoder_that_crashes_costs_its_record_and_is_tried_again(hospital, tmp_path, run):
+def test_a_decoder_that_crashes_costs_its_record_and_is_tried_again(hospital, run):
     def run_all(converted, works, workers):
         careless = partial(act, **converted.keywords)
         return WorkerPool(careless, crashed, workers=2, start=start_worker).run(works)
 
-    request = PrepareRequest(out=tmp_path / "prepared", ecg=hospital, workers=2)
-    summary = prepare(request, run_all=run_all)
+    summary = run(hospital, run_all=run_all)
     assert summary.refused["ecg reader_crashed"] == 1
     assert summary.items == {"ecg used": 6, "ecg refused": 4}
     again = run(hospital)
     assert (again.new, again.unchanged) == (1, 9)
     assert again.items == {"ecg used": 7, "ecg refused": 3}
+
+
+def stuck(work, places):
+    """A decoder that never comes back to Python, where signals are heard."""
+    worker.ITEM_SECONDS = worker.GRACE_SECONDS = 1
+    if work.source.path.endswith("rec3.hea"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+        convert_module.read_ecg = lambda *_, **__: time.sleep(60)
+    return convert(work, places)
+
+
+def test_a_decoder_that_never_returns_costs_its_record(hospital, run):
+    def run_all(converted, works, workers):
+        careless = partial(stuck, **converted.keywords)
+        return WorkerPool(careless, crashed, workers=1, start=start_worker).run(works)
+
+    summary = run(hospital, run_all=run_all)
+    assert summary.refused["ecg reader_crashed"] == 1
+    assert summary.items == {"ecg used": 6, "ecg refused": 4}
 
 
 def test_the_command_says_what_it_did(hospital, tmp_path):
