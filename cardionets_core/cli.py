@@ -83,9 +83,11 @@ def prepare(
         Path | None, typer.Option(help="File with the site's secret; made in --out if not given.")
     ] = None,
     preset: Annotated[
-        list[str] | None,
-        typer.Option(help="Also build the arrays of this model (tiny, small, paper); repeatable."),
-    ] = None,
+        list[str],
+        typer.Option(
+            help="Model whose arrays are built, too (tiny, small, ..., none); repeatable."
+        ),
+    ] = ["tiny"],  # noqa: B006  # typer copies it
     workers: Annotated[int, typer.Option(help="Processes; 0 is one per core.")] = 0,
     pair_days: Annotated[int, typer.Option(help="Most days between an ECG and its CMR.")] = 365,
     keep_source_names: Annotated[
@@ -102,7 +104,7 @@ def prepare(
     with told_plainly():
         request = PrepareRequest(
             out=out, ecg=ecg, cmr=cmr, table=table, salt_file=site_salt,
-            presets=tuple(preset or ()), workers=workers, pair_days=pair_days,
+            presets=tuple(p for p in preset if p != "none"), workers=workers, pair_days=pair_days,
             keep_source_names=keep_source_names,
         )  # fmt: skip
         if find:

@@ -35,10 +35,13 @@ class Neutraliser:
     Args:
         salt: the site's secret.
         table: the hospital's table, None where there is none.
+        folders: modality -> its folder as seen from the table's, where it lies below that: people
+            write paths from either place.
     """
 
     salt: Salt
     table: Table | None = field(default=None, repr=False)
+    folders: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def outcome(self, done: Converted, source: SourceItem) -> Outcome:
         """Return the outcome of an item.
@@ -49,7 +52,7 @@ class Neutraliser:
         """
         if not (done.files or done.facts.values):
             return Outcome(done.item, done.modality, done.kind, "refused", refused=done.refused)
-        facts, in_table = self._facts(done.facts, source)
+        facts, in_table = self._facts(done.facts, source, done.modality)
         person, day = facts.person, facts.recorded.date() if facts.recorded else None
         people = {
             "age": stated_age(person.age, person.birth_date, day),
@@ -92,7 +95,7 @@ class Neutraliser:
             unmapped=unmapped(facts.codes),
         )
 
-    def _facts(self, own: Facts, source: SourceItem) -> tuple[Facts, bool]:
+    def _facts(self, own: Facts, source: SourceItem, modality: str) -> tuple[Facts, bool]:
         """Join what the recording, the folder and the table say; the table names the patient.
 
         Also return whether the table says anything.
@@ -101,7 +104,10 @@ class Neutraliser:
         own = own.or_else(Facts(person=Person(patient_id=hint)))
         if self.table is None:
             return own, False
-        listed = self.table.facts(source.path, own.person.patient_id)
+        path = f"{source.path}/{source.part}" if source.part else source.path
+        if modality in self.folders and not self.table.holds(path):
+            path = f"{self.folders[modality]}/{path}"
+        listed = self.table.facts(path, own.person.patient_id)
         name = listed.person.patient_id or own.person.patient_id
         joined = replace(own, person=replace(own.person, patient_id=name)).or_else(listed)
         return joined, _says_something(listed)

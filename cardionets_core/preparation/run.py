@@ -75,6 +75,18 @@ def prepare(
             return _prepare(request, salt, journal, progress, run_all or in_workers, began)
 
 
+def _below_table(request: PrepareRequest) -> dict[str, str]:
+    """Return the folders that lie below the one of the table, as seen from there."""
+    if request.table is None:
+        return {}
+    place = request.table.resolve().parent
+    return {
+        modality: root.relative_to(place).as_posix()
+        for modality, root in request.roots.items()
+        if place in root.parents
+    }
+
+
 def _prepare(
     request: PrepareRequest,
     salt: Salt,
@@ -89,7 +101,7 @@ def _prepare(
     places = Places(request.out.resolve(), request.roots, salt)
     works = [found.work for found in seen.todo]
     results = run_all(converter(places), works, request.processes)
-    read(seen.todo, results, Neutraliser(salt, table), journal, progress)
+    read(seen.todo, results, Neutraliser(salt, table, _below_table(request)), journal, progress)
     gone = drop_what_is_gone(journal, request, seen)
     journal.commit()
     assembled = assemble(request, salt, journal, seen.paths)

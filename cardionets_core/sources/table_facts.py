@@ -92,6 +92,10 @@ class Table:
     def __repr__(self) -> str:
         return f"Table({self._height} rows, {len(self._columns)} columns)"
 
+    def holds(self, path: str) -> bool:
+        """Whether a row names this recording."""
+        return len(self._by_path.rows(path_key(path))) > 0
+
     def facts(self, path: str, patient_id: str) -> Facts:
         """Return what the table says of a recording; empty facts where it says nothing.
 

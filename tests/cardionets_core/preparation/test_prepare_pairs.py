@@ -125,3 +125,15 @@ def test_one_record_through_two_archives_is_found_to_be_one(shared_data, run, tm
     summary = run(tmp_path / "both")
     assert summary.copies.across_patients == 4  # no table says that they are one patient
     assert summary.patient_unknown == summary.items["ecg used"]
+
+
+@pytest.mark.parametrize("prefix", ["", "ecg/"])
+def test_paths_of_a_table_start_at_the_folder_or_at_the_table(both, run, tmp_path, prefix):
+    table = tmp_path / "table.csv"
+    rows = [f"{patient},{prefix}r{k}.hea,{50 + k},1" for k, patient in enumerate("xyz")]
+    table.write_text("patient_id,ecg,lv_edv,heart_failure\n" + "\n".join(rows) + "\n")
+    run(**both, table=table)
+    out = tmp_path / "prepared"
+    found = read_manifest(out / "manifest.parquet", out).table
+    assert sorted(found["lv_edv"].dropna()) == [50.0, 51.0, 52.0]
+    assert found["heart_failure"].sum() == 3
