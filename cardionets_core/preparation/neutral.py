@@ -68,7 +68,7 @@ class Neutraliser:
         if self.table is not None:
             quality[IN_TABLE] = float(in_table)
         raw = person.patient_id.strip()
-        if done.kind == WFDB and _is_of_the_file(raw, source.path):
+        if done.kind == WFDB and not in_table and _is_of_the_file(raw, source.path):
             quality[PATIENT_UNKNOWN] = 1.0
         if raw:
             patient = self.salt.patient_key(raw)

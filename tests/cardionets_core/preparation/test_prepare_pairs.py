@@ -128,11 +128,16 @@ def test_one_record_through_two_archives_is_found_to_be_one(shared_data, run, tm
 
 
 @pytest.mark.parametrize("prefix", ["", "ecg/"])
-def test_paths_of_a_table_start_at_the_folder_or_at_the_table(both, run, tmp_path, prefix):
+def test_paths_of_a_table_start_at_the_folder_or_at_the_table(
+    both, run, write_record, tmp_path, prefix
+):
     table = tmp_path / "table.csv"
-    rows = [f"{patient},{prefix}r{k}.hea,{50 + k},1" for k, patient in enumerate("xyz")]
+    write_record(both["ecg"], "r2", seed=2)  # no patient but the name of the file: the table's row
+    names = ["x", "y", "r2"]
+    rows = [f"{patient},{prefix}r{k}.hea,{50 + k},1" for k, patient in enumerate(names)]
     table.write_text("patient_id,ecg,lv_edv,heart_failure\n" + "\n".join(rows) + "\n")
-    run(**both, table=table)
+    summary = run(**both, table=table)
+    assert summary.patient_unknown == 0
     out = tmp_path / "prepared"
     found = read_manifest(out / "manifest.parquet", out).table
     assert sorted(found["lv_edv"].dropna()) == [50.0, 51.0, 52.0]
