@@ -27,7 +27,7 @@ MOST_RECORDINGS = 10_000_000
 Loaded = tuple[NDArray[np.float64], dict[str, object]]
 """Values [leads, n] and what stands beside them, by the names of array_schema.FACTS."""
 
-_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|nan|na|", re.IGNORECASE | re.ASCII)
+_NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[-+]?\d+)?|nan|na|", re.IGNORECASE | re.ASCII)
 _EMPTY = ["", "NaN", "nan", "NA"]
 
 
