@@ -11,6 +11,7 @@ import base64
 import csv
 import gzip
 import io
+import json
 import os
 import sqlite3
 import subprocess
@@ -20,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from xml.sax.saxutils import escape
 
+import h5py
 import nibabel as nib
 import numpy as np
 import pyarrow.parquet as pq
@@ -143,6 +145,41 @@ def _write_aecg(folder: Path, found: Canaries) -> None:
     (folder / f"{found.word('aECG')}.xml").write_text(text)
 
 
+def _write_cardiosoft(folder: Path, found: Canaries) -> None:
+    y, m, d = found.date()
+    born = f"<Day>{d}</Day><Month>{m}</Month><Year>{y}</Year>"
+    found.forms[f"{y}-{m}-{d}"] += (born,)
+    signal = _signal(93)
+    waves = "".join(
+        f'<WaveformData lead="{lead}">{",".join(map(str, row))}</WaveformData>'
+        for lead, row in zip(EIGHT, signal, strict=True)
+    )
+    text = f"""<?xml version="1.0" encoding="ISO-8859-1"?>
+<CardiologyXML><ObservationType>RestECG</ObservationType>
+<ObservationDateTime><Hour>10</Hour><Minute>11</Minute><Second>12</Second><Day>17</Day>
+<Month>11</Month><Year>2003</Year></ObservationDateTime>
+<ClinicalInfo><ObservationComment>{found.word("Comment")}</ObservationComment></ClinicalInfo>
+<PatientInfo><PID>{found.number()}</PID><Name><FamilyName>{found.word("Family")}</FamilyName></Name>
+<Age units="years">70</Age><BirthDateTime>{born}</BirthDateTime><Gender>MALE</Gender></PatientInfo>
+<Interpretation><Diagnosis><DiagnosisText>{found.word("Finding")}</DiagnosisText></Diagnosis>
+</Interpretation><StripData><NumberOfLeads>8</NumberOfLeads>
+<SampleRate units="Hz">{RATE}</SampleRate>
+<ChannelSampleCountTotal>{signal.shape[1]}</ChannelSampleCountTotal>
+<Resolution units="uVperLsb">1</Resolution>{waves}</StripData></CardiologyXML>"""
+    (folder / f"{found.word('Soft')}.xml").write_text(text, encoding="latin-1")
+
+
+def _write_hdf5(folder: Path, found: Canaries) -> None:
+    name = f"{found.word('Array')}.h5"
+    with h5py.File(folder / name, "w") as file:
+        file["tracings"] = np.stack([_signal(94).T, _signal(95).T])
+        file["who"] = [found.number(), found.number()]
+        file["note"] = [found.word("Remark"), found.word("Remark")]
+    schema = {"sampling_rate_hz": RATE, "unit": "uV", "leads": EIGHT, "signal": "tracings"}
+    schema |= {"layout": "samples, leads", "patient_id": "who"}
+    (folder / f"{name}.schema.json").write_text(json.dumps(schema))
+
+
 def _new_dicom(path: Path, sop_class: str, found: Canaries) -> FileDataset:
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = sop_class
@@ -208,7 +245,14 @@ def hospital(tmp_path_factory):
     """Folder with `ecg`, `cmr` and `table.csv`, and the canaries in it."""
     place = tmp_path_factory.mktemp("hospital")
     found = Canaries()
-    found.forms["recorded"] = ("20031117", "2003-11-17", "17/11/2003", "11-17-2003", "17.11.2003")
+    found.forms["recorded"] = (
+        "20031117",
+        "2003-11-17",
+        "17/11/2003",
+        "11-17-2003",
+        "17.11.2003",
+        "10:11:12",
+    )
     ecg = place / "ecg" / found.word("Folder")
     cmr = place / "cmr"
     ecg.mkdir(parents=True)
@@ -217,6 +261,8 @@ def hospital(tmp_path_factory):
     _write_muse(ecg, found)
     _write_aecg(ecg, found)
     _write_dicom_ecg(ecg, found)
+    _write_cardiosoft(ecg, found)
+    _write_hdf5(ecg, found)
     for patient in records[:4]:
         _write_cine(cmr, found, patient)
     (ecg / f"{found.word('Torn')}.hea").write_text(f"{found.word('Torn')} 1 x\n")
@@ -315,7 +361,7 @@ def test_none_is_written(hospital, written):
 def test_the_records_were_read_all_the_same(written):
     """The control: nothing is missing because nothing was read."""
     manifest = pq.read_table(written / "prepared" / "manifest.parquet").to_pandas()
-    assert (manifest["ecg"] != "").sum() == PATIENTS + 3
+    assert (manifest["ecg"] != "").sum() == PATIENTS + 6
     assert (manifest["cine_4ch"] != "").sum() == 4
     assert manifest["atrial_fibrillation"].sum() == PATIENTS // 3
     assert (written / "outputs" / "run" / "summary.json").exists()
