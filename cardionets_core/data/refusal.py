@@ -146,6 +146,10 @@ REASONS: dict[str, tuple[str, str]] = {
         "the schema beside the array does not fit it",
         "correct the named key of schema.json (docs/site_onboarding.md)",
     ),
+    "too_deep": (
+        "a folder lies more than a hundred folders deep and was not looked into",
+        "give the folder that holds the recordings itself, or move them up",
+    ),
 }
 """Code -> (cause, next step)."""
 

@@ -4,7 +4,8 @@
     ukb     EID_20208_2_0, EID_20209_2_0      nifti  <patient>_4ch.nii.gz, <patient>_sax.nii.gz
     dicom   everything else that is DICOM, gathered by StudyInstanceUID
 
-Links and hidden files are not followed; a DICOMDIR is never asked where files are.
+Only regular files are opened (a pipe would wait for ever); links and hidden files are left out,
+and a DICOMDIR is never asked where files are.
 """
 
 from __future__ import annotations
@@ -37,6 +38,14 @@ _NEVER_DICOM = tuple(
 MOST_FILES = 50_000
 """Of one study."""
 
+DEEPEST = 100
+"""Folders in each other that are looked into; an archive has ten."""
+
+CLOSED, TOO_DEEP = "cmr_closed", "cmr_too_deep"
+"""Kinds of items that are no study: a folder that cannot be opened, and one below `DEEPEST`."""
+
+_NO_STUDY = {CLOSED: "io_error", TOO_DEEP: "too_deep"}
+
 
 def find_cmr(folder: Path) -> Iterator[CmrItem]:
     """Yield the studies below `folder`; those that lie in several folders last.
@@ -48,8 +57,8 @@ def find_cmr(folder: Path) -> Iterator[CmrItem]:
     studies: dict[str, list[str]] = {}
     tables: dict[str, str] = {}
     views: dict[str, list[str]] = {}
-    closed: list[OSError] = []
-    for below, folders, files in _walk(folder, closed):
+    left: list[CmrItem] = []
+    for below, folders, files in _walk(folder, left):
         prefix = f"{below}/" if below else ""
         for name in (*folders, *files):
             visit = participant_of(name)
@@ -72,8 +81,7 @@ def find_cmr(folder: Path) -> Iterator[CmrItem]:
         yield from items_of(place, paths)
     yield from _visit_items(visits)
     yield from _study_items(studies)
-    for error in closed:
-        yield CmrItem("cmr_closed", Path(error.filename).relative_to(folder).as_posix())
+    yield from left
 
 
 def read_cmr(item: CmrItem, *, root: Path) -> SourceCmr:
@@ -87,8 +95,8 @@ def read_cmr(item: CmrItem, *, root: Path) -> SourceCmr:
         RecordRefused: where nothing of the study can be used; what is wrong with one view stands in
             `SourceCmr.refused`.
     """
-    if item.kind == "cmr_closed":
-        raise RecordRefused("io_error")
+    if item.kind in _NO_STUDY:
+        raise RecordRefused(_NO_STUDY[item.kind])
     if item.layout == "acdc":
         found = read_acdc(item, root=root)
     elif item.layout == "mnms":
@@ -107,20 +115,37 @@ def read_cmr(item: CmrItem, *, root: Path) -> SourceCmr:
     return found
 
 
-def _walk(root: Path, closed: list[OSError]) -> Iterator[tuple[str, list[str], list[str]]]:
+def _walk(root: Path, left: list[CmrItem]) -> Iterator[tuple[str, list[str], list[str]]]:
     """Yield (relative folder, folders, files), sorted, without links and hidden names.
 
-    What cannot be listed goes to `closed`.
+    What the caller takes out of `folders` is not visited. Folders that cannot be listed or lie too
+    deep go to `left`.
     """
-    for place, folders, files in os.walk(root, onerror=closed.append):
-        folders[:] = sorted(n for n in folders if _is_own(place, n))
-        below = Path(place).relative_to(root).as_posix()
-        own = sorted(n for n in files if _is_own(place, n))
-        yield "" if below == "." else below, folders, own
+    waiting = [""]  # and no recursion: os.walk of Python 3.11 ends at a thousand levels
+    while waiting:
+        below = waiting.pop()
+        try:
+            folders, files = _listed(root / below)
+        except OSError:
+            left.append(CmrItem(CLOSED, below or "."))
+            continue
+        yield below, folders, files
+        prefix = f"{below}/" if below else ""
+        deeper = [prefix + name for name in reversed(folders)]
+        if prefix.count("/") < DEEPEST:
+            waiting += deeper
+        else:
+            left += [CmrItem(TOO_DEEP, path) for path in deeper]
 
 
-def _is_own(place: str, name: str) -> bool:
-    return not name.startswith(".") and not os.path.islink(os.path.join(place, name))
+def _listed(folder: Path) -> tuple[list[str], list[str]]:
+    """Return the names of the folders and of the regular files of a folder, sorted."""
+    with os.scandir(folder) as entries:
+        own = [entry for entry in entries if not entry.name.startswith(".")]
+        return (
+            sorted(e.name for e in own if e.is_dir(follow_symlinks=False)),
+            sorted(e.name for e in own if e.is_file(follow_symlinks=False)),
+        )
 
 
 def _first_line(path: Path) -> str:
@@ -222,16 +247,18 @@ def _images(root: Path, member: str) -> Iterator[OpenImage]:
     if not path.is_dir():
         yield partial(_open, path, root)
         return
-    names = sorted(name for name in os.listdir(path) if _is_own(str(path), name))
-    if len(names) > MOST_FILES:
-        raise RecordRefused("too_large", f"{len(names)} files in a folder")
-    for name in names:
-        file = path / name
-        if file.is_dir():
-            if participant_of(path.name):  # unpacked archives may have folders inside
-                yield from _images(root, file.relative_to(root).as_posix())
-        elif not name.lower().endswith(_NEVER_DICOM):
-            yield partial(_open, file, root)
+    is_unpacked = participant_of(path.name) is not None  # an archive may have folders inside
+    left: list[CmrItem] = []
+    found: list[Path] = []
+    for below, folders, files in _walk(path, left):
+        found += [path / below / name for name in files if not name.lower().endswith(_NEVER_DICOM)]
+        if len(found) > MOST_FILES:
+            raise RecordRefused("too_large", f"{len(found)} files in a study")
+        if not is_unpacked:
+            folders.clear()
+    if left:
+        raise RecordRefused(_NO_STUDY[left[0].kind])
+    yield from (partial(_open, file, root) for file in found)
 
 
 def _open(path: Path, root: Path, pixels: bool) -> Dataset:

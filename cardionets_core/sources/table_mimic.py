@@ -40,7 +40,7 @@ def read_mimic_table(folder: Path) -> Table:
         DataError: a table is not MIMIC's.
     """
     parts = [read_columns(file_inside(folder, RECORDS), partial(_choose, wanted=_OF_RECORDS))]
-    if (folder / DIAGNOSES).exists():
+    if (folder / DIAGNOSES).is_file():
         path = file_inside(folder, DIAGNOSES)
         parts.append(read_columns(path, partial(_choose, wanted=_OF_DIAGNOSES)))
     return table_of(parts)

@@ -19,8 +19,8 @@ def find_table(ecg_folder: Path) -> Table | None:
     Raises:
         DataError: a file has the name of such a table, but is another.
     """
-    if (ecg_folder / DATABASE).exists():
+    if (ecg_folder / DATABASE).is_file():  # a pipe is none
         return read_ptbxl_table(ecg_folder)
-    if (ecg_folder / RECORDS).exists():
+    if (ecg_folder / RECORDS).is_file():
         return read_mimic_table(ecg_folder)
     return None

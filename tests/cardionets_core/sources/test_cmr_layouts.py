@@ -1,6 +1,8 @@
 """Folders of mixed content: what is a study, and what never leads out of the folder."""
 
+import os
 import pickle
+import subprocess
 
 import numpy as np
 import pydicom
@@ -8,7 +10,7 @@ import pytest
 
 from cardionets_core.data.refusal import REASONS
 from cardionets_core.sources.cmr_item import CmrItem
-from cardionets_core.sources.cmr_layouts import find_cmr, read_cmr
+from cardionets_core.sources.cmr_layouts import DEEPEST, find_cmr, read_cmr
 
 
 @pytest.fixture
@@ -140,6 +142,58 @@ def test_links_are_not_followed(tmp_path, sax_images, save_all, save_stack, grey
     (root / "P1_sax.nii.gz").symlink_to(tmp_path / "outside" / "P1_sax.nii.gz")
     (root / "IM.dcm").symlink_to(next((tmp_path / "outside").glob("*.dcm")))
     assert list(find_cmr(root)) == []
+
+
+@pytest.mark.timeout(10)
+def test_only_regular_files_are_opened(tmp_path, sax_images, save_all, save_stack, grey):
+    """Opening a pipe waits for a writer, for ever."""
+    save_stack(tmp_path / "P1" / "P1_sax.nii.gz", grey)
+    save_all(tmp_path / "dicom", sax_images(grey).values())
+    (tmp_path / "1234567_20209_2_0").mkdir()
+    save_all(tmp_path / "1234567_20209_2_0", sax_images(grey).values())
+    for folder in ("P1", "dicom", "1234567_20209_2_0"):
+        for name in ("x.csv", "IM0000", "P2_sax.nii.gz", "7654321_20209_2_0.zip"):
+            os.mkfifo(tmp_path / folder / name)
+    items = list(find_cmr(tmp_path))
+    assert sorted(i.layout for i in items) == ["dicom", "nifti", "ukb"]
+    for item in items:
+        assert set(read_cmr(item, root=tmp_path).views) == {"sax"}
+
+
+@pytest.fixture
+def chain(tmp_path):
+    """Makes folders in each other: without paths, for these have a greatest length."""
+
+    def make(place, levels):
+        here = os.open(place, os.O_RDONLY)
+        for _ in range(levels):
+            os.mkdir("d", dir_fd=here)
+            below = os.open("d", os.O_RDONLY, dir_fd=here)
+            os.close(here)
+            here = below
+        os.close(here)
+
+    yield make
+    subprocess.run(["rm", "-rf", tmp_path], check=True)  # pytest's own way is recursive
+
+
+def test_deep_trees(tmp_path, chain, save_stack, grey, code_of):
+    chain(tmp_path, 1500)
+    save_stack(tmp_path / "/".join("d" * 20) / "P1_sax.nii.gz", grey)
+    save_stack(tmp_path / "/".join("d" * DEEPEST) / "P2_sax.nii.gz", grey)
+    save_stack(tmp_path / "/".join("d" * (DEEPEST + 1)) / "P3_sax.nii.gz", grey)
+    first, second, deep = find_cmr(tmp_path)
+    assert (first.patient, second.patient) == ("P1", "P2")
+    assert deep.path == "/".join("d" * (DEEPEST + 1)) and deep.members == ()
+    assert code_of(read_cmr, deep, root=tmp_path) == "too_deep"
+
+
+def test_a_deep_archive_of_one_participant(tmp_path, chain, sax_images, save_all, grey, code_of):
+    place = save_all(tmp_path / "1234567_20209_2_0" / "a", sax_images(grey).values())
+    (item,) = find_cmr(tmp_path)
+    assert set(read_cmr(item, root=tmp_path).views) == {"sax"}
+    chain(place, 1200)
+    assert code_of(read_cmr, item, root=tmp_path) == "too_deep"
 
 
 def test_sunnybrook(shared_data, code_of):

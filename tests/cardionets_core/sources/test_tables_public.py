@@ -1,6 +1,7 @@
 """PTB-XL's and MIMIC-IV-ECG's own tables."""
 
 import ast
+import os
 from datetime import datetime
 
 import numpy as np
@@ -184,3 +185,16 @@ def test_a_table_outside_the_folder(tmp_path):
     (inside / "ptbxl_database.csv").symlink_to(tmp_path / "outside.csv")
     with pytest.raises(RecordRefused, match="path_escape"):
         find_table(inside)
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("name", ["ptbxl_database.csv", "record_list.csv"])
+def test_a_pipe_is_no_table(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    assert find_table(tmp_path) is None
+
+
+@pytest.mark.timeout(10)
+def test_a_pipe_beside_a_table_is_not_read(mimic):
+    os.mkfifo(mimic / "records_w_diag_icd10.csv")
+    assert len(find_table(mimic)) == 3
