@@ -263,6 +263,54 @@ def test_slices_that_only_diastole_has_count_as_empty_in_systole(heart):
     assert after["lv_esv"] == pytest.approx(before["lv_esv"] - taken)
 
 
+# ------------------------------------------------------------------------- badly outlined phases
+
+
+@pytest.fixture(scope="module")
+def cine():
+    """uint8 [20, slices, h, w]: a beat with its end-systole at phase 7, EF 56 % or so."""
+    share = [np.cos(np.pi * min(k / 7, (20 - k) / 13)) / 2 + 0.5 for k in range(20)]
+    return np.stack([_heart(20 + 6 * s, 70 + 8 * s, 11 - 2 * s) for s in share])
+
+
+@pytest.mark.parametrize("slices", [1, 3])
+@pytest.mark.parametrize("phase", [2, 7, 19])
+@pytest.mark.parametrize("label", [3, 1])
+def test_a_phase_outlined_in_some_slices_is_not_the_end_of_systole(cine, slices, phase, label):
+    true, bad = _measure(cine), cine.copy()
+    top = int(np.flatnonzero((bad[phase] == label).any(axis=(1, 2)))[0]) + slices
+    bad[phase, top:][bad[phase, top:] == label] = 0
+    values = _measure(bad)
+    assert 45 < true["lv_ef"] < 60 and values["lv_ef"] == pytest.approx(true["lv_ef"], abs=2)
+    assert values["lv_edv"] == true["lv_edv"]
+    assert "rv_ef" not in values or values["rv_ef"] == pytest.approx(true["rv_ef"], abs=2)
+
+
+@pytest.mark.parametrize("phases", [[11], [11, 12], [4, 9, 15]])
+def test_a_phase_that_is_too_large_is_not_end_diastole(cine, phases):
+    true, bad = _measure(cine), cine.copy()
+    bad[phases] = _heart(42, 80, 3)
+    values = _measure(bad)
+    assert values["lv_edv"] == true["lv_edv"] and values["lv_mass"] == true["lv_mass"]
+    bad[[1, 3, 5, 8, 11, 14, 17]] = _heart(42, 80, 3)
+    assert _measure(bad) == {}  # nobody can tell which are right
+
+
+def test_two_phases_of_which_one_is_too_short_show_end_diastole_alone(heart):
+    short = heart[:2].copy()
+    short[1, 5:] = 0
+    values = _measure(short, cycle_s=0.9)
+    assert values["lv_edv"] == _measure(heart)["lv_edv"] and "lv_mass" in values
+    assert not {"lv_ef", "lv_esv", "lv_sv", "lv_co", *RIGHT} & set(values)
+
+
+def test_nobody_ejects_more_than_nine_tenths(heart):
+    thin = heart[:2].copy()
+    thin[1] = _heart(7, 66, 12)
+    values = _measure(thin, cycle_s=0.9)
+    assert "lv_edv" in values and not {"lv_ef", "lv_esv", "lv_sv", "lv_co"} & set(values)
+
+
 def test_without_right_ventricle_its_values_are_missing(heart):
     without = np.where(heart == 1, 0, heart)
     for values in (_measure(without), _measure(heart, labels=MaskLabels(3, 2, None))):
