@@ -43,7 +43,10 @@ MESSAGE_TYPES = {"handshake": "query", "evaluate": "evaluate"}
 
 @dataclass(frozen=True)
 class TrainPlan:
-    """What the site's training loop must know; see StageConfig for the meaning of each number."""
+    """What the site's training loop must know; see StageConfig for the meaning of each number.
+
+    `proximal_mu` is FedProx's mu: local training is held near the weights that it began from.
+    """
 
     local_epochs: int
     batch_size: int
@@ -53,6 +56,7 @@ class TrainPlan:
     max_steps: int
     progress: float
     options: dict[str, float] = field(default_factory=dict)
+    proximal_mu: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ def summarise_run(
         "versions": versions(),
         "machine": {"platform": platform.platform(), "cpus": os.cpu_count()},
         "seconds": round(seconds, 1),
+        "strategy": {"name": config.strategy.name, "options": config.strategy.numbers()},
         "privacy": to_mapping(config.privacy),
         "stages": [_stage(name, state) for name in config.stages],
         "sites": {name: _site(name, state) for name in sorted(state.sites)},
