@@ -12,7 +12,7 @@ from cardionets_core.messages import TaskHeader, TrainPlan, Update
 from cardionets_core.models.cardionet import build_model
 from cardionets_core.training.stages import HEADS, STAGES, Stage, configured
 from server.exchange import Run, header, round_record, send_round
-from server.screening import Asked, Firewall
+from server.screening import Asked, Firewall, learned_names
 from server.state import RunState, save_state
 from server.strategies.averaging import fedavg, moving_average
 from server.strategies.combine import Combiner, combining
@@ -120,7 +120,8 @@ def train_round(
         plan=train_plan(run.config, settings, round_index),
     )
     before = {p: state.weights[p] for p in stage.trains}
-    asked = Asked(run.config.name, stage.name, head.round, before, len(sites))
+    learned = learned_names(head.model, stage.trains)
+    asked = Asked(run.config.name, stage.name, head.round, before, len(sites), learned)
     firewall = Firewall(
         asked, config=run.config.screening, settings=settings, records=state.history
     )
