@@ -60,6 +60,15 @@ class TrainPlan:
 
 
 @dataclass(frozen=True)
+class Notice:
+    """That the last answer of a site was not used, and why: a key of UPDATE_REFUSALS."""
+
+    stage: str
+    round: int
+    code: str
+
+
+@dataclass(frozen=True)
 class TaskHeader:
     """All of a task but its arrays.
 
@@ -82,6 +91,7 @@ class TaskHeader:
         min_patients: fewer training patients than this: the site answers `refused_cohort`.
         train: set when action is `train`.
         evaluation: options of the evaluate stage.
+        notice: what became of the site's last answer, where it was not used.
     """
 
     run: str
@@ -102,6 +112,7 @@ class TaskHeader:
     min_patients: int = 1
     train: TrainPlan | None = None
     evaluation: EvaluationOptions | None = None
+    notice: Notice | None = None
 
 
 @dataclass(frozen=True)

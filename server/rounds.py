@@ -168,7 +168,7 @@ def _take(
     except SiteError as error:
         return error.code
     except WireError:
-        return "wire"
+        return "unreadable"
     except CardioNetsError as error:
         log.warning("site %s: %s", site, error)
         return "unusable"

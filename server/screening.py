@@ -64,15 +64,23 @@ class Asked:
     learned: Mapping[str, Collection[str]] = field(default_factory=dict)
 
 
-def misdirected(update: Update, asked: Asked, *, site: str) -> str | None:
-    """Return how an update answers something else than what `site` was asked, or None."""
+def misdirected(update: Update, *, site: str, run: str, stage: str, number: int) -> str | None:
+    """Return how an update answers something else than `site` was asked, or None.
+
+    Args:
+        update: what came back.
+        site: whose node was asked.
+        run: the run, stage and round (`number`) of the task.
+        stage: see `run`.
+        number: see `run`.
+    """
     if update.site != site:
         return "wrong_site"
-    if update.run != asked.run:
+    if update.run != run:
         return "wrong_run"
-    if update.stage != asked.stage:
+    if update.stage != stage:
         return "wrong_stage"
-    if update.round != asked.round:
+    if update.round != number:
         return "wrong_round"
     return None
 
@@ -266,9 +274,9 @@ class Firewall:
 
     def _reason(self, site: str, update: Update, max_examples: int) -> str | None:
         asked = self._asked
-        reason = misdirected(update, asked, site=site) or screen(
-            update, expected=asked.expected, max_examples=max_examples, sites=asked.sites
-        )
+        reason = misdirected(
+            update, site=site, run=asked.run, stage=asked.stage, number=asked.round
+        ) or screen(update, expected=asked.expected, max_examples=max_examples, sites=asked.sites)
         if reason is not None:
             return reason
         if site in self._passed:
