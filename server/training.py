@@ -88,15 +88,15 @@ def require_sites(run: Run, state: RunState) -> None:
 def _prepared(state: RunState, stage: Stage, config: RunConfig) -> RunState:
     """Start a head from the aligned encoder, and the memory of a server optimizer."""
     part = HEADS.get(stage.name)
-    if part is None and config.strategy.name not in MOMENTS:
-        return state
-    model = build_model(config.sized_model())
     if part is not None:
+        model = build_model(config.sized_model())
         load_parts(model, {p: state.weights[p] for p in ("ecg_encoder", "ecg_projector", part)})
         model.start_head(part)
         state = replace(state, weights=state.weights | {part: part_arrays(model, part)})
-    learned = {p: {n for n, _ in model.get_submodule(p).named_parameters()} for p in stage.trains}
+    if config.strategy.name not in MOMENTS:
+        return state
     weights = {p: state.weights[p] for p in stage.trains}
+    learned = learned_names(config.sized_model(), stage.trains)
     return replace(state, moments=start_moments(config.strategy, weights, learned))
 
 
