@@ -12,7 +12,13 @@ import server.training
 from cardionets_core.config_tree import to_mapping
 from cardionets_core.errors import ConfigError, RunError
 from cardionets_core.messages import Update
-from cardionets_core.model_config import ModelConfig
+from cardionets_core.model_config import (
+    CmrEncoderConfig,
+    EcgEncoderConfig,
+    GeneratorConfig,
+    ModelConfig,
+    TokenizerConfig,
+)
 from cardionets_core.packing import fingerprint
 from cardionets_core.run_config import RunConfig, StageConfig, run_config_from
 from cardionets_core.strategy_config import StrategyConfig
@@ -24,11 +30,17 @@ from server.strategies.optimizers import FIRST, SECOND
 from server.summary import summarise_run
 from server.training import train_plan, train_stage
 
-STAGES = {n: StageConfig(rounds=4) for n in ("tokenizer", "ecg_masked", "contrastive")}
+STAGES = {n: StageConfig(rounds=3) for n in ("tokenizer", "ecg_masked", "contrastive")}
+SMALL = ModelConfig(
+    ecg_encoder=EcgEncoderConfig(width=24, depth=1, heads=2),
+    cmr_encoder=CmrEncoderConfig(width=24, depth=1, heads=2),
+    tokenizer=TokenizerConfig(widths=(8, 16), groups=4),
+    generator=GeneratorConfig(width=24, heads=2, encoder_depth=1, decoder_depth=1),
+)
 PLAIN = RunConfig(
     name="run-1",
     seed=3,
-    model=ModelConfig(),
+    model=SMALL,
     stages=("handshake", "tokenizer"),
     stage=STAGES,
     phenotypes=("lv_ef",),
@@ -166,12 +178,12 @@ def test_too_few_answers_repeat_the_round_and_are_not_used(name, fresh, tmp_path
     play(monkeypatch, missing=gone, heads_seen=places)
     run, state = start(fresh, config, tmp_path / "gaps", "abcde")
     after = train_stage(run, state, "tokenizer")
-    assert places == [("tokenizer", r) for r in (1, 1, 2, 2, 3, 3, 4, 4)]
+    assert places == [("tokenizer", r) for r in (1, 1, 2, 2, 3, 3)]
     assert marks(after.weights) == marks(whole.weights)
-    assert [r["accepted"] for r in after.history] == [list("abcde")] * 4
+    assert [r["accepted"] for r in after.history] == [list("abcde")] * 3
     assert not (run.folder / "spool").exists()
     chosen = [len(r.get("chosen", ())) for r in after.history]
-    assert chosen == [{"krum": 1, "multi_krum": 2}.get(name, 0)] * 4
+    assert chosen == [{"krum": 1, "multi_krum": 2}.get(name, 0)] * 3
 
 
 def test_a_round_that_stays_too_small_ends_the_run_and_says_why(fresh, tmp_path, monkeypatch):
@@ -204,7 +216,7 @@ def test_a_stage_that_is_done_is_not_asked_for_again(fresh, tmp_path, monkeypatc
     config = config_of("median", ("handshake", "contrastive", "ecg_masked"))
     play(monkeypatch)
     run, state = start(fresh, config, tmp_path, "abc", modalities=("ecg",))
-    assert train_stage(run, replace(state, stage=2), "ecg_masked").round == 4
+    assert train_stage(run, replace(state, stage=2), "ecg_masked").round == 3
 
 
 def test_only_fedprox_pulls_and_its_sites_are_told_how_much():
