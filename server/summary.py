@@ -93,7 +93,8 @@ CardioNets, preset `{config.model.preset}`: a 12-lead ECG in; out come {len(conf
 phenotypes ({names} ...), {len(config.diseases)} disease probabilities
 and a synthetic four-chamber cine.
 
-**Research use only; not a medical device.** Trained by federated averaging; no record left a site.
+**Research use only; not a medical device.** Trained by federated learning (strategy
+`{config.strategy.name}`); no record left a site.
 
 | site | modalities | patients |
 |---|---|---|

@@ -10,7 +10,7 @@ import numpy as np
 from cardionets_core.errors import RunError
 from server.aggregation import ExactMean
 from server.strategies.robust import add_distances, krum_choice, median, trimmed_mean
-from server.strategies.spool import Spool
+from server.strategies.spool import Spool, SpoolError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -39,13 +39,22 @@ class Combiner(Protocol):
 
 @contextmanager
 def combining(strategy: StrategyConfig, folder: Path) -> Iterator[Combiner]:
-    """Give the combiner of a strategy; what it wrote to `folder` is gone at the end."""
+    """Give the combiner of a strategy; what it wrote to `folder` is gone at the end.
+
+    Raises:
+        RunError: the updates could not be kept there, or not read back.
+    """
     if not strategy.robust:
         yield _Mean()
         return
     spool = Spool(folder)
     try:
         yield _Robust(strategy, spool)
+    except SpoolError as error:
+        raise RunError(
+            f"{folder}: {error}. Strategy {strategy.name} keeps every site's update there for a "
+            "round; make room, then resume the run."
+        ) from error
     finally:
         spool.remove()
 

@@ -25,6 +25,13 @@ BLOCK = 2**16
 """Coordinates that are read at a time, of each site: memory is a few times BLOCK x sites x 8."""
 
 
+class SpoolError(Exception):
+    """The updates of a round cannot be kept or read back.
+
+    Not an error of a site: it must end the round, and not be taken for a refused update.
+    """
+
+
 class Spool:
     """Holds updates in a folder of its own until `remove`."""
 
@@ -39,12 +46,15 @@ class Spool:
         """Write a site's update.
 
         Raises:
-            OSError: the disk is full or away; the run ends there and can be resumed.
+            SpoolError: the disk is full or away.
         """
         for part, arrays in delta.items():
             names = sorted(n for n, a in arrays.items() if np.issubdtype(a.dtype, np.floating))
             flat = np.concatenate([arrays[n].reshape(-1) for n in names])
-            np.save(self._path(site, part), flat, allow_pickle=False)
+            try:
+                np.save(self._path(site, part), flat, allow_pickle=False)
+            except OSError as error:
+                raise SpoolError(f"{flat.nbytes} bytes cannot be written: {error}") from error
             self._shapes[part] = {n: arrays[n].shape for n in names}
             self._sites.setdefault(part, set()).add(site)
 
@@ -62,7 +72,11 @@ class Spool:
     def blocks(
         self, part: str, sites: Sequence[str]
     ) -> Iterator[tuple[slice, NDArray[np.float64]]]:
-        """Yield (coordinates, their values [sites, up to BLOCK]) until the part is through."""
+        """Yield (coordinates, their values [sites, up to BLOCK]) until the part is through.
+
+        Raises:
+            SpoolError: a file is away or torn.
+        """
         size = self.size(part)
         files = [self._path(site, part) for site in sites]
         for start in range(0, size, BLOCK):
@@ -94,12 +108,14 @@ class Spool:
 
 def _read(path: Path, where: slice) -> NDArray[np.floating]:
     """Read some coordinates of a file by seeking: mapped pages would count as our memory."""
-    with path.open("rb") as file:
-        if np.lib.format.read_magic(file) != (1, 0):
-            raise ValueError(f"{path.name} is not a file of this round")
-        _, _, dtype = np.lib.format.read_array_header_1_0(file)
-        file.seek(where.start * dtype.itemsize, 1)
-        values = np.fromfile(file, dtype, where.stop - where.start)
+    try:
+        with path.open("rb") as file:
+            np.lib.format.read_magic(file)
+            _, _, dtype = np.lib.format.read_array_header_1_0(file)
+            file.seek(where.start * dtype.itemsize, 1)
+            values = np.fromfile(file, dtype, where.stop - where.start)
+    except (OSError, ValueError) as error:
+        raise SpoolError(f"{path.name} cannot be read: {error}") from error
     if len(values) != where.stop - where.start:
-        raise ValueError(f"{path.name} is torn")
+        raise SpoolError(f"{path.name} is torn")
     return values

@@ -12,11 +12,12 @@ from flwr.serverapp import strategy as flower
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cardionets_core.errors import RunError
+from cardionets_core.errors import CardioNetsError, RunError
 from cardionets_core.strategy_config import StrategyConfig
 from server.strategies import spool
 from server.strategies.combine import combining
 from server.strategies.robust import add_distances, krum_choice, median, trimmed_mean
+from server.strategies.spool import SpoolError
 
 SHAPES = {"w": (5, 7), "b": (), "scale": (11,)}
 KRUM = StrategyConfig("krum", {"malicious": 1})
@@ -201,8 +202,29 @@ def test_a_torn_file_is_not_read_as_numbers(tmp_path):
             combiner.fold(site, delta, 1)
         path = sorted((tmp_path / "spool").iterdir())[0]
         path.write_bytes(path.read_bytes()[:-8])
-        with pytest.raises(ValueError, match="torn"):
+        with pytest.raises(SpoolError, match="torn"):
             combiner.combined()
+        path.unlink()
+        with pytest.raises(SpoolError, match="cannot be read"):
+            combiner.combined()
+
+
+def test_a_full_disk_ends_the_round_with_the_way_out(tmp_path, monkeypatch):
+    """It must not pass for a refused update: every site would be refused, and no one know why."""
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    strategy, folder = RULES[0], tmp_path / "spool"
+    with pytest.raises(RunError, match=r"No space left.*median.*make room, then resume"):
+        combine(strategy, updates(3), tmp_path)
+    assert not folder.exists()
+    with pytest.raises(RunError), combining(strategy, folder) as combiner:
+        try:
+            combiner.fold("a", updates(1)["site0"], 1)
+        except CardioNetsError:
+            pytest.fail("server/rounds.py would take it for the site's")
 
 
 @pytest.mark.parametrize("strategy", RULES, ids=NAMES)
