@@ -265,3 +265,43 @@ def dropouts(draw, tries):
         return result
 
     return send_round
+
+
+def test_a_bound_that_is_wrong_costs_one_try_and_not_the_run(tmp_path, monkeypatch, quick):
+    """All sites send 1,000 x what the round before saw: the second try goes without the bound."""
+    settings_ = StageConfig(rounds=3, min_sites=3)
+    config = replace(CONFIG, stage={"ecg_masked": settings_})
+    sites = [f"s{i}" for i in range(5)]
+    run = Run(None, config, tmp_path, lambda record: None, nodes=dict.fromkeys(sites, 1))
+    stage = configured("ecg_masked", {}, CONFIG.model)
+    record = SiteRecord(("ecg",), {"train_studies": 9}, {})
+    weights = {p: {"w": np.ones(2, dtype=np.float32)} for p in stage.parts}
+    state = RunState(weights=weights, sites=dict.fromkeys(sites, record))
+    tries = []
+
+    def send_round(run, state, heads, accept, deadline_s, extra=None):
+        result = RoundResult()
+        scale = 1e-3 if head_round(heads) == 1 else 1.0
+        for site, head in heads.items():
+            values = np.full(2, scale * value_of(site) * head.round, dtype=np.float32)
+            delta = {p: {"w": values} for p in head.trains}
+            update = Update(site, "run-1", head.stage, head.round, 1, delta=delta)
+            reason = accept(site, update)
+            if reason is None:
+                result.accepted.append(site)
+            else:
+                result.refused[site] = reason
+        tries.append(dict(result.refused))
+        return result
+
+    monkeypatch.setattr(server.training, "send_round", send_round)
+    for index in range(3):
+        state = server.training.train_round(
+            run, state, stage, settings_, sites=sites, round_index=index
+        )
+    assert tries == [{}, dict.fromkeys(sites, "norm"), {}, {}]
+    assert [r["screening"]["lifted"] for r in state.history] == [False, True, False]
+
+
+def head_round(heads):
+    return next(iter(heads.values())).round
