@@ -78,6 +78,28 @@ SITE_ERROR_CODES: dict[str, str] = {
 }
 """Code -> what a coordinator may know about it."""
 
+UPDATE_REFUSALS: dict[str, str] = {
+    "late": "none came before the deadline",
+    "unreadable": "it could not be read",
+    "wrong_site": "it carried the name of another site",
+    "wrong_run": "it was for another run",
+    "wrong_stage": "it was for another stage",
+    "wrong_round": "it was for another round",
+    "num_examples": "it counted no training study, or more than the site had declared",
+    "parts": "it held other parts than the task trains",
+    "keys": "a tensor was missing or one too many",
+    "shape": "a tensor had another shape or dtype",
+    "not_finite": "its numbers were not finite",
+    "too_large": "a number was too large to be added exactly",
+    "duplicate": "the site had answered this task already",
+    "replay": "the same update had been used before",
+    "max_norm": "it was larger than the run allows",
+    "norm": "it was far larger than what training moved so far",
+    "sums": "its sums could not be used",
+    "unusable": "it could not be added up",
+}
+"""Code -> why the coordinator did not use a site's answer; the site is told with its next task."""
+
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return ` (did you mean 'x'?)` for the known word closest to `word`, or an empty string."""

@@ -43,7 +43,10 @@ MESSAGE_TYPES = {"handshake": "query", "evaluate": "evaluate"}
 
 @dataclass(frozen=True)
 class TrainPlan:
-    """What the site's training loop must know; see StageConfig for the meaning of each number."""
+    """What the site's training loop must know; see StageConfig for the meaning of each number.
+
+    `proximal_mu` is FedProx's mu: local training is held near the weights that it began from.
+    """
 
     local_epochs: int
     batch_size: int
@@ -53,6 +56,16 @@ class TrainPlan:
     max_steps: int
     progress: float
     options: dict[str, float] = field(default_factory=dict)
+    proximal_mu: float = 0.0
+
+
+@dataclass(frozen=True)
+class Notice:
+    """That the last answer of a site was not used, and why: a key of UPDATE_REFUSALS."""
+
+    stage: str
+    round: int
+    code: str
 
 
 @dataclass(frozen=True)
@@ -78,6 +91,7 @@ class TaskHeader:
         min_patients: fewer training patients than this: the site answers `refused_cohort`.
         train: set when action is `train`.
         evaluation: options of the evaluate stage.
+        notice: what became of the site's last answer, where it was not used.
     """
 
     run: str
@@ -98,6 +112,7 @@ class TaskHeader:
     min_patients: int = 1
     train: TrainPlan | None = None
     evaluation: EvaluationOptions | None = None
+    notice: Notice | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from cardionets_core.config_tree import build
 from cardionets_core.errors import ConfigError, nearest
 from cardionets_core.evaluation.options import EvaluationOptions
 from cardionets_core.model_config import ModelConfig
+from cardionets_core.screening_config import ScreeningConfig
+from cardionets_core.strategy_config import StrategyConfig
 from cardionets_core.vocabulary import DISEASES, PHENOTYPE_NAMES, StageName
 
 if TYPE_CHECKING:
@@ -76,13 +78,6 @@ class StageConfig:
 
 
 @dataclass(frozen=True)
-class StrategyConfig:
-    """How updates become the next global model. `fedavg`: mean weighted by training patients."""
-
-    name: Literal["fedavg"] = "fedavg"
-
-
-@dataclass(frozen=True)
 class PrivacyRequest:
     """What the coordinator asks of the sites; a site may always demand more."""
 
@@ -121,6 +116,7 @@ class RunConfig:
     stages: tuple[StageName, ...]
     stage: dict[str, StageConfig]
     strategy: StrategyConfig = field(default_factory=StrategyConfig)
+    screening: ScreeningConfig = field(default_factory=ScreeningConfig)
     privacy: PrivacyRequest = field(default_factory=PrivacyRequest)
     mlflow: TrackingConfig = field(default_factory=TrackingConfig)
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
@@ -142,6 +138,12 @@ class RunConfig:
         if not self.stages or self.stages[0] != "handshake":
             raise ValueError("stages must begin with 'handshake'")
         _known("stage", tuple(self.stage), get_args(StageName))
+        needed, why = self.strategy.sites_needed()
+        if self.min_sites < needed:
+            raise ValueError(
+                f"strategy {self.strategy.name} needs {needed} sites ({why}) and min_sites is "
+                f"{self.min_sites}; set min_sites={needed} or more, or choose another strategy"
+            )
         for name in self.stages:
             if name not in ("handshake", "evaluate") and name not in self.stage:
                 raise ValueError(f"stage.{name} is missing: the settings of stage {name!r}")

@@ -12,11 +12,20 @@ from typing import TYPE_CHECKING
 from flwr.app import Message
 from flwr.clientapp import ClientApp
 
-from cardionets_core.errors import CheckpointError, ConfigError, DataError, SiteError, WireError
+from cardionets_core.errors import (
+    UPDATE_REFUSALS,
+    CheckpointError,
+    ConfigError,
+    DataError,
+    SiteError,
+    WireError,
+)
 from cardionets_core.messages import refusal, task_from_records, update_to_records
 
 if TYPE_CHECKING:
     from flwr.app import Context, RecordDict
+
+    from cardionets_core.messages import Notice
 
 log = logging.getLogger("cardionets.site")
 app = ClientApp()
@@ -42,7 +51,9 @@ def answer(content: RecordDict) -> RecordDict:
         from client.local_training import serve
         from client.site import open_site
 
-        return update_to_records(serve(task_from_records(content), open_site()))
+        task = task_from_records(content)
+        tell(task.header.notice)
+        return update_to_records(serve(task, open_site()))
     except SiteError as error:
         log.warning("answered with the code %r", error.code)
         return refusal(error.code)
@@ -50,6 +61,23 @@ def answer(content: RecordDict) -> RecordDict:
         code = next((c for kind, c in CODES.items() if isinstance(error, kind)), "internal")
         log.exception("answered with the code %r; the reason stays here", code)
         return refusal(code)
+
+
+def tell(notice: Notice | None) -> None:
+    """Say on the site's own console that its last answer was not used.
+
+    The words are the site's own: of a notice only a known code is believed.
+    """
+    if notice is None:
+        return
+    why = UPDATE_REFUSALS.get(notice.code, "no reason that this version knows")
+    log.warning(
+        "the coordinator did not use our answer to stage %.40r, round %d (%.40r): %s",
+        notice.stage,
+        notice.round,
+        notice.code,
+        why,
+    )
 
 
 app.query()(_answer)

@@ -17,7 +17,6 @@ from cardionets_core.errors import RunError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from cardionets_core.messages import Update
     from cardionets_core.packing import Arrays, Groups
 
 SCALE = 2.0**36
@@ -29,15 +28,20 @@ BLOCK = 2**16
 LIMIT = 2.0**25
 """Largest sum of |delta| x weight over the sites, with a factor 4 to spare in an int64.
 
-`screen` grants each update a 64th of it, so 64 screened updates always fit.
+The firewall (screening.py) grants each update an equal share of it, a 64th at most, so the updates
+that it lets through always fit together.
 """
 
 
 class ExactMean:
-    """Folds updates in one by one and forgets them: memory does not grow with the sites."""
+    """Folds updates in one by one and forgets them: memory does not grow with the sites.
+
+    A part is averaged over the sites whose updates hold it; `weight` counts all sites.
+    """
 
     def __init__(self) -> None:
         self._sums: dict[str, Arrays] = {}
+        self._weights: dict[str, int] = {}
         self._load = 0.0
         self.weight = 0
 
@@ -56,6 +60,7 @@ class ExactMean:
         self._load += load
         self.weight += weight
         for part, arrays in delta.items():
+            self._weights[part] = self._weights.get(part, 0) + weight
             sums = self._sums.setdefault(part, {})
             for name, array in arrays.items():
                 if name not in sums:
@@ -63,9 +68,9 @@ class ExactMean:
                 add_steps(sums[name].reshape(-1), array.reshape(-1), weight * SCALE)
 
     def mean(self) -> Groups:
-        """Return the weighted mean as float64 arrays."""
+        """Return each part's mean over the sites that trained it, as float64 arrays."""
         return {
-            part: {n: np.asarray(s / (SCALE * self.weight)) for n, s in sums.items()}
+            part: {n: np.asarray(s / (SCALE * self._weights[part])) for n, s in sums.items()}
             for part, sums in self._sums.items()
         }
 
@@ -84,29 +89,3 @@ def add_steps(sums: NDArray[np.int64], values: NDArray[Any], factor: float) -> N
 def magnitude(array: NDArray[Any]) -> float:
     """Return the largest absolute value; right for the most negative integer, too."""
     return max(float(array.max(initial=0)), -float(array.min(initial=0)))
-
-
-def screen(update: Update, *, expected: Groups, max_examples: int) -> str | None:
-    """Return why an update must not be aggregated, or None.
-
-    Args:
-        update: a site's answer to a training task.
-        expected: the weights that were sent for the trained parts: names, shapes and dtypes.
-        max_examples: training studies that the site declared in the handshake.
-    """
-    if not 1 <= update.num_examples <= max_examples:
-        return "num_examples"
-    if set(update.delta) != set(expected):
-        return "parts"
-    for part, arrays in expected.items():
-        got = update.delta[part]
-        if set(got) != set(arrays):
-            return "keys"
-        for name, array in arrays.items():
-            if got[name].shape != array.shape or got[name].dtype != array.dtype:
-                return "shape"
-            if not np.isfinite(got[name]).all():
-                return "not_finite"
-            if magnitude(got[name]) * max_examples > LIMIT / 64:
-                return "too_large"
-    return None

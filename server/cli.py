@@ -140,17 +140,19 @@ def run(
 @app.command()
 def status(output: Output = Path("outputs")) -> None:
     """Show the runs of the output folder and how each stands."""
-    table = Table("run", "state", "stage", "round")
+    table = Table("run", "state", "stage", "round", "refused in it")
     for path in sorted(output.glob("*/config.json")):
         entries = read_progress(path.parent)
         rounds = [e for e in entries if e["event"] == "round"]
-        last = rounds[-1] if rounds else {"stage": "-", "round": "-"}
+        last: dict[str, Any] = rounds[-1] if rounds else {"stage": "-", "round": "-"}
+        refused: dict[str, str] = last.get("refused", {})
         state = entries[-1]["event"] if entries else "submitted"
         table.add_row(
             path.parent.name,
             "running" if state == "round" else state,
             last["stage"],
             str(last["round"]),
+            ", ".join(f"{site}: {code}" for site, code in sorted(refused.items())) or "-",
         )
     console.print(table)
 

@@ -12,6 +12,7 @@ from cardionets_core.evaluation.evaluate import solve_probes, summarise
 from cardionets_core.evaluation.summary import residual_sd
 from cardionets_core.evaluation.sums import merge
 from server.exchange import Run, header, round_record, send_round
+from server.screening import misdirected
 
 if TYPE_CHECKING:
     from cardionets_core.evaluation.options import EvaluationOptions, Section
@@ -80,8 +81,11 @@ def _collect(
     sums: dict[str, Sums] = {}
 
     def accept(site: str, update: Update) -> str | None:
-        if (update.site, update.run, update.round) != (site, run.config.name, number):
-            return "identity"
+        astray = misdirected(
+            update, site=site, run=run.config.name, stage="evaluate", number=number
+        )
+        if astray is not None:
+            return astray
         if not all(np.isfinite(v).all() for v in update.sums.values()):
             return "not_finite"
         sums[site] = dict(update.sums)

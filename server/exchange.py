@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from cardionets_core.config_tree import digest
-from cardionets_core.messages import Task, TaskHeader, TrainPlan, Update
+from cardionets_core.errors import UPDATE_REFUSALS
+from cardionets_core.messages import Notice, Task, TaskHeader, TrainPlan, Update
 from cardionets_core.packing import Groups, fingerprint
 from cardionets_core.runtime import derive_seed
 from server.rounds import RoundResult, run_round
@@ -35,6 +36,7 @@ class Run:
         report: called after every round with its record (progress, tracking).
         nodes: site name -> node id, from the handshake of this Flower run.
         sent: site name -> part -> fingerprint of the frozen weights that the site holds.
+        notices: site name -> what its next task tells it of its last answer.
     """
 
     grid: Grid
@@ -43,6 +45,7 @@ class Run:
     report: Callable[[dict[str, Any]], None]
     nodes: dict[str, int] = field(default_factory=dict)
     sent: dict[str, dict[str, str]] = field(default_factory=dict)
+    notices: dict[str, Notice] = field(default_factory=dict)
 
     @property
     def checkpoint(self) -> Path:
@@ -108,7 +111,7 @@ def send_round(
         for part, mark in head.parts.items():
             if part not in head.trains and held.get(part) != mark:
                 weights[part] = frozen[part]
-        return Task(head, weights | (extra or {}))
+        return Task(replace(head, notice=run.notices.get(site)), weights | (extra or {}))
 
     result = run_round(
         run.grid,
@@ -121,7 +124,34 @@ def send_round(
         head = heads[site]
         kept = {p: m for p, m in head.parts.items() if p not in head.trains}
         run.sent.setdefault(site, {}).update(kept)
+    for site, head in heads.items():
+        keep_notice(run.notices, head.stage, head.round, site=site, code=result.refused.get(site))
     return result
+
+
+def keep_notice(
+    notices: dict[str, Notice], stage: str, number: int, *, site: str, code: str | None
+) -> None:
+    """Keep what a site must be told of its answer, or drop what it has been told.
+
+    Args:
+        code: why the answer was not used; None where it was. Of its own refusal, and of Flower's
+            errors, a site needs not be told.
+    """
+    if code in UPDATE_REFUSALS:
+        notices[site] = Notice(stage, number, code)
+    else:
+        notices.pop(site, None)
+
+
+def notices_of(history: Iterable[dict[str, Any]]) -> dict[str, Notice]:
+    """Return what is still to be told after these rounds: a restarted server goes on telling."""
+    notices: dict[str, Notice] = {}
+    for record in history:
+        outcomes = dict.fromkeys(record["accepted"]) | record["refused"]
+        for site, code in outcomes.items():
+            keep_notice(notices, record["stage"], record["round"], site=site, code=code)
+    return notices
 
 
 def round_record(

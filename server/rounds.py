@@ -50,6 +50,52 @@ class RoundResult:
     seconds: float = 0.0
 
 
+class RoundBook:
+    """Who was asked in a round and how each of them ended: every site once, whatever arrives.
+
+    Knows message ids and names only, no engine and no clock.
+    """
+
+    def __init__(self) -> None:
+        self._open: dict[str, str] = {}
+        self._asked_again: set[str] = set()
+        self.accepted: list[str] = []
+        self.refused: dict[str, str] = {}
+
+    @property
+    def waiting(self) -> list[str]:
+        """Ids of the messages that have no answer yet."""
+        return list(self._open)
+
+    def asked(self, message_id: str, site: str) -> None:
+        """Write down that a site was sent a task."""
+        self._open[message_id] = site
+
+    def answered(self, message_id: str) -> str | None:
+        """Return whose task a reply answers; None for a second copy or one of another round."""
+        return self._open.pop(message_id, None)
+
+    def ask_again(self, site: str) -> bool:
+        """Return whether a site that lost parts may be asked a second time; true only once."""
+        first = site not in self._asked_again
+        self._asked_again.add(site)
+        return first
+
+    def settle(self, site: str, reason: str | None) -> None:
+        """Write down how a site ended: with an update that was used, or with a reason."""
+        if reason is None:
+            self.accepted.append(site)
+        else:
+            self.refused[site] = reason
+            log.warning("site %s: %s", site, reason)
+
+    def close(self) -> None:
+        """End the round: who has not answered is late, and what comes later counts nowhere."""
+        self.refused.update(dict.fromkeys(self._open.values(), "late"))
+        self._open.clear()
+        self.accepted.sort()
+
+
 def run_round(
     grid: Grid,
     nodes: Mapping[str, int],
@@ -67,34 +113,32 @@ def run_round(
         deadline_s: after this the round goes on without the sites that have not answered; their
             messages expire too, so that no site works on a round that is over.
     """
-    result = RoundResult()
+    result, book = RoundResult(), RoundBook()
     started = time.monotonic()
-    waiting = {
-        _send(grid, n, nodes[n], make_task(n, False), deadline_s, result): n for n in sorted(nodes)
-    }
-    resent: set[str] = set()
-    while waiting and time.monotonic() - started < deadline_s:
-        for message in list(grid.pull_messages(list(waiting))):
-            site = waiting.pop(message.metadata.reply_to_message_id, None)
-            if site is None:
-                continue  # a second copy, or an answer to nothing that is still open
-            reason = _take(message, site, accept, result)
+
+    def ask(site: str, everything: bool, left: float) -> None:
+        task = make_task(site, everything)
+        book.asked(_send(grid, site, nodes[site], task, left, result), site)
+
+    for site in sorted(nodes):
+        ask(site, False, deadline_s)
+    while book.waiting and time.monotonic() - started < deadline_s:
+        for message in list(grid.pull_messages(book.waiting)):
+            who = book.answered(message.metadata.reply_to_message_id)
+            if who is None:
+                continue
+            reason = _take(message, who, accept, result)
             left = deadline_s - (time.monotonic() - started)
             if reason == MISSING_PARTS and left <= 0:
-                result.refused[site] = "late"
-            elif reason == MISSING_PARTS and site not in resent:
-                resent.add(site)
-                task = make_task(site, True)
-                waiting[_send(grid, site, nodes[site], task, left, result)] = site
-            elif reason is None:
-                result.accepted.append(site)
+                book.settle(who, "late")
+            elif reason == MISSING_PARTS and book.ask_again(who):
+                ask(who, True, left)
             else:
-                result.refused[site] = reason
-                log.warning("site %s: %s", site, reason)
-        if waiting:
+                book.settle(who, reason)
+        if book.waiting:
             time.sleep(POLL_S)
-    result.refused.update(dict.fromkeys(waiting.values(), "late"))
-    result.accepted.sort()
+    book.close()
+    result.accepted, result.refused = book.accepted, book.refused
     result.seconds = time.monotonic() - started
     return result
 
@@ -124,7 +168,7 @@ def _take(
     except SiteError as error:
         return error.code
     except WireError:
-        return "wire"
+        return "unreadable"
     except CardioNetsError as error:
         log.warning("site %s: %s", site, error)
         return "unusable"

@@ -18,7 +18,7 @@ from cardionets_core.errors import CardioNetsError, CheckpointError, ConfigError
 from cardionets_core.run_config import RunConfig, run_config_from
 from cardionets_core.runtime import set_up
 from server.evaluation import run_evaluation
-from server.exchange import Run
+from server.exchange import Run, notices_of
 from server.handshake import greet
 from server.progress import Progress
 from server.state import RunState, fresh_state, load_state, save_state
@@ -67,6 +67,7 @@ def execute(run: Run, state: RunState) -> RunState:
         RunError: a stage has too few sites.
     """
     state = greet(run, state)
+    run.notices.update(notices_of(state.history))
     for index, name in enumerate(run.config.stages):
         if index < state.stage:
             continue

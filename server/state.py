@@ -20,12 +20,14 @@ from cardionets_core.config_tree import digest
 from cardionets_core.errors import CheckpointError
 from cardionets_core.models.cardionet import PARTS, build_model
 from cardionets_core.runtime import versions
+from server.strategies.optimizers import FIRST, SECOND
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cardionets_core.packing import Groups
+    from cardionets_core.packing import Arrays, Groups
     from cardionets_core.run_config import RunConfig
+    from server.strategies.optimizers import Moments
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class RunState:
     Attributes:
         weights: part -> name -> array, the global model.
         average: moving average of the parts that keep one.
+        moments: memory of the server optimizer, name -> part -> name -> array; of this stage only.
         scaler_mean: mean of each phenotype; empty before the handshake.
         scaler_sd: likewise.
         residual_sd: see CheckpointInfo.
@@ -57,6 +60,7 @@ class RunState:
 
     weights: Groups
     average: Groups = field(default_factory=dict)
+    moments: Moments = field(default_factory=dict)
     scaler_mean: tuple[float, ...] = ()
     scaler_sd: tuple[float, ...] = ()
     residual_sd: tuple[float, ...] = ()
@@ -110,6 +114,8 @@ def save_state(state: RunState, config: RunConfig, folder: Path) -> RunState:
         # Prediction uses the average, training goes on from the raw weights: both are kept.
         raw = {p: state.weights[p] for p in state.average}
         tensors |= to_tensors(raw, "raw")
+    for moment, groups in state.moments.items():
+        tensors |= to_tensors(groups, moment)
     write_checkpoint(folder, info, tensors, number=state.saves)
     return state
 
@@ -128,7 +134,7 @@ def load_state(config: RunConfig, folder: Path) -> RunState:
         )
     tensors = read_tensors(folder, info)
     try:
-        return _state_from(info, to_groups(tensors), to_groups(tensors, "raw"))
+        return _state_from(info, tensors)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{folder} does not say where its run stood ({error!r}); it can serve predictions, "
@@ -136,10 +142,13 @@ def load_state(config: RunConfig, folder: Path) -> RunState:
         ) from None
 
 
-def _state_from(info: CheckpointInfo, deployed: Groups, raw: Groups) -> RunState:
+def _state_from(info: CheckpointInfo, tensors: Arrays) -> RunState:
+    deployed, raw = to_groups(tensors), to_groups(tensors, "raw")
+    moments = {m: to_groups(tensors, m) for m in (FIRST, SECOND)}
     return RunState(
         weights={**deployed, **raw},
         average={p: deployed[p] for p in raw},
+        moments={m: groups for m, groups in moments.items() if groups},
         scaler_mean=info.scaler_mean,
         scaler_sd=info.scaler_sd,
         residual_sd=info.residual_sd,

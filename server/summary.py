@@ -47,6 +47,7 @@ def summarise_run(
         "versions": versions(),
         "machine": {"platform": platform.platform(), "cpus": os.cpu_count()},
         "seconds": round(seconds, 1),
+        "strategy": {"name": config.strategy.name, "options": config.strategy.numbers()},
         "privacy": to_mapping(config.privacy),
         "stages": [_stage(name, state) for name in config.stages],
         "sites": {name: _site(name, state) for name in sorted(state.sites)},
@@ -92,7 +93,8 @@ CardioNets, preset `{config.model.preset}`: a 12-lead ECG in; out come {len(conf
 phenotypes ({names} ...), {len(config.diseases)} disease probabilities
 and a synthetic four-chamber cine.
 
-**Research use only; not a medical device.** Trained by federated averaging; no record left a site.
+**Research use only; not a medical device.** Trained by federated learning (strategy
+`{config.strategy.name}`); no record left a site.
 
 | site | modalities | patients |
 |---|---|---|

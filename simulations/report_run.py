@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cardionets_core.errors import SITE_ERROR_CODES
+from cardionets_core.errors import SITE_ERROR_CODES, UPDATE_REFUSALS
 from simulations.report_facts import STAGES, Facts
 from simulations.report_page import (
     Block,
@@ -31,13 +31,6 @@ MODALITIES = {
     "diseases": "diagnoses",
 }
 """What a site can offer -> the words for it, in the order of a table."""
-
-ROUND_REASONS = {
-    "late": "it did not answer before the deadline",
-    "not_finite": "its numbers were not finite",
-    "identity": "it answered for another run or round",
-}
-"""Reason codes of the coordinator's own screening; those of a site are SITE_ERROR_CODES."""
 
 
 # ---------------------------------------------------------------------------------- the federation
@@ -97,7 +90,8 @@ def _refusals(facts: Facts) -> str:
         for site, code in entry["refused"].items():
             key = (site, entry["stage"], code)
             counts[key] = counts.get(key, 0) + 1
-    known = ROUND_REASONS | SITE_ERROR_CODES
+    unused = {code: f"its answer was not used: {why}" for code, why in UPDATE_REFUSALS.items()}
+    known = SITE_ERROR_CODES | unused
     told = [
         f"{facts.title(site)}, {STAGES[stage][0]}, {counted(count, 'round')}: "
         f"{known.get(code, code)}"

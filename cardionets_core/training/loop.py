@@ -57,6 +57,7 @@ def train_locally(
     order = np.random.default_rng([seed, 0])
     crops = np.random.default_rng([seed, 1])
     noise_source = torch.Generator().manual_seed(seed)
+    anchors = [p.detach().clone() for p in parameters] if plan.proximal_mu else []
     loss_of = torch.compile(objective.loss) if compile_step else objective.loss
     sums: dict[str, float] = {}
     seen = steps = 0
@@ -72,6 +73,8 @@ def train_locally(
         _require_finite(loss)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        if anchors:
+            pull_back(parameters, anchors, plan.proximal_mu)
         norm = clip_gradients(parameters, plan.clip_norm)
         _require_finite(norm)
         optimizer.step()
@@ -120,6 +123,21 @@ def clip_gradients(parameters: Sequence[nn.Parameter], clip_norm: float) -> Tens
     """Scale gradients so that their joint L2 norm is at most `clip_norm` (0: only measure it)."""
     limit = clip_norm if clip_norm > 0 else float("inf")
     return torch.nn.utils.clip_grad_norm_(parameters, limit)
+
+
+@torch.no_grad()
+def pull_back(parameters: Sequence[nn.Parameter], anchors: Sequence[Tensor], mu: float) -> None:
+    """Add the gradient of FedProx's term, mu / 2 x ||w - w_global||^2 (Li et al. 2020, eq. 2).
+
+    Args:
+        parameters: the trained ones, after `backward`; one without a gradient is left alone, as the
+            optimizer leaves it.
+        anchors: their values when the round began.
+        mu: strength, per unit of squared distance.
+    """
+    for parameter, anchor in zip(parameters, anchors, strict=True):
+        if parameter.grad is not None:
+            parameter.grad.add_(parameter - anchor, alpha=mu)
 
 
 def _batches(

@@ -17,6 +17,8 @@ LAYERS: tuple[frozenset[str], ...] = (
         {
             "config_tree",
             "model_config",
+            "strategy_config",
+            "screening_config",
             "batch",
             "packing",
             "runtime",

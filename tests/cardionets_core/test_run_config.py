@@ -87,7 +87,7 @@ def test_a_plan_survives_its_file():
         ("phenotypes=[lv_eff]", "lv_ef"),
         ("phenotypes=[lv_ef,lv_ef]", "stands twice"),
         ("diseases=[flu]", "not in the vocabulary"),
-        ("strategy.name=fedprox", "fedavg"),
+        ("strategy.name=fedproxy", "fedprox"),
         ("privacy.mode=sample", "none"),
         ("model.ecg_encoder.patch_samples=26", "26 does not divide 250"),
         ("+backdoor=1", "backdoor"),

@@ -189,7 +189,7 @@ def test_a_part_lost_at_the_deadline_makes_the_site_late():
     assert len(grid.pushed) == 1
 
 
-@pytest.mark.parametrize("reason", ["num_examples", "not_finite", "shape", "identity"])
+@pytest.mark.parametrize("reason", ["num_examples", "not_finite", "shape", "replay"])
 def test_a_screening_reason_keeps_the_update_out(reason):
     _, result, _ = play(
         {"a": good("a"), "b": good("b")}, accept=lambda site, u: reason if site == "b" else None
@@ -207,9 +207,9 @@ def test_an_update_that_cannot_be_used_is_refused_and_named():
     assert result.accepted == ["a"] and result.refused == {"b": "unusable"}
 
 
-def test_an_answer_that_is_no_update_is_a_wire_refusal():
+def test_an_answer_that_is_no_update_is_unreadable():
     _, result, _ = play({"a": good("a"), "b": lambda task, asked: task_to_records(task)})
-    assert result.accepted == ["a"] and result.refused == {"b": "wire"}
+    assert result.accepted == ["a"] and result.refused == {"b": "unreadable"}
 
 
 def test_of_flowers_own_errors_only_the_number_is_kept(caplog):
@@ -319,7 +319,7 @@ def test_in_any_schedule_every_site_counts_once_or_has_a_reason(kinds, doubled):
     wanted = {
         "refuses": "refused_stage",
         "lost": MISSING_PARTS,
-        "broken": "wire",
+        "broken": "unreadable",
         "error": "flower_2",
     }
     for name, kind in zip(names, kinds, strict=True):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from server.aggregation import ExactMean
-from server.strategies import fedavg, moving_average
+from server.strategies.averaging import fedavg, moving_average
 
 
 def weights():

@@ -88,9 +88,10 @@ def test_a_site_with_several_studies_a_patient_is_not_refused(fresh, tmp_path, m
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"site": "b"}, "identity"),
-        ({"run": "another"}, "identity"),
-        ({"round": 2}, "identity"),
+        ({"site": "b"}, "wrong_site"),
+        ({"run": "another"}, "wrong_run"),
+        ({"stage": "contrastive"}, "wrong_stage"),
+        ({"round": 2}, "wrong_round"),
         ({"num_examples": COUNTS["train_studies"] + 1}, "num_examples"),
         ({"delta": {}}, "parts"),
     ],

@@ -13,11 +13,14 @@ if TYPE_CHECKING:
 def fedavg(weights: Groups, mean_delta: Groups) -> Groups:
     """Return weights + mean delta (McMahan et al. 2017, with the mean taken over patients).
 
-    Floating arrays keep their dtype; integer arrays keep their value.
+    Floating arrays keep their dtype; integer arrays keep their value, and so do parts and arrays
+    that `mean_delta` does not hold.
     """
     return {
         part: {
-            name: _step(array, mean_delta[part][name]) if part in mean_delta else array
+            name: stepped(array, mean_delta[part][name])
+            if name in mean_delta.get(part, {})
+            else array
             for name, array in arrays.items()
         }
         for part, arrays in weights.items()
@@ -36,14 +39,15 @@ def moving_average(average: Groups, weights: Groups, *, examples: int, half_life
     keep = 0.5 ** (examples / half_life)
     return {
         part: {
-            n: _step(average[part][n], (1 - keep) * (w - average[part][n]))
+            n: stepped(average[part][n], (1 - keep) * (w - average[part][n]))
             for n, w in arrays.items()
         }
         for part, arrays in weights.items()
     }
 
 
-def _step(array: np.ndarray, delta: np.ndarray) -> np.ndarray:
+def stepped(array: np.ndarray, delta: np.ndarray) -> np.ndarray:
+    """Return array + delta, summed in float64, in the array's dtype; whole numbers stay."""
     if not np.issubdtype(array.dtype, np.floating):
         return array
     return np.asarray(array.astype(np.float64) + delta, dtype=array.dtype)

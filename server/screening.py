@@ -1,0 +1,321 @@
+"""The update firewall: judges every update before a number of it reaches the sum.
+
+What is checked, in which order, and what each check cannot see: docs/screening.md. The firewall
+keeps no state of its own: what it must know of earlier rounds (norms and hashes of the updates that
+were used) stands in the run's history, which is saved with the weights. So a restarted server
+judges as the one before it would have.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import statistics
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cardionets_core.models.cardionet import build_model
+from cardionets_core.packing import fingerprint
+from server.aggregation import BLOCK, LIMIT, magnitude
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from cardionets_core.messages import Update
+    from cardionets_core.model_config import ModelConfig
+    from cardionets_core.packing import Groups
+    from cardionets_core.run_config import StageConfig
+    from cardionets_core.screening_config import ScreeningConfig
+
+History = Sequence[Mapping[str, Any]]
+"""Records of the finished rounds, oldest first (`RunState.history`)."""
+
+MARK_DIGITS = 32
+"""Hexadecimal digits of an update's hash that are kept: 128 bits."""
+
+STATISTICS = ".statistics"
+"""Ending of the key under which the arrays of a part that no optimizer moves are judged."""
+
+log = logging.getLogger("cardionets.server")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a training task asked for; an update must answer exactly that.
+
+    Attributes:
+        run: name of the run.
+        stage: its stage.
+        round: 1-based within the stage.
+        expected: the weights that were sent for the trained parts: names, shapes and dtypes.
+        sites: how many sites were asked; the range of the exact sum is shared among them.
+        learned: see `learned_names`; a part that is not named is all learned.
+    """
+
+    run: str
+    stage: str
+    round: int
+    expected: Groups
+    sites: int = 1
+    learned: Mapping[str, Collection[str]] = field(default_factory=dict)
+
+
+def misdirected(update: Update, *, site: str, run: str, stage: str, number: int) -> str | None:
+    """Return how an update answers something else than `site` was asked, or None.
+
+    Args:
+        update: what came back.
+        site: whose node was asked.
+        run: the run, stage and round (`number`) of the task.
+        stage: see `run`.
+        number: see `run`.
+    """
+    if update.site != site:
+        return "wrong_site"
+    if update.run != run:
+        return "wrong_run"
+    if update.stage != stage:
+        return "wrong_stage"
+    if update.round != number:
+        return "wrong_round"
+    return None
+
+
+def screen(update: Update, *, expected: Groups, max_examples: int, sites: int = 1) -> str | None:
+    """Return why an update cannot be added to a sum, or None; looks at nothing but the update.
+
+    Args:
+        update: a site's answer to a training task.
+        expected: see Asked.
+        max_examples: training studies that the site declared in the handshake.
+        sites: how many sites share the range of the exact sum.
+    """
+    if not 1 <= update.num_examples <= max_examples:
+        return "num_examples"
+    if set(update.delta) != set(expected):
+        return "parts"
+    largest = LIMIT / max(64, sites) / max_examples
+    for part, arrays in expected.items():
+        got = update.delta[part]
+        if set(got) != set(arrays):
+            return "keys"
+        for name, array in arrays.items():
+            if got[name].shape != array.shape or got[name].dtype != array.dtype:
+                return "shape"
+            if not np.isfinite(got[name]).all():
+                return "not_finite"
+            if magnitude(got[name]) > largest:
+                return "too_large"
+    return None
+
+
+def l2_norm(arrays: Iterable[NDArray[Any]]) -> float:
+    """Return the L2 norm over the floating arrays, to nine digits.
+
+    Summed in float64 (a float32 sum of squares overflows at 2e19) and rounded, so that the same
+    update has the same norm in the record of a resumed run. Integer arrays keep their value
+    whatever a site sends.
+    """
+    squares = []
+    for array in arrays:
+        if np.issubdtype(array.dtype, np.floating):
+            values = array.reshape(-1)
+            for start in range(0, len(values), BLOCK):
+                block = values[start : start + BLOCK].astype(np.float64)
+                squares.append(float(np.square(block, out=block).sum()))
+    return float(f"{math.sqrt(math.fsum(squares)):.9g}")
+
+
+def norms_of(groups: Groups, learned: Mapping[str, Collection[str]]) -> dict[str, float]:
+    """Return part -> norm of its learned arrays, and `PART.statistics` -> norm of the others.
+
+    Measured statistics (of the tokenizer's latents) are judged by themselves: how far they move
+    says nothing of steps and learning rate. A part that `learned` does not name is all learned.
+    """
+    norms = {}
+    for part, arrays in sorted(groups.items()):
+        names = learned.get(part, arrays)
+        norms[part] = l2_norm(arrays[n] for n in sorted(arrays) if n in names)
+        others = [arrays[n] for n in sorted(arrays) if n not in names]
+        if others:
+            norms[part + STATISTICS] = l2_norm(others)
+    return norms
+
+
+def learned_names(model: ModelConfig, parts: Iterable[str]) -> dict[str, frozenset[str]]:
+    """Return part -> names of the arrays that an optimizer moves; builds no weights."""
+    built = build_model(model, device="meta")
+    return {p: frozenset(n for n, _ in built.get_submodule(p).named_parameters()) for p in parts}
+
+
+def mark_of(delta: Groups) -> str:
+    """Return the hash that a replayed update is known by: parts, names, shapes and numbers."""
+    total = hashlib.sha256()
+    for part in sorted(delta):
+        total.update(f"{part}|{fingerprint(delta[part])}|".encode())
+    return total.hexdigest()[:MARK_DIGITS]
+
+
+def travel(key: str, num_examples: int, *, settings: StageConfig, number: int) -> float:
+    """Return how far honest local training moves, up to a factor that all sites of a stage share.
+
+    An AdamW update grows in proportion to the learning rate and to the root of the steps: measured,
+    1 to 34 steps a round, over a stage's whole schedule (docs/screening.md).
+
+    Args:
+        key: of `norms_of`; statistics do not travel, they are measured.
+        num_examples: behind the update.
+        settings: of the stage.
+        number: 1-based round.
+    """
+    if key.endswith(STATISTICS):
+        return 1.0
+    steps = max(1, math.ceil(num_examples / settings.batch_size))
+    return settings.lr_at(number - 1) * math.sqrt(steps)
+
+
+def usual_sizes(rounds: History, settings: StageConfig) -> dict[str, list[float]]:
+    """Return key -> norm / travel of every update that these rounds of a stage used."""
+    sizes: dict[str, list[float]] = {}
+    for record in rounds:
+        for site, norms in record["screening"]["norms"].items():
+            for key, norm in norms.items():
+                far = travel(
+                    key,
+                    record["num_examples"][site],
+                    settings=settings,
+                    number=record["round"],
+                )
+                sizes.setdefault(key, []).append(norm / far)
+    return sizes
+
+
+def judged_rounds(records: History, stage: str) -> list[Mapping[str, Any]]:
+    """Return the rounds of a stage that a median may be taken over: from the last lift on."""
+    rounds = [r for r in records if r["stage"] == stage and "screening" in r]
+    lifts = [i for i, r in enumerate(rounds) if r["screening"]["lifted"]]
+    return rounds[lifts[-1] :] if lifts else rounds
+
+
+def used_marks(records: History, remembered: int) -> list[str]:
+    """Return the hashes of the newest updates that a sum holds, at most `remembered`."""
+    screened = [r["screening"] for r in records if "screening" in r]
+    marks = [mark for s in screened for mark in s["sha256"].values()]
+    return marks[-remembered:] if remembered else []
+
+
+def outvoted(reasons: Iterable[str | None], asked: int) -> bool:
+    """Return whether most of the sites that were asked broke the median bound.
+
+    Then the bound is wrong and not the sites; a minority can never bring that about.
+
+    Args:
+        reasons: why sites were refused; None for one whose update was used.
+        asked: how many sites were asked.
+    """
+    return 2 * list(reasons).count("norm") > asked
+
+
+class Firewall:
+    """Judges the updates of one round.
+
+    What it decides follows from the finished rounds alone, never from the other updates of this
+    round (but for copies of one another): so it is the same in every order of arrival.
+
+    Args:
+        asked: what the sites were asked.
+        config: the run's screening.
+        settings: the stage's; a norm is judged by the steps and the learning rate behind it.
+        records: the finished rounds.
+    """
+
+    def __init__(
+        self, asked: Asked, *, config: ScreeningConfig, settings: StageConfig, records: History
+    ) -> None:
+        self._asked, self._config, self._settings = asked, config, settings
+        self._used = set(used_marks(records, config.remembered))
+        self._passed: dict[str, tuple[dict[str, float], str]] = {}
+        self._reasons: dict[str, str | None] = {}
+        self._usual: dict[str, float] = {}
+        rounds = judged_rounds(records, asked.stage)
+        self._lifted = bool(rounds) and _was_outvoted(rounds[-1])
+        if config.norm_factor > 0 and not self._lifted:
+            self._usual = self._medians(rounds[-config.norm_rounds :])
+        own = norms_of(asked.expected, asked.learned) if self._usual else {}
+        self._floor = {key: config.norm_floor * norm for key, norm in own.items()}
+
+    def _medians(self, rounds: History) -> dict[str, float]:
+        """Return key -> median size, for what the median bound can judge."""
+        sizes = usual_sizes(rounds, self._settings)
+        return {
+            key: statistics.median(seen)
+            for key, seen in sizes.items()
+            if len(seen) >= self._config.norm_after
+        }
+
+    def start_try(self) -> None:
+        """Begin a try of the round: what the last one passed was thrown away with its sum."""
+        if outvoted(self._reasons.values(), self._asked.sites):
+            log.warning(
+                "stage %s: most sites broke the norm bound, so it is lifted", self._asked.stage
+            )
+            self._lifted, self._usual = True, {}
+        self._passed, self._reasons = {}, {}
+
+    def judge(self, site: str, update: Update, *, max_examples: int) -> str | None:
+        """Return why the update of `site` must not be used, or None: then it counts as used."""
+        reason = self._reason(site, update, max_examples)
+        self._reasons.setdefault(site, reason)
+        return reason
+
+    def _reason(self, site: str, update: Update, max_examples: int) -> str | None:
+        asked = self._asked
+        reason = misdirected(
+            update, site=site, run=asked.run, stage=asked.stage, number=asked.round
+        ) or screen(update, expected=asked.expected, max_examples=max_examples, sites=asked.sites)
+        if reason is not None:
+            return reason
+        if site in self._passed:
+            return "duplicate"
+        norms = norms_of(update.delta, asked.learned)
+        mark = mark_of(update.delta)
+        # Zeros are the same every time (a learning rate of 0, a site that is done): no replay.
+        if any(norms.values()) and mark in self._used | {m for _, m in self._passed.values()}:
+            return "replay"
+        if 0 < self._config.max_norm < max(norms.values(), default=0.0):
+            return "max_norm"
+        if any(norm > self.bound(key, update.num_examples) for key, norm in norms.items()):
+            return "norm"
+        self._passed[site] = (norms, mark)
+        return None
+
+    def bound(self, key: str, num_examples: int) -> float:
+        """Return the largest norm that the median bound lets through; infinite while it is silent.
+
+        Args:
+            key: of `norms_of`: a model part, or its statistics.
+            num_examples: the update's own; more steps go further.
+        """
+        usual = self._usual.get(key, 0.0)
+        if usual <= 0:
+            return math.inf
+        far = travel(key, num_examples, settings=self._settings, number=self._asked.round)
+        return max(self._config.norm_factor * usual * far, self._floor.get(key, 0.0))
+
+    def record(self, accepted: Iterable[str]) -> dict[str, Any]:
+        """Return what the round's record keeps of the updates that were used."""
+        used = {site: self._passed[site] for site in sorted(accepted)}
+        return {
+            "lifted": self._lifted,
+            "norms": {site: norms for site, (norms, _) in used.items()},
+            "sha256": {site: mark for site, (_, mark) in used.items()},
+        }
+
+
+def _was_outvoted(record: Mapping[str, Any]) -> bool:
+    refused = record["refused"]
+    return outvoted(refused.values(), len(refused) + len(record["accepted"]))
