@@ -28,8 +28,11 @@ OLDEST = 90.0
 
 KEY_DIGITS = 20
 _CONTENT_DIGITS = 32
-_CALENDAR_DAYS = 36_524
-"""Days of a century: where a patient's calendar begins, is drawn from this many."""
+_CALENDAR_DAYS = 3_652_425
+"""Days of a hundred centuries: where a patient's calendar begins, is drawn from this many.
+
+The wider, the fewer patients stand so near an end that their shifted days tell when they came.
+"""
 
 
 @dataclass(frozen=True)
@@ -40,18 +43,18 @@ class Salt:
 
     def patient_key(self, raw: str) -> str:
         """Return the key of a patient id as the hospital writes it, without blanks around it."""
-        return self._key("patient", raw.strip().encode())[:KEY_DIGITS]
+        return self._key("patient", _bytes(raw.strip()))[:KEY_DIGITS]
 
     def person_of_content(self, content: str) -> str:
         """Return the key of the unknown person whose recording has this content.
 
         Not drawn from the path, so that copies of one recording stay one person.
         """
-        return self._key("person of", content.encode())[:KEY_DIGITS]
+        return self._key("person of", _bytes(content))[:KEY_DIGITS]
 
     def item_key(self, path: str, part: str = "") -> str:
         """Return the key of a recording by where it lies: relative POSIX path and part."""
-        return self._key("item", f"{path}\0{part}".encode())[:KEY_DIGITS]
+        return self._key("item", _bytes(f"{path}\0{part}"))[:KEY_DIGITS]
 
     def content_key(self, content: bytes) -> str:
         """Return the key of a signal: equal ones have the same, whatever format they came in."""
@@ -59,7 +62,7 @@ class Salt:
 
     def state_key(self, facts: str) -> str:
         """Return a digest of an item's state (sizes, times, settings)."""
-        return self._key("state", facts.encode())[:KEY_DIGITS]
+        return self._key("state", _bytes(facts))[:KEY_DIGITS]
 
     def study_key(self, items: tuple[str, ...]) -> str:
         """Return the id of the study that these items make."""
@@ -96,6 +99,14 @@ class Salt:
         keyed = hmac.new(self.text.encode(), purpose.encode() + b"\0", hashlib.sha256)
         keyed.update(content)
         return keyed.hexdigest()
+
+
+def _bytes(text: str) -> bytes:
+    """Return UTF-8, also of what is none: a name in Latin-1, half a character in an id.
+
+    Python shows bytes of a name that are not UTF-8 as lone surrogates.
+    """
+    return text.encode("utf-8", "surrogatepass")
 
 
 def read_or_make_salt(out: Path, given: Path | None = None) -> Salt:

@@ -13,7 +13,7 @@ from cardionets_core.preparation.request import PrepareRequest, check_request
 from cardionets_core.preparation.scan import Found, Scan, Sighting, count_others
 from cardionets_core.sources.tables import Table, find_table, read_table
 
-PREPARATION_VERSION = 1
+PREPARATION_VERSION = 2
 """Raised with every change of a reader or of what is written: everything is then read again."""
 
 Progress = Callable[[str, int, int], None]
@@ -123,7 +123,8 @@ def find(request: PrepareRequest, item: str) -> str:
         if found.work.item == item:
             source = found.work.source
             path = str(request.roots[found.work.modality] / source.path)
-            return f"{path} {source.part}".strip()
+            shown = f"{path} {source.part}".strip()
+            return shown.encode("utf-8", "backslashreplace").decode()
     raise DataError(
         f"No recording of these folders has the key {item}; give the folders and the --out of the "
         "run that named it."

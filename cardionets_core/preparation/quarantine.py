@@ -28,7 +28,8 @@ def write_quarantine(
     """
     new, place = out / f".{FILE_NAME}.new", out / FILE_NAME
     try:
-        with new.open("w", newline="", encoding="utf-8") as file:
+        # a name that is not UTF-8 is shown with its bytes
+        with new.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow((*COLUMNS, "path") if with_paths else COLUMNS)
             for outcome in outcomes:

@@ -29,6 +29,13 @@ def test_keys_are_hmacs_of_their_purpose():
     assert Salt("another secret of a site").patient_key("4711") != SALT.patient_key("4711")
 
 
+@pytest.mark.parametrize("name", ["M\udcfcller", "half \ud800"])
+def test_names_that_are_not_utf8_have_keys_too(name):
+    keys = {SALT.item_key(name), SALT.patient_key(name), SALT.state_key(name)}
+    keys |= {SALT.person_of_content(name), SALT.item_key("Müller"), SALT.item_key("M?ller")}
+    assert len(keys) == 6
+
+
 def test_the_salt_does_not_show():
     assert SALT.text not in repr(SALT) and SALT.text not in SALT.mark
 
@@ -44,6 +51,15 @@ def test_the_calendars_of_patients_differ():
     shifted = {SALT.shifted_day(f"p{k}", day) for k in range(200)}
     assert len(shifted) > 190 and day.toordinal() not in shifted
     assert SALT.shifted_day("p", None) is None
+
+
+def test_no_patient_stands_near_an_end_of_the_calendar():
+    """From the greatest and least shifted days of an archive of 20 years nobody reads a date."""
+    first, last = date(2000, 1, 1), date(2020, 1, 1)
+    days = [SALT.shifted_day(f"p{k}", d) for k in range(2000) for d in (first, last)]
+    assert max(days) - min(days) > 50 * (last - first).days * 5
+    near = sum(d > max(days) - (last - first).days for d in days)
+    assert near / len(days) < 0.01  # with one century a fifth
 
 
 def test_a_moment_is_a_second_of_one_patient():

@@ -1,5 +1,6 @@
 """What a person can get wrong, each with a cause and a next step; nothing is lost by it."""
 
+import csv
 import os
 import shutil
 import time
@@ -184,6 +185,37 @@ def test_the_command_refuses_in_one_line(tmp_path):
     )
     assert result.exit_code == 2 and result.stderr.startswith("error: --ecg")
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_names_that_are_not_utf8(run, hospital, tmp_path):
+    """Latin-1, as old file servers have it; Python shows such bytes as lone surrogates."""
+    place = os.fsencode(hospital) + b"/M\xfcller"
+    os.mkdir(place)
+    for name in ("rec0.hea", "rec0.dat"):
+        shutil.copy(hospital / "pa" / name, os.path.join(place, name.encode()))
+    with open(place + b"/J\xe4ger.hea", "wb") as file:
+        file.write(b":::\n")
+    summary = run(hospital, keep_source_names=True)
+    assert summary.items == {"ecg used": 8, "ecg refused": 4}
+    out = tmp_path / "prepared"
+    with (out / "quarantine.csv").open(newline="", encoding="utf-8") as file:
+        item = {row["path"]: row["item"] for row in csv.DictReader(file)}[
+            r"M\udcfcller/J\udce4ger.hea"
+        ]
+    options = ["--ecg", str(hospital), "--out", str(out), "--find", item]
+    result = CliRunner().invoke(app, ["prepare", *options])
+    assert result.exit_code == 0 and result.stdout.endswith("ller/J\\udce4ger.hea\n")
+    assert run(hospital).new == 0
+
+
+def test_a_study_in_a_folder_that_is_not_utf8(run, hospital, tmp_path):
+    place = os.fsencode(tmp_path / "cmr") + b"/M\xfcller"
+    os.makedirs(place)
+    for view in (b"sax", b"4ch"):
+        with open(place + b"/M\xfcller_" + view + b".nii.gz", "wb") as file:
+            file.write(b"no image")
+    summary = run(hospital, cmr=tmp_path / "cmr")
+    assert summary.items["cmr refused"] == 1 and summary.items["ecg used"] == 7
 
 
 def test_nothing_usable_is_no_success(hospital, tmp_path):
