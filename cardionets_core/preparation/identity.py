@@ -120,22 +120,41 @@ def read_or_make_salt(out: Path, given: Path | None = None) -> Salt:
         ConfigError: the file is missing or too short, or another than the folder was made with.
     """
     kept = out / SALT_FILE
+    is_kept = has_salt(out)
     if given is not None:
         salt = Salt(_read(given))
-        if kept.exists() and _read(kept) != salt.text:
+        if is_kept and _read(kept) != salt.text:
             raise ConfigError(
                 f"{out} was prepared with another salt than {given.name} holds: patients would "
                 "change their ids and splits. Give the salt of then, or choose a new --out."
             )
-    elif kept.exists():
+    elif is_kept:
         return Salt(_read(kept))
     else:
         salt = Salt(secrets.token_hex(32))
-    if not kept.exists():
-        descriptor = os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    if not is_kept:
+        _write(kept, salt)
+    return salt
+
+
+def has_salt(out: Path) -> bool:
+    """Whether a folder has a salt; an empty file, which a crash can leave, is none."""
+    kept = out / SALT_FILE
+    return kept.exists() and kept.stat().st_size > 0
+
+
+def _write(place: Path, salt: Salt) -> None:
+    """Write a salt that is there wholly or not at all, whenever the process or the power ends."""
+    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(salt.text + "\n")
-    return salt
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, place)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from cardionets_core.errors import DataError
+from cardionets_core.errors import ConfigError, DataError
 from cardionets_core.labels.vocabularies import LABELS_VERSION
-from cardionets_core.preparation.identity import Salt, read_or_make_salt
+from cardionets_core.preparation.identity import Salt, has_salt, read_or_make_salt
 from cardionets_core.preparation.journal import Journal
 from cardionets_core.preparation.request import PrepareRequest, check_request
 from cardionets_core.preparation.scan import Found, Scan, Sighting, count_others
@@ -118,6 +118,11 @@ def find(request: PrepareRequest, item: str) -> str:
         ConfigError, DataError: the folders cannot be searched, or hold no such item.
     """
     check_request(request)
+    if not has_salt(request.out):
+        raise ConfigError(
+            f"--out {request.out} was not made by `cardionets prepare`; give the --out of the run "
+            "that named the item."
+        )
     salt = read_or_make_salt(request.out, request.salt_file)
     for found in _all_items(request, salt, None, None, Sighting()):
         if found.work.item == item:

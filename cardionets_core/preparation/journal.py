@@ -55,6 +55,8 @@ class Journal:
         self._written = monotonic()
         with self._told_plainly():
             self._file = sqlite3.connect(self._path, timeout=2.0, isolation_level=None)
+            # from the first transaction to the end: nobody gets in between two of them
+            self._file.execute("PRAGMA locking_mode=EXCLUSIVE")
             self._file.execute("PRAGMA journal_mode=WAL")
             self._file.execute("PRAGMA synchronous=NORMAL")
             self._path.chmod(0o600)

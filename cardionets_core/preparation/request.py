@@ -9,8 +9,9 @@ from typing import cast
 
 from cardionets_core.errors import ConfigError
 from cardionets_core.preparation.convert import Modality
-from cardionets_core.preparation.identity import SALT_FILE
+from cardionets_core.preparation.identity import SALT_FILE, has_salt
 from cardionets_core.preparation.journal import FILE_NAME as JOURNAL
+from cardionets_core.preparation.lock import LOCK_FILE
 from cardionets_core.preparation.studies import PAIR_DAYS
 
 MARK = "prepared_site"
@@ -75,7 +76,7 @@ def check_request(request: PrepareRequest) -> None:
             )
     if request.table is not None and not request.table.is_file():
         raise ConfigError(f"--table {request.table} is not a file; correct the path.")
-    _check_out(out)
+    check_out(out)
 
 
 def _check_source(option: str, root: Path) -> None:
@@ -92,19 +93,25 @@ def _check_source(option: str, root: Path) -> None:
         raise ConfigError(f"{option} {root} is empty; correct the path or mount it.")
 
 
-def _check_out(out: Path) -> None:
+def check_out(out: Path) -> None:
+    """Judge the prepared folder; it may not be there yet.
+
+    Raises:
+        ConfigError: it holds something else, or has lost its salt.
+    """
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out} is a file; choose a folder.")
     try:
         entries = {entry.name for entry in out.iterdir()} if out.exists() else set()
     except OSError as error:
         raise ConfigError(f"--out {out} cannot be opened ({error.strerror}).") from None
-    if entries and not entries & {MARK, SALT_FILE, JOURNAL}:
+    ours = {MARK, SALT_FILE, JOURNAL, LOCK_FILE}
+    if entries and not entries & ours:
         raise ConfigError(
             f"--out {out} holds other files and was not made by `cardionets prepare`; choose a new "
             "or empty folder."
         )
-    if entries & {MARK, JOURNAL} and SALT_FILE not in entries:
+    if JOURNAL in entries and not has_salt(out):  # without one nothing was prepared with it yet
         raise ConfigError(
             f"{out} has lost its {SALT_FILE}: without it every patient would change id and split. "
             "Put it back from a backup, or choose a new --out."
@@ -112,7 +119,7 @@ def _check_out(out: Path) -> None:
 
 
 def make_out(out: Path) -> None:
-    """Make the prepared folder, for its owner only.
+    """Make the prepared folder, for its owner only. It is marked once it has its salt.
 
     Raises:
         ConfigError: it cannot be made.
@@ -120,9 +127,13 @@ def make_out(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True, mode=0o700)
         out.chmod(0o700)
-        if not (out / MARK).exists():
-            (out / MARK).touch(mode=0o600)
     except OSError as error:
         raise ConfigError(
             f"--out {out} cannot be written ({error.strerror}); choose another place."
         ) from None
+
+
+def mark_out(out: Path) -> None:
+    """Say whose folder this is."""
+    if not (out / MARK).exists():
+        (out / MARK).touch(mode=0o600)

@@ -29,9 +29,16 @@ from cardionets_core.preparation.convert import (
 from cardionets_core.preparation.identity import Salt, read_or_make_salt
 from cardionets_core.preparation.inventory import Progress, Seen, look, open_table
 from cardionets_core.preparation.journal import Journal
+from cardionets_core.preparation.lock import held
 from cardionets_core.preparation.neutral import Neutraliser
 from cardionets_core.preparation.pool import WorkerPool
-from cardionets_core.preparation.request import PrepareRequest, check_request, make_out
+from cardionets_core.preparation.request import (
+    PrepareRequest,
+    check_out,
+    check_request,
+    make_out,
+    mark_out,
+)
 from cardionets_core.preparation.scan import Found
 from cardionets_core.preparation.summary import PrepareSummary
 from cardionets_core.preparation.worker import start_worker
@@ -70,9 +77,12 @@ def prepare(
     check_request(request)
     with _for_this_account_alone():
         make_out(request.out)
-        salt = read_or_make_salt(request.out, request.salt_file)
-        with Journal(request.out, mark=salt.mark) as journal:
-            return _prepare(request, salt, journal, progress, run_all or in_workers, began)
+        with held(request.out):
+            check_out(request.out)  # as it is now, with nobody else at work
+            salt = read_or_make_salt(request.out, request.salt_file)
+            mark_out(request.out)
+            with Journal(request.out, mark=salt.mark) as journal:
+                return _prepare(request, salt, journal, progress, run_all or in_workers, began)
 
 
 def _below_table(request: PrepareRequest) -> dict[str, str]:
@@ -215,6 +225,8 @@ def _summary(
         manifest_changed=assembled.manifest_changed,
         cached=cached,
         seconds=round(seconds, 1),
+        contradicting_patients=len(tally.contradicting),
+        crowded_patients=assembled.crowded_patients,
     )
 
 

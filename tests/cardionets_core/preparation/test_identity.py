@@ -98,6 +98,16 @@ def test_a_salt_is_made_once_and_private(tmp_path):
     assert read_or_make_salt(tmp_path / "other") != salt
 
 
+def test_a_salt_is_there_wholly_or_not_at_all(tmp_path, monkeypatch):
+    def power_cut(*_):
+        raise OSError
+
+    monkeypatch.setattr("cardionets_core.preparation.identity.os.fsync", power_cut)
+    with pytest.raises(OSError):
+        read_or_make_salt(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_salt_that_is_given_is_kept(tmp_path):
     mine, out = tmp_path / "mine", tmp_path / "out"
     out.mkdir()

@@ -67,6 +67,33 @@ def test_one_preparation_at_a_time(tmp_path):
         Journal(tmp_path, mark="salt")
 
 
+def test_nobody_gets_in_at_a_commit(tmp_path, monkeypatch):
+    others = []
+
+    class Between:
+        """Another process that tries at every end of a transaction."""
+
+        def __init__(self, real):
+            self.real = real
+
+        def __getattr__(self, name):
+            return getattr(self.real, name)
+
+        def commit(self):
+            self.real.commit()
+            other = sqlite3.connect(tmp_path / "journal.sqlite", timeout=0)
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                other.execute("SELECT * FROM facts")
+            other.close()
+            others.append(other)
+
+    with Journal(tmp_path, mark="salt") as journal:
+        journal._file = Between(journal._file)
+        journal.put(FULL, "state")
+        journal.commit()
+        assert others
+
+
 def test_a_damaged_journal_says_what_to_do(tmp_path):
     (tmp_path / "journal.sqlite").write_bytes(b"no database" * 200)
     with pytest.raises(DataError, match="Remove it"):

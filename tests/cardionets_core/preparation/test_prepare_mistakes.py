@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from cardionets_core.cli import app
 from cardionets_core.errors import ConfigError, DataError
 from cardionets_core.preparation import assemble
+from cardionets_core.preparation.lock import held
 
 
 def test_no_folder_at_all(run):
@@ -69,6 +70,37 @@ def test_another_salt_or_none(run, hospital, tmp_path):
     (tmp_path / "prepared" / "site_salt").unlink()
     with pytest.raises(ConfigError, match="has lost its site_salt"):
         run(hospital)
+
+
+@pytest.mark.parametrize("left", [["prepared_site"], [".lock"], ["prepared_site", "site_salt"]])
+def test_killed_before_the_salt_was_written(run, hospital, tmp_path, left):
+    out = tmp_path / "prepared"
+    out.mkdir()
+    for name in left:
+        (out / name).touch()
+    assert run(hospital).items["ecg used"] == 7
+    assert len((out / "site_salt").read_text().strip()) == 64
+    (out / "site_salt").write_text("")
+    with pytest.raises(ConfigError, match="has lost its site_salt"):
+        run(hospital)
+
+
+def test_two_first_runs_at_once(run, hospital, tmp_path):
+    out = tmp_path / "prepared"
+    out.mkdir()
+    with held(out), pytest.raises(ConfigError, match=r"Another .* is at work"):
+        run(hospital)
+    assert not (out / "site_salt").exists()
+    assert run(hospital).items["ecg used"] == 7
+
+
+def test_find_reads_only(hospital, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for out in (tmp_path / "mistyped", tmp_path / "empty"):
+        options = ["--ecg", str(hospital), "--out", str(out), "--find", "0" * 20]
+        result = CliRunner().invoke(app, ["prepare", *options])
+        assert result.exit_code == 2 and "was not made by" in result.stderr
+    assert not (tmp_path / "mistyped").exists() and not list((tmp_path / "empty").iterdir())
 
 
 def test_a_table_that_is_none(run, hospital, tmp_path):
