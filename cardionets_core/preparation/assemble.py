@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cardionets_core.data.cache import open_cache
-from cardionets_core.data.manifest import Manifest, read_manifest
+from cardionets_core.data.cache_folders import forget_files
+from cardionets_core.data.manifest import FILE_COLUMNS, Manifest, read_manifest
 from cardionets_core.errors import DataError
 from cardionets_core.preparation.identity import Salt
 from cardionets_core.preparation.journal import Journal
 from cardionets_core.preparation.manifest_write import PARQUET, write_manifest
 from cardionets_core.preparation.quarantine import write_quarantine
 from cardionets_core.preparation.request import PrepareRequest
-from cardionets_core.preparation.studies import same_again, studies_of
+from cardionets_core.preparation.studies import crowded, same_again, studies_of
 from cardionets_core.preparation.summary import (
     Copies,
     Tally,
@@ -45,6 +46,7 @@ class Assembled:
     studies: int
     pairs: int
     same_again: int
+    crowded_patients: int
     splits: dict[str, int]
     manifest_changed: bool
 
@@ -60,12 +62,14 @@ def assemble(
     )
     write_quarantine(request.out, journal.rows(), paths, with_paths=request.keep_source_names)
     _sweep(request.out, journal)
+    again = same_again(recordings)
     return Assembled(
         tally=tally,
         copies=copies,
         studies=len(studies),
         pairs=pairs_in(studies),
-        same_again=len(same_again(recordings)),
+        same_again=len(again),
+        crowded_patients=len(crowded(r for r in recordings if r.item not in again)),
         splits=patients_by_split(studies, salt),
         manifest_changed=changed,
     )
@@ -77,12 +81,30 @@ def build_caches(
     assembled: Assembled,
     progress: Callable[[str, int, int], None],
 ) -> dict[str, int]:
-    """Build the arrays of every model that was named; return preset -> studies."""
-    if not request.presets or not assembled.studies:
-        return {}
-    from cardionets_core.run_config import model_preset
+    """Build the arrays of every model that was named; return preset -> studies.
 
+    Arrays of recordings that are gone go too, of these models and of any other. That is asked in
+    every run and not only where something went: a run that was killed may not have come this far.
+    """
+    caches = request.out / "cache"
+    if not assembled.studies:
+        forget_files(caches, ())
+        return {}
     manifest = read_manifest(request.out / PARQUET, request.out, check_files=False)
+    built = _build(request, salt, assembled, manifest, progress) if request.presets else {}
+    # after building: the new arrays were taken from the earlier ones
+    forget_files(caches, (name for c in FILE_COLUMNS for name in manifest.table[c]))
+    return built
+
+
+def _build(
+    request: PrepareRequest,
+    salt: Salt,
+    assembled: Assembled,
+    manifest: Manifest,
+    progress: Callable[[str, int, int], None],
+) -> dict[str, int]:
+    from cardionets_core.run_config import model_preset
 
     def told(preset: str) -> Callable[[int], None]:
         return lambda done: progress(f"arrays {preset}", done, len(manifest))

@@ -12,13 +12,15 @@ from cardionets_core.labels.vocabularies import diseases_of, unmapped
 from cardionets_core.preparation.convert import Converted
 from cardionets_core.preparation.identity import Salt, stated_age
 from cardionets_core.preparation.outcome import Outcome
+from cardionets_core.sources.plausible import patient_of
 from cardionets_core.sources.recording import Facts, Person, SourceItem
 from cardionets_core.sources.tables import Table
 from cardionets_core.sources.wfdb_records import KIND as WFDB
 from cardionets_core.vocabulary import DISEASES, PHENOTYPE_NAMES
 
 PATIENT_UNKNOWN = "patient_unknown"
-"""Key of `Outcome.quality`: 1 where nothing but the name of its file says whose an ECG is."""
+"""Key of `Outcome.quality`: 1 where nothing says whose a recording is, or of an ECG only the name
+of its file."""
 
 VALUES_DROPPED = "values_dropped"
 """Key of `Outcome.quality`: how many stated values lie outside of what they can be."""
@@ -100,7 +102,8 @@ class Neutraliser:
 
         Also return whether the table says anything.
         """
-        hint = str(getattr(source, "patient", ""))
+        hint = patient_of(str(getattr(source, "patient", "")))
+        own = replace(own, person=replace(own.person, patient_id=patient_of(own.person.patient_id)))
         own = own.or_else(Facts(person=Person(patient_id=hint)))
         if self.table is None:
             return own, False

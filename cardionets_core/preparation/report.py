@@ -32,6 +32,8 @@ KEPT = (
     "copies",
     "same_again",
     "patient_unknown",
+    "contradicting_patients",
+    "crowded_patients",
     "values_dropped",
     "age_unknown",
     "table",

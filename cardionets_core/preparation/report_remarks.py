@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from cardionets_core.preparation.studies import MOST_OF_A_PATIENT
 from cardionets_core.quality.grades import USUAL_RANGE_MV
 from cardionets_core.vocabulary import PHENOTYPE_BY_NAME
 
@@ -38,9 +39,25 @@ def _about_people(numbers: Mapping[str, Any]) -> list[str]:
             f"Of {summary['patient_unknown']:,} recordings no source says whose they are; each "
             "counts as a person of its own. If they have a table, give it with --table."
         )
+    found += _about_ids(summary)
     unknown = cohort["people"]["sex"]["unknown"]
     if cohort["persons"] and unknown > 0.5 * cohort["persons"]:
         found.append(f"Sex is unknown for {share(unknown, cohort['persons'])} of the persons.")
+    return found
+
+
+def _about_ids(summary: Mapping[str, Any]) -> list[str]:
+    found = []
+    if several := summary.get("contradicting_patients"):
+        found.append(
+            f"{several:,} patient ids stand for persons of both sexes: look for an id that many "
+            "share (a ward, a device, a word for an unknown patient) and for wrong entries."
+        )
+    if many := summary.get("crowded_patients"):
+        found.append(
+            f"{many:,} patient ids have more than {MOST_OF_A_PATIENT} ECGs or CMRs: one id may "
+            "stand for many persons, and their ECGs and CMRs were not paired."
+        )
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -10,6 +11,10 @@ from typing import Literal
 from cardionets_core.preparation.identity import Salt
 
 PAIR_DAYS = 365
+
+MOST_OF_A_PATIENT = 50
+"""Recordings of one modality; a patient id with more may be a ward's or a device's, and its ECGs
+and CMRs are not paired by their dates alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +76,8 @@ def studies_of(recordings: Iterable[Recording], *, salt: Salt, pair_days: int) -
 
     Of all ECG-CMR pairs of a patient at most `pair_days` apart the closest is taken first, and no
     recording stands in two studies. Where days are unknown, a pair is made only of a patient's one
-    ECG and one CMR. What `same_again` names is left out.
+    ECG and one CMR. What `same_again` names is left out; who is `crowded` gets no pairs, which also
+    bounds what pairing costs.
     """
     studies = []
     known = list(recordings)
@@ -86,9 +92,18 @@ def studies_of(recordings: Iterable[Recording], *, salt: Salt, pair_days: int) -
     return sorted(studies, key=lambda s: (s.patient, s.study_id))
 
 
+def crowded(recordings: Iterable[Recording]) -> set[str]:
+    """Return the patients with recordings of both modalities and too many of one to be paired."""
+    counts = Counter((r.patient, r.modality) for r in recordings)
+    most = {patient for (patient, _), count in counts.items() if count > MOST_OF_A_PATIENT}
+    return {p for p in most if counts[p, "ecg"] and counts[p, "cmr"]}
+
+
 def _pairs(own: Sequence[Recording], pair_days: int) -> list[tuple[str, str]]:
     ecgs = [r for r in own if r.modality == "ecg"]
     cmrs = [r for r in own if r.modality == "cmr"]
+    if max(len(ecgs), len(cmrs)) > MOST_OF_A_PATIENT:
+        return []
     if len(ecgs) == len(cmrs) == 1 and (ecgs[0].day is None or cmrs[0].day is None):
         return [(ecgs[0].item, cmrs[0].item)]
     distances = sorted(

@@ -31,6 +31,8 @@ class Tally:
         in_table: recordings that the hospital's table says something about.
         values_dropped: stated values outside of what they can be.
         age_unknown: usable recordings without an age.
+        sexes: patient -> the first sex that is known of them.
+        contradicting: patients of two sexes.
     """
 
     items: Counter[str] = field(default_factory=Counter)
@@ -44,6 +46,8 @@ class Tally:
     in_table: int = 0
     values_dropped: int = 0
     age_unknown: int = 0
+    sexes: dict[str, float] = field(default_factory=dict)
+    contradicting: set[str] = field(default_factory=set)
 
     def add(self, outcome: Outcome) -> None:
         """Count one outcome."""
@@ -60,6 +64,9 @@ class Tally:
         self.in_table += outcome.quality.get(IN_TABLE) == 1
         self.values_dropped += int(float(outcome.quality.get(VALUES_DROPPED, 0.0)))
         self.age_unknown += math.isnan(outcome.age)
+        if not math.isnan(outcome.sex):
+            if self.sexes.setdefault(outcome.patient, outcome.sex) != outcome.sex:
+                self.contradicting.add(outcome.patient)
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,8 @@ class PrepareSummary:
         cached: preset -> studies whose arrays are ready.
         manifest_changed: whether this run changed the manifest.
         seconds: how long this run took.
+        contradicting_patients: patient ids that stand for persons of both sexes.
+        crowded_patients: patient ids with so many recordings that none of them were paired.
     """
 
     new: int
@@ -123,6 +132,8 @@ class PrepareSummary:
     manifest_changed: bool
     cached: dict[str, int]
     seconds: float
+    contradicting_patients: int = 0
+    crowded_patients: int = 0
 
     @property
     def used(self) -> int:

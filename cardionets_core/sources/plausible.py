@@ -15,6 +15,15 @@ OLDEST = 120.0
 
 FIRST_YEAR = 1900
 
+_NOBODY = frozenset(
+    """anon anonym anonyme anonymisiert anonymised anonymized anonymous anonymouspatient
+    deidentified default dummy empty inconnu missing na nan nil nn noid noname none nopatientid
+    notavailable null patient patientid patientname pseudonym removed test testpatient undefined
+    unbekannt unidentified unknown unknownpatient""".split()
+)
+_NO_NUMBER = re.compile(r"0*|9{5,}|x{2,}", re.ASCII)
+"""Fewer nines can be the number of a patient, as 9999 is in PTB-XL."""
+
 _SEXES = {"m": 1.0, "male": 1.0, "f": 0.0, "female": 0.0}
 _DATE = re.compile(r"(\d{4})[-/.]?(\d{2})[-/.]?(\d{2})", re.ASCII)
 _TIME = re.compile(r"(\d{2}):?(\d{2})(?::?(\d{2}))?", re.ASCII)
@@ -23,6 +32,16 @@ _TIME = re.compile(r"(\d{2}):?(\d{2})(?::?(\d{2}))?", re.ASCII)
 def sex_of(written: str) -> float:
     """Return 1 for male, 0 for female, NaN for anything else."""
     return _SEXES.get(written.strip().lower(), nan)
+
+
+def patient_of(written: str) -> str:
+    """Return a patient id without blanks around it; "" for what is written where there is none.
+
+    Anonymised exports and test set-ups fill the field with one word for everybody (ANONYMOUS,
+    unknown, 0000, ?): taken for an id, it would make all of them one patient.
+    """
+    letters = "".join(character for character in written.casefold() if character.isalnum())
+    return "" if letters in _NOBODY or _NO_NUMBER.fullmatch(letters) else written.strip()
 
 
 def age_of(years: float) -> float:

@@ -16,6 +16,7 @@ import pandas as pd
 from cardionets_core.labels.code import System
 from cardionets_core.labels.code_syntax import normal_form
 from cardionets_core.labels.vocabularies import entry_of
+from cardionets_core.sources.plausible import patient_of
 
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "missing", "unknown", "-", "."})
 """What people write, in lower case, where nothing is known."""
@@ -108,9 +109,11 @@ def dates(cells: Sequence[str]) -> Parsed:
 
 
 def identifiers(cells: Sequence[str]) -> Parsed:
-    """Return texts as they are, "" where missing."""
+    """Return ids as they are, "" where missing or one word for everybody (`patient_of`)."""
     known = _known(cells)
-    return Parsed([c if k else "" for c, k in zip(cells, known, strict=True)], {"empty": ~known})
+    ids = [patient_of(c) if k else "" for c, k in zip(cells, known, strict=True)]
+    nobody = known & np.array([not found for found in ids], bool)
+    return Parsed(ids, {"empty": ~known, "a placeholder, no patient": nobody})
 
 
 def code_lists(cells: Sequence[str], system: System) -> Parsed:

@@ -268,6 +268,14 @@ def test_what_is_wrong_comes_first(report):
         assert words in found, words
 
 
+def test_ids_of_many_persons_are_named(report):
+    numbers = dict(report[1])
+    numbers["summary"] = {"contradicting_patients": 3, "crowded_patients": 2}
+    found = " ".join(remarks(numbers))
+    assert "3 patient ids stand for persons of both sexes" in found
+    assert "2 patient ids have more than 50 ECGs or CMRs" in found
+
+
 def test_nothing_is_said_where_nothing_is_wrong(site, tmp_path):
     out, outcomes = site
     numbers = gather(o for o in outcomes if o.patient == "pa").as_json()

@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -85,6 +86,32 @@ def test_phenotypes_come_from_a_table(both, run, tmp_path):
     out = tmp_path / "prepared"
     rows = read_manifest(out / "manifest.parquet", out).table.dropna(subset=["lv_ef"])
     assert sorted(rows["lv_ef"]) == [55, 61] and sorted(rows["age"]) == [40, 90]
+
+
+@pytest.mark.parametrize("nobody", ["ANONYMOUS", "Unbekannt", "0000000", "N/A"])
+def test_one_word_for_everybody_is_no_patient(run, tmp_path, write_record, scans, nobody):
+    ecg = tmp_path / "ecg"
+    for k, sex in enumerate("MFM"):
+        said = [f"<age>: {40 + k}  <sex>: {sex}  <subject_id>: {nobody}"]
+        write_record(ecg, f"r{k}", seed=k, comments=said)
+    cmr = tmp_path / "cmr"
+    cmr.mkdir()
+    for view in ("4ch", "sax"):
+        name = "unbekannt" if "/" in nobody else nobody
+        shutil.copy(scans / f"A1_{view}.nii.gz", cmr / f"{name}_{view}.nii.gz")
+    table = tmp_path / "table.csv"
+    table.write_text(f"patient_id,lv_ef\n{nobody},55\n")
+    summary = run(ecg=ecg, cmr=cmr, table=table)
+    assert (summary.patients, summary.pairs, summary.patient_unknown) == (4, 0, 4)
+    assert summary.known == {} and summary.contradicting_patients == 0
+
+
+def test_an_id_of_two_sexes_is_counted(run, tmp_path, write_record):
+    for k, sex in enumerate("MFMM"):
+        said = [f"<sex>: {sex}  <subject_id>: P{k // 2}"]
+        write_record(tmp_path / "ecg", f"r{k}", seed=k, comments=said)
+    summary = run(ecg=tmp_path / "ecg")
+    assert (summary.patients, summary.contradicting_patients) == (2, 1)
 
 
 def test_ptbxl_with_its_own_table(shared_data, run, tmp_path):

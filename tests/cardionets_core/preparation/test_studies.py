@@ -1,9 +1,11 @@
 """Which ECG goes with which CMR, and what is the same recording once more."""
 
+import tracemalloc
+
 import pytest
 
 from cardionets_core.preparation.identity import Salt
-from cardionets_core.preparation.studies import Recording, same_again, studies_of
+from cardionets_core.preparation.studies import Recording, crowded, same_again, studies_of
 
 SALT = Salt("the secret of a site, long enough")
 
@@ -35,6 +37,24 @@ def pairs(recordings, days=365):
 )
 def test_pairs(recordings, expected):
     assert pairs(recordings) == expected == pairs(recordings[::-1])
+
+
+def test_an_id_with_very_many_recordings_is_not_paired():
+    own = [rec(f"e{k}", k) for k in range(50)]
+    assert sum(len(items) == 2 for items in pairs([*own, rec("c1", 3)])) == 1
+    many = [*own, rec("e50", 50), rec("c1", 3)]
+    assert all(len(items) == 1 for items in pairs(many)) and crowded(many) == {"p"}
+    assert crowded(own) == crowded(many[:-1]) == set()  # nothing to pair
+
+
+def test_pairs_of_an_id_of_thousands_cost_nothing():
+    many = [rec(f"{m}{k}", k % 700) for m, n in (("e", 4000), ("c", 500)) for k in range(n)]
+    tracemalloc.start()
+    try:
+        assert len(pairs(many)) == 4500
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_distance_is_the_sites_choice():
