@@ -15,8 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -37,19 +35,25 @@ from cardionets_core.data.cache_files import (
     Quarantined,
     read_arrays,
 )
+from cardionets_core.data.cache_folders import (
+    KEPT,
+    file_keys,
+    finished,
+    new_folder,
+    publish,
+    remove_old,
+    sweep,
+)
 from cardionets_core.data.manifest import FILE_COLUMNS, Manifest
 from cardionets_core.data.prepare import PreparedStudy, StudyFiles, prepare_study
 from cardionets_core.errors import DataError
 from cardionets_core.model_config import CineSpec, EcgSpec
 from cardionets_core.vocabulary import VIEWS
 
-__all__ = ["CACHE_VERSION", "CachedArrays", "Quarantined", "open_cache"]
+__all__ = ["CACHE_VERSION", "KEPT", "CachedArrays", "Quarantined", "open_cache"]
 
-CACHE_VERSION = 2
-"""Raised with every change that alters prepared arrays."""
-
-KEPT = 2
-"""Caches of the same specs that stay on disk: the newest, and one that a run may still read."""
+CACHE_VERSION = 3
+"""Raised with every change that alters prepared arrays or what a cache says of them."""
 
 _DATA_SUFFIXES = ("", ".dat", ".mat")
 """A WFDB header names its signals; the usual place is the same name with one of these."""
@@ -92,22 +96,20 @@ def open_cache(
     specs = _specs_key(spec_ecg, spec_cine, salt)
     keys = _row_keys(manifest, specs)
     ready = folder / f"{specs}-{hashlib.sha256(keys.tobytes()).hexdigest()[:16]}"
+    sweep(folder)
     if not ready.is_dir():
         earlier = _earlier(folder, specs)
-        building = _new_folder(folder)
-        try:
+        with new_folder(folder) as building:
             studies = _studies(manifest, spec_ecg, spec_cine, keys, earlier, workers)
             writer = CacheWriter(building, _shapes(manifest, spec_ecg, spec_cine))
             for done, study in enumerate(studies, start=1):
                 writer.put(study)
                 if progress is not None:
                     progress(done)
-            writer.close(keys)
+            writer.close(keys, _file_keys(manifest, specs))
             _write_spec(building / "spec.json", spec_ecg, spec_cine)
-            _publish(building, ready)
-            _remove_old(folder, specs, keep=ready)
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
+            publish(building, ready)
+            remove_old(folder, specs, keep=ready)
     return read_arrays(ready)
 
 
@@ -131,6 +133,10 @@ def _row_keys(manifest: Manifest, specs: str) -> NDArray[np.uint8]:
     return keys
 
 
+def _file_keys(manifest: Manifest, specs: str) -> NDArray[np.uint8]:
+    return file_keys((n for column in FILE_COLUMNS for n in manifest.table[column]), specs)
+
+
 def _file_state(root: Path, name: str) -> bytes:
     """Return the name, and size and time of the file and of the signals beside a header."""
     states = [name]
@@ -146,30 +152,8 @@ def _file_state(root: Path, name: str) -> bytes:
 
 
 def _earlier(folder: Path, specs: str) -> EarlierCache | None:
-    found = _finished(folder, specs)
+    found = finished(folder, specs)
     return EarlierCache(found[0]) if found else None
-
-
-def _finished(folder: Path, specs: str) -> list[Path]:
-    """Return the finished caches of these specs, newest first."""
-    return sorted(folder.glob(f"{specs}-*"), key=lambda p: p.stat().st_mtime_ns, reverse=True)
-
-
-def _remove_old(folder: Path, specs: str, *, keep: Path) -> None:
-    # A run that has one of these open keeps its pages: unlinking does not take them away.
-    for old in [p for p in _finished(folder, specs) if p != keep][KEPT - 1 :]:
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _new_folder(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return Path(tempfile.mkdtemp(prefix=".building-", dir=folder))
-    except OSError as error:
-        raise DataError(
-            f"The cache folder {folder} cannot be written ({error.strerror}); "
-            "choose another or correct its permissions."
-        ) from None
 
 
 def _shapes(manifest: Manifest, spec_ecg: EcgSpec, spec_cine: CineSpec) -> ArrayShapes:
@@ -232,15 +216,3 @@ def _prepare_all(
 def _write_spec(path: Path, spec_ecg: EcgSpec, spec_cine: CineSpec) -> None:
     specs = {"version": CACHE_VERSION, "ecg": to_mapping(spec_ecg), "cine": to_mapping(spec_cine)}
     path.write_text(json.dumps(specs, indent=1))
-
-
-def _publish(building: Path, ready: Path) -> None:
-    """Rename the finished folder into place; whoever was faster wins, both built the same."""
-    newest = building.parent / f"{building.name}.csv"
-    shutil.copyfile(building / "quarantine.csv", newest)
-    os.replace(newest, building.parent / "quarantine.csv")
-    try:
-        os.rename(building, ready)
-    except OSError:
-        if not ready.is_dir():
-            raise

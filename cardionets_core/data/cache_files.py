@@ -104,8 +104,8 @@ class CacheWriter:
                 self._cine[k, v], self._view_mask[k, v] = frames, True
         self._refused += [Quarantined(row_number(k), c, code) for c, code in study.refused]
 
-    def close(self, row_keys: NDArray[np.uint8]) -> None:
-        """Flush the arrays and write masks, row keys [N, 16] and the quarantine."""
+    def close(self, row_keys: NDArray[np.uint8], file_keys: NDArray[np.uint8]) -> None:
+        """Flush the arrays and write masks, keys of rows [N, 16] and files, and the quarantine."""
         for array in (self._ecg, self._cine):
             if array is not None:
                 array.flush()
@@ -115,6 +115,7 @@ class CacheWriter:
             lead_mask=self._lead_mask,
             view_mask=self._view_mask,
             row_keys=row_keys,
+            file_keys=file_keys,
         )
         with (self._folder / "quarantine.csv").open("w", newline="") as file:
             writer = csv.writer(file)

@@ -1,16 +1,20 @@
 import csv
 import dataclasses
 import os
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from cardionets_core.data import cache as cache_module
 from cardionets_core.data.cache import KEPT, open_cache
+from cardionets_core.data.cache_folders import forget_files, sweep
 from cardionets_core.data.cine_transforms import prepare_cine
 from cardionets_core.data.cmr import read_nifti
 from cardionets_core.data.ecg import read_wfdb
-from cardionets_core.data.manifest import read_manifest
+from cardionets_core.data.manifest import FILE_COLUMNS, read_manifest
 from cardionets_core.data.transforms import prepare_ecg
 from cardionets_core.errors import DataError
 from cardionets_core.model_config import CineSpec, EcgSpec
@@ -199,6 +203,90 @@ def test_a_build_that_dies_leaves_nothing_behind(tmp_path, manifest):
         open_in(tmp_path / "cache", manifest, progress=die)
     assert list((tmp_path / "cache").iterdir()) == []
     assert len(open_in(tmp_path / "cache", manifest)) == 14
+
+
+DYING = """
+import os, sys
+from pathlib import Path
+from cardionets_core.data.cache import open_cache
+from cardionets_core.data.manifest import read_manifest
+from cardionets_core.model_config import CineSpec, EcgSpec
+
+def die(done):
+    if done == 5:
+        os.kill(os.getpid(), 9)
+
+site, folder = map(Path, sys.argv[1:])
+manifest = read_manifest(site / "manifest.csv", site)
+open_cache(manifest, EcgSpec(), CineSpec(), folder, salt="s", progress=die)
+"""
+
+
+def test_what_a_killed_build_leaves_is_swept(tmp_path, manifest, paired_site):
+    folder = tmp_path / "cache"
+    died = subprocess.run([sys.executable, "-c", DYING, paired_site, folder])
+    assert died.returncode == -signal.SIGKILL
+    (left,) = folder.iterdir()
+    assert left.name.startswith(".building-")
+    (folder / f"{left.name}.csv").write_text("row,column,code\n")
+    (folder / ".building-earlier").mkdir()  # as a version without locks left them
+    key = open_in(folder, manifest).key
+    assert {p.name for p in folder.iterdir()} == {key, "quarantine.csv"}
+
+
+def test_what_is_being_built_is_not_swept(tmp_path, manifest):
+    seen = []
+
+    def sweep_beside(done):
+        if done == 3:
+            sweep(tmp_path / "cache")
+            seen.extend((tmp_path / "cache").glob(".building-*/ecg.npy"))
+
+    open_in(tmp_path / "cache", manifest, progress=sweep_beside)
+    assert len(seen) == 1
+
+
+def names(manifest):
+    return {n for column in FILE_COLUMNS for n in manifest.table[column] if n}
+
+
+def test_what_is_gone_stays_in_no_cache(tmp_path, paired_site):
+    """Neither in an older cache of the same specs nor in one of another model."""
+    folder, table = tmp_path / "cache", paired_site / "manifest.csv"
+    whole, salted = read_manifest(table, paired_site), {"salt": "t"}
+    before = [open_in(folder, whole, **how).key for how in ({}, salted)]
+    assert forget_files(folder, names(whole)) == 0
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([lines[0], *lines[2:]]) + "\n")
+    fewer = read_manifest(table, paired_site)
+    after = open_in(folder, fewer).key
+    assert forget_files(folder, names(fewer)) == 2
+    assert {p.name for p in folder.iterdir() if p.is_dir()} == {after} and after not in before
+    assert forget_files(folder, names(fewer)) == 0
+
+
+def test_files_that_are_put_together_anew_are_not_gone(tmp_path, paired_site):
+    table = paired_site / "manifest.csv"
+    first = read_manifest(table, paired_site)
+    key = open_in(tmp_path / "cache", first).key
+    table.write_text(table.read_text() + "p99,99,40,1,,,,ecg/s00.hea,cmr/s05_4ch.nii.gz,\n")
+    assert forget_files(tmp_path / "cache", names(read_manifest(table, paired_site))) == 0
+    assert (tmp_path / "cache" / key).is_dir()
+
+
+@pytest.mark.parametrize("damage", ["torn", "absent", "of an earlier version"])
+def test_a_cache_that_does_not_say_what_it_holds_goes(tmp_path, manifest, damage):
+    key = open_in(tmp_path / "cache", manifest).key
+    masks = tmp_path / "cache" / key / "masks.npz"
+    if damage == "torn":
+        masks.write_bytes(masks.read_bytes()[:200])
+    elif damage == "absent":
+        masks.unlink()
+    else:
+        np.savez(masks, row_keys=np.zeros((14, 16), np.uint8))
+    assert forget_files(tmp_path / "cache", names(manifest)) == 1
+    assert not (tmp_path / "cache" / key).exists()
+    assert (tmp_path / "cache" / "quarantine.csv").exists()
 
 
 def test_two_builders_at_once_agree(tmp_path, manifest):
