@@ -6,8 +6,8 @@ from cardionets_core.errors import DataError
 
 REASONS: dict[str, tuple[str, str]] = {
     "missing_file": (
-        "the file is not there",
-        "copy it to the place that the manifest names, or empty the cell",
+        "a file is not there: the one that the manifest names, or the signals beside a header",
+        "copy it to its place, or take out the record that needs it",
     ),
     "path_escape": (
         "a path leads out of the data folder",
@@ -143,8 +143,37 @@ REASONS: dict[str, tuple[str, str]] = {
         " (docs/site_onboarding.md)",
     ),
     "schema": (
-        "the schema beside the array does not fit it",
-        "correct the named key of schema.json (docs/site_onboarding.md)",
+        "the schema beside the array is not JSON with the known keys",
+        "keep to sampling_rate_hz, unit, leads, layout, signal, scale, padding, patient_id, age, "
+        "sex, recorded",
+    ),
+    "schema_sampling_rate_hz": (
+        "sampling_rate_hz of the schema is not a number",
+        "write it without quotes, for example 500",
+    ),
+    "schema_unit": (
+        "unit of the schema is not one of voltage",
+        "write mV, uV or V",
+    ),
+    "schema_leads": (
+        "leads of the schema do not fit the array: other names, or another number of them",
+        "name each lead once, in the order of the array (of a CSV or Parquet file: its columns)",
+    ),
+    "schema_layout": (
+        "layout of the schema is missing or does not fit the array",
+        'write "leads, samples" or "samples, leads", whichever one recording has',
+    ),
+    "schema_signal": (
+        "signal of the schema names no array of recordings in the file",
+        "name the data set (HDF5) or the list column (Parquet) that holds the samples",
+    ),
+    "schema_scale": (
+        "scale or padding of the schema is not a number",
+        "write it without quotes, or leave it out",
+    ),
+    "schema_facts": (
+        "patient_id, age, sex or recorded of the schema names nothing with one value a recording",
+        "name a column or data set of the file that has as many values as recordings",
     ),
     "too_deep": (
         "a folder lies more than a hundred folders deep and was not looked into",

@@ -83,14 +83,16 @@ class ArraySchema:
         """Return one recording of two axes as float64 [leads, n].
 
         Raises:
-            RecordRefused: `schema` without a layout or with another number of leads.
+            RecordRefused: `schema_layout`, or `schema_leads` for another number of leads.
         """
         if self.layout not in LAYOUTS:
-            raise RecordRefused("schema", "layout")
+            raise RecordRefused("schema_layout")
         turned = values if self.layout == LAYOUTS[0] else values.T
         if turned.ndim != 2 or len(turned) != len(self.leads):
             found = " x ".join(str(n) for n in values.shape)
-            raise RecordRefused("schema", f"{len(self.leads)} leads named, values are {found}")
+            raise RecordRefused(
+                "schema_leads", f"{len(self.leads)} leads named, values are {found}"
+            )
         return turned.astype(np.float64)
 
     def record_of(self, values: NDArray[np.float64]) -> EcgRecord:
@@ -128,7 +130,7 @@ def read_schema(path: Path, *, root: Path) -> ArraySchema:
         root: folder that neither may lie outside of.
 
     Raises:
-        RecordRefused: `no_schema`, `schema` with the key that is wrong, `path_escape`.
+        RecordRefused: `no_schema`, `schema`, `schema_` and the key that is wrong, `path_escape`.
     """
     file = _find(path, root)
     with refusing("schema"):
@@ -168,16 +170,16 @@ def _rate(value: object) -> float:
 
 def _unit(value: object) -> str:
     if not isinstance(value, str) or millivolts_per_unit(value) is None:
-        raise RecordRefused("schema", "unit")
+        raise RecordRefused("schema_unit")
     return value
 
 
 def _leads(value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not 1 <= len(value) <= MOST_LEADS:
-        raise RecordRefused("schema", "leads")
+        raise RecordRefused("schema_leads")
     names = tuple(name for name in value if isinstance(name, str) and name)
     if len(set(names)) != len(value):
-        raise RecordRefused("schema", "leads")
+        raise RecordRefused("schema_leads")
     if not any(lead_index(name) is not None for name in names):
         raise RecordRefused("no_standard_lead")
     return names
@@ -187,7 +189,7 @@ def _word(stated: Mapping[str, object], key: str, choices: tuple[str, ...] = ())
     value = stated.get(key, "")
     wrong = not isinstance(value, str) or (key in stated and not value)
     if wrong or (choices and value and value not in choices):
-        raise RecordRefused("schema", key)
+        raise RecordRefused(_code(key))
     return str(value)
 
 
@@ -195,8 +197,15 @@ def _factor(value: object, key: str) -> float:
     """Return a number of the schema that is no more extreme than a gain can be."""
     number = float(value) if isinstance(value, int | float) and abs(value) < 1e12 else nan
     if isinstance(value, bool) or not isfinite(number):
-        raise RecordRefused("schema", key)
+        raise RecordRefused(_code(key))
     return number
+
+
+def _code(key: str) -> str:
+    """Return the reason code for a wrong value of this key."""
+    if key in FACTS:
+        return "schema_facts"
+    return "schema_scale" if key in ("scale", "padding") else f"schema_{key}"
 
 
 def _text(value: object) -> str:

@@ -27,7 +27,9 @@ MOST_RECORDINGS = 10_000_000
 Loaded = tuple[NDArray[np.float64], dict[str, object]]
 """Values [leads, n] and what stands beside them, by the names of array_schema.FACTS."""
 
-_NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[-+]?\d+)?|nan|na|", re.IGNORECASE | re.ASCII)
+_NUMBER = re.compile(
+    r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[-+]?\d+)?|nan|na|", re.IGNORECASE | re.ASCII
+)
 _EMPTY = ["", "NaN", "nan", "NA"]
 
 
@@ -57,9 +59,9 @@ def load_csv(file: Path, schema: ArraySchema) -> Loaded:
     has_header = not _are_numbers(cells)
     names = cells if has_header else list(schema.leads)
     if len(names) != len(cells):
-        raise RecordRefused("schema", f"{len(names)} leads named, {len(cells)} columns")
+        raise RecordRefused("schema_leads", f"{len(names)} leads named, {len(cells)} columns")
     if len(set(names)) != len(names) or not set(schema.leads) <= set(names):
-        raise RecordRefused("schema", "leads are not the columns")
+        raise RecordRefused("schema_leads", "leads are not the columns")
     with refusing():
         table = pa_csv.read_csv(
             file,
@@ -87,13 +89,19 @@ def count_parquet(file: Path, schema: ArraySchema) -> int | None:
     """
     with refusing(), pq.ParquetFile(file) as table:
         arrow = table.schema_arrow
-        if any(arrow.get_field_index(name) < 0 for name in _wanted(schema)):
-            raise RecordRefused("schema", "a named column is not there, or is there twice")
+        for names, code in (
+            (_signals(schema), "schema_signal" if schema.signal else "schema_leads"),
+            (_wanted(schema), "schema_facts"),
+        ):
+            if any(arrow.get_field_index(name) < 0 for name in names):
+                raise RecordRefused(code, "a named column is not there, or is there twice")
         kinds = [arrow.field(name).type for name in _signals(schema)]
         if not schema.signal and all(_is_number(kind) for kind in kinds):
             return None
         if not all(_is_list(kind) for kind in kinds):
-            raise RecordRefused("schema", "columns of leads are neither all numbers nor all lists")
+            raise RecordRefused(
+                "schema_leads", "columns of leads are neither all numbers nor all lists"
+            )
         rows = int(table.metadata.num_rows)
         if not 0 <= rows <= MOST_RECORDINGS:
             raise RecordRefused("too_large", f"{rows} rows")
@@ -118,7 +126,7 @@ def load_parquet(file: Path, schema: ArraySchema, row: int | None) -> Loaded:
             return _all_leads(cells[schema.signal].values, schema), facts
         leads = [_numbers(cells[name].values) for name in schema.leads]
         if len({len(lead) for lead in leads}) != 1:
-            raise RecordRefused("schema", "lists of different lengths")
+            raise RecordRefused("schema_leads", "lists of different lengths")
         return np.stack(leads), facts
 
 
@@ -203,10 +211,10 @@ def _all_leads(values: Any, schema: ArraySchema) -> NDArray[np.float64]:
     if _is_list(values.type):
         lengths = values.value_lengths()
         if values.null_count or len(lengths.unique()) != 1:
-            raise RecordRefused("schema", "lists of different lengths")
+            raise RecordRefused("schema_leads", "lists of different lengths")
         return schema.leads_first(_numbers(values.flatten()).reshape(len(values), -1))
     flat, leads = _numbers(values), len(schema.leads)
     if len(flat) % leads:
-        raise RecordRefused("schema", f"{leads} leads named, {len(flat)} values in the list")
+        raise RecordRefused("schema_leads", f"{leads} leads named, {len(flat)} values in the list")
     is_leads_first = schema.layout.startswith("leads")
     return schema.leads_first(flat.reshape((leads, -1) if is_leads_first else (-1, leads)))

@@ -119,7 +119,7 @@ def _load_hdf5(file: Path, schema: ArraySchema, row: int | None) -> Loaded:
         data = _signal(opened, schema)
         values = data[()] if row is None else data[row]
         facts = {
-            fact: _cell(_data_set(opened, name), row, rows=data.shape[0])
+            fact: _cell(_data_set(opened, name, "schema_facts"), row, rows=data.shape[0])
             for fact, name in schema.facts.items()
         }
     return schema.leads_first(np.asarray(values)), facts
@@ -128,10 +128,10 @@ def _load_hdf5(file: Path, schema: ArraySchema, row: int | None) -> Loaded:
 def _signal(opened: Any, schema: ArraySchema) -> Any:
     """Return the data set of the signals, of two or three axes, after judging its sizes."""
     if not schema.signal:
-        raise RecordRefused("schema", "signal")
-    data = _data_set(opened, schema.signal)
+        raise RecordRefused("schema_signal")
+    data = _data_set(opened, schema.signal, "schema_signal")
     if data.ndim not in (2, 3) or data.dtype.kind not in "iuf":
-        raise RecordRefused("schema", f"signal has {data.ndim} axes or holds no numbers")
+        raise RecordRefused("schema_signal", f"signal has {data.ndim} axes or holds no numbers")
     if data.ndim == 3 and data.shape[0] > MOST_RECORDINGS:
         raise RecordRefused("too_large", f"{data.shape[0]} recordings")
     if prod(data.shape[-2:]) > LARGEST_RECORDING:
@@ -140,20 +140,20 @@ def _signal(opened: Any, schema: ArraySchema) -> Any:
     return data
 
 
-def _data_set(opened: Any, name: str) -> Any:
-    """Return a data set that lies in this very file, whole."""
+def _data_set(opened: Any, name: str, missing: str) -> Any:
+    """Return a data set that lies in this very file, whole; `missing` is the code if it does not."""
     node = opened
     for step in filter(None, name.split("/")):
         if not isinstance(node, h5py.Group) or step in (".", ".."):
-            raise RecordRefused("schema", "a named data set is not there")
+            raise RecordRefused(missing)
         link = node.get(step, getlink=True)
         if link is None:
-            raise RecordRefused("schema", "a named data set is not there")
+            raise RecordRefused(missing)
         if not isinstance(link, h5py.HardLink):
             raise RecordRefused("path_escape")
         node = node[step]
     if not isinstance(node, h5py.Dataset) or node.shape is None:
-        raise RecordRefused("schema", "a named data set is not there")
+        raise RecordRefused(missing)
     if node.is_virtual or node.external:
         raise RecordRefused("path_escape")
     return node
@@ -175,10 +175,10 @@ def _judge_storage(data: Any) -> None:
 def _cell(data: Any, row: int | None, *, rows: int) -> object:
     """Return what a data set of one value for each recording holds for one."""
     if h5py.check_string_dtype(data.dtype) is None and data.dtype.kind not in "iufbS":
-        raise RecordRefused("schema", "a fact that is neither number nor text")
+        raise RecordRefused("schema_facts", "a fact that is neither number nor text")
     expected = 1 if row is None else rows
     if prod(data.shape) != expected or (data.ndim and data.shape[0] != expected):
-        raise RecordRefused("schema", f"a fact of {prod(data.shape)} values for {expected}")
+        raise RecordRefused("schema_facts", f"a fact of {prod(data.shape)} values for {expected}")
     _judge_storage(data)
     cell = data[()] if not data.ndim else data[row or 0]
     return np.asarray(cell).reshape(-1)[0]

@@ -143,9 +143,9 @@ def test_hdf5_opens_no_other_file(describe, tmp_path, outside, code_of, kind):
         ((1, 10**12, 12), (1, 5000, 12), "too_large"),
         ((1, 5000, 10**9), (1, 5000, 12), "too_large"),
         ((4, 4_000_000, 12), (4, 4_000_000, 12), "too_large"),
-        ((1, 5000), (1, 5000), "schema"),
-        ((1, 5000, 5), (1, 5000, 5), "schema"),
-        ((5000,), (5000,), "schema"),
+        ((1, 5000), (1, 5000), "schema_leads"),
+        ((1, 5000, 5), (1, 5000, 5), "schema_leads"),
+        ((5000,), (5000,), "schema_signal"),
     ],
 )
 def test_hdf5_claims(describe, tmp_path, code_of, shape, chunks, code):
@@ -162,13 +162,13 @@ def test_hdf5_claims(describe, tmp_path, code_of, shape, chunks, code):
 @pytest.mark.parametrize(
     ("data_sets", "code"),
     [
-        ({}, "schema"),
-        ({"tracings__x": np.zeros(3)}, "schema"),
-        ({"tracings": np.zeros((2, 50, 12)), "id": np.arange(3)}, "schema"),
-        ({"tracings": np.zeros((2, 50, 12)), "id": np.zeros((2, 2))}, "schema"),
-        ({"tracings": np.zeros((2, 50, 12)), "id": np.zeros(2, dtype=complex)}, "schema"),
-        ({"tracings": np.zeros((2, 50, 12)), "id": h5py.Empty("f")}, "schema"),
-        ({"tracings": np.zeros((2, 50, 12), dtype="S3"), "id": [1, 2]}, "schema"),
+        ({}, "schema_signal"),
+        ({"tracings__x": np.zeros(3)}, "schema_signal"),
+        ({"tracings": np.zeros((2, 50, 12)), "id": np.arange(3)}, "schema_facts"),
+        ({"tracings": np.zeros((2, 50, 12)), "id": np.zeros((2, 2))}, "schema_facts"),
+        ({"tracings": np.zeros((2, 50, 12)), "id": np.zeros(2, dtype=complex)}, "schema_facts"),
+        ({"tracings": np.zeros((2, 50, 12)), "id": h5py.Empty("f")}, "schema_facts"),
+        ({"tracings": np.zeros((2, 50, 12), dtype="S3"), "id": [1, 2]}, "schema_signal"),
         ({"tracings": np.zeros((2, 50, 12)), "id": [1, 2]}, "no_usable_lead"),
     ],
 )

@@ -76,12 +76,12 @@ def test_parquet_with_one_column_of_all_leads(
 @pytest.mark.parametrize(
     ("change", "code"),
     [
-        ({"I": [[0.1, 0.2], [0.1]]}, "schema"),
+        ({"I": [[0.1, 0.2], [0.1]]}, "schema_leads"),
         ({"I": [None, [0.1]]}, "unreadable"),
         ({"I": [["x"], ["y"]]}, "unreadable"),
-        ({"I": ["x", "y"]}, "schema"),
-        ({"I": [0.1, 0.2]}, "schema"),
-        ({"I": None}, "schema"),
+        ({"I": ["x", "y"]}, "schema_leads"),
+        ({"I": [0.1, 0.2]}, "schema_leads"),
+        ({"I": None}, "schema_leads"),
     ],
 )
 def test_parquet_that_is_refused(write_parquet, describe, tmp_path, heart, code_of, change, code):

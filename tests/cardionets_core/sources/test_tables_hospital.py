@@ -35,6 +35,34 @@ def cell(read):
     return cell
 
 
+def test_a_fraction_beside_percentages_is_unknown(read):
+    table = read("patient_id,lv_ef", "a,55", "b,0.55", "c,61")
+    values = [table.facts("", p).values for p in "abc"]
+    assert values == [{"lv_ef": 55.0}, {}, {"lv_ef": 61.0}]
+    assert table.problems == {("lv_ef", "a fraction, and percent is meant"): 1}
+    assert table.problem_lines == {("lv_ef", "a fraction, and percent is meant"): (3,)}
+
+
+@pytest.mark.parametrize(
+    ("column", "name", "cells"),
+    [
+        ("lv_ef", "lv_ef", ("0.55", "61", "0.4")),
+        ("24109-2.0", "rv_ef", ("0.55", "0.7", "")),
+        ("ecc_global", "ecc_global", ("-0.21", "-0.18", "-20")),
+    ],
+)
+def test_a_column_of_fractions_is_refused_with_its_unit(read, column, name, cells):
+    rows = [f"p{k},{cell}" for k, cell in enumerate(cells)]
+    with pytest.raises(DataError, match=f"'{name}': 2 values .* percent; multiply .* by 100"):
+        read(f"patient_id,{column}", *rows)
+
+
+def test_small_strains_beside_others_stay(read):
+    table = read("patient_id,ecc_1", "a,-0.4", "b,-18", "c,0")
+    assert [table.facts("", p).values["ecc_1"] for p in "abc"] == [-0.4, -18, 0]
+    assert table.problems == {}
+
+
 def same(a, b):
     return a == b or (np.isnan(a) and np.isnan(b))
 
@@ -87,7 +115,12 @@ def test_what_is_no_sex_is_unknown_and_counted(cell, text):
         ("age", "inf", "not a number"),
         ("height_cm", "1.80", "outside 30 to 250"),
         ("weight_kg", "1,5", "not a number"),
-        ("lv_ef", "1e9", "outside -1e+06 to 1e+06"),
+        ("lv_ef", "1e9", "outside 2 to 95"),
+        ("lv_ef", "0", "outside 2 to 95"),
+        ("lv_ef", "1.5", "outside 2 to 95"),
+        ("lv_edv", "0.145", "outside 5 to 1000"),
+        ("24105-2.0", "9000", "outside 3 to 800"),
+        ("ell_global", "-120", "outside -80 to 40"),
         ("heart_failure", "2", "not 1, 0 or empty"),
         ("heart_failure", "0.5", "not 1, 0 or empty"),
         ("heart_failure", "yes", "not 1, 0 or empty"),
