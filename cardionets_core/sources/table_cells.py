@@ -21,6 +21,9 @@ from cardionets_core.sources.plausible import patient_of
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "missing", "unknown", "-", "."})
 """What people write, in lower case, where nothing is known."""
 
+FRACTION = "a fraction, and percent is meant"
+"""Reason for a value of 0 to 1 in a column of percentages."""
+
 _SEX = {
     **dict.fromkeys(("m", "male", "man", "mann", "männlich", "maennlich", "1", "1.0"), 1.0),
     **dict.fromkeys(("f", "w", "female", "woman", "frau", "weiblich", "0", "0.0"), 0.0),
@@ -66,6 +69,18 @@ def numbers(
     outside = known & np.isfinite(values) & ~((values >= low) & (values <= high))
     kept = np.where(known & ~strange & ~outside, values, np.nan)
     return Parsed(kept, {"not a number": strange, f"outside {low:g} to {high:g}": outside})
+
+
+def percents(
+    cells: Sequence[str], low: float, high: float, *, decimal_comma: bool = False
+) -> Parsed:
+    """Return float64 percentages; NaN outside `low` to `high`, where 0 to 1 is counted apart."""
+    values, wrong = numbers(cells, min(low, 0.0), high, decimal_comma=decimal_comma)
+    below = values < low
+    fraction = below & (values > 0) & (values <= 1)
+    outside = wrong.pop(f"outside {min(low, 0.0):g} to {high:g}") | (below & ~fraction)
+    wrong |= {f"outside {low:g} to {high:g}": outside, FRACTION: fraction}
+    return Parsed(np.where(below, np.nan, values), wrong)
 
 
 def zeros_and_ones(cells: Sequence[str]) -> Parsed:

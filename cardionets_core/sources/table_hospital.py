@@ -7,7 +7,8 @@
     recorded                       date of the recording, if need be with its time
     height_cm, weight_kg           with their unit in the name: `weight` alone may be pounds
     icd10, icd9, snomed, scp       codes of the encounter, in one cell, or one row per code
-    lv_edv, ... or 24100-2.0, ...  phenotypes by our names or UK Biobank's fields
+    lv_edv, ... or 24100-2.0, ...  phenotypes by our names or UK Biobank's fields, in their units:
+                                   volumes in mL, ejection fractions and strains in percent
     heart_failure, ...             diseases by our names: 1, 0 or empty
 
 Other columns are dropped and counted. Nothing is guessed from a column that almost fits: the count
@@ -23,24 +24,27 @@ from pathlib import Path
 
 import numpy as np
 
+from cardionets_core.data.phenotype_ranges import PHENOTYPE_RANGES
 from cardionets_core.errors import DataError, nearest
 from cardionets_core.labels.code import System
 from cardionets_core.labels.ukb_fields import ukb_name, ukb_rank
 from cardionets_core.sources.table_cells import (
+    FRACTION,
     MISSING,
     Parsed,
     code_lists,
     dates,
     identifiers,
     numbers,
+    percents,
     sexes,
     zeros_and_ones,
 )
-from cardionets_core.sources.table_columns import Column, Parse, read_columns, table_of
+from cardionets_core.sources.table_columns import Column, ColumnsRead, Parse, read_columns, table_of
 from cardionets_core.sources.table_facts import Table
 from cardionets_core.sources.table_keys import UNUSABLE, path_key
 from cardionets_core.sources.table_rows import CsvTable
-from cardionets_core.vocabulary import DISEASES, PHENOTYPE_NAMES
+from cardionets_core.vocabulary import DISEASES, PHENOTYPE_NAMES, PHENOTYPES
 
 ALIASES: dict[str, tuple[str, ...]] = {
     "patient_id": ("patientid", "patient", "subject_id", "eid", "mrn"),
@@ -59,10 +63,15 @@ ALIASES: dict[str, tuple[str, ...]] = {
 }
 """Target -> the names that a column may have for it, besides the target's own."""
 
-RANGES = {"age": (0.0, 120.0), "height_cm": (30.0, 250.0), "weight_kg": (1.0, 400.0)}
-"""As the manifest has them."""
+RANGES = {
+    "age": (0.0, 120.0),
+    "height_cm": (30.0, 250.0),
+    "weight_kg": (1.0, 400.0),
+    **PHENOTYPE_RANGES,
+}
+"""What numbers can be; age and body size as the manifest has them."""
 
-_ANY_NUMBER = (-1e6, 1e6)
+_PERCENT = frozenset(p.name for p in PHENOTYPES if p.unit == "%")
 _SYSTEMS: dict[str, System] = {"icd10": "icd10", "icd9": "icd9", "snomed": "snomed", "scp": "scp"}
 _FORBIDDEN = re.compile(r"[\x00-\x1f:]|^~|(^|/)\.\.(/|$)")
 _KNOWN = (
@@ -81,9 +90,12 @@ def read_table(path: Path, *, root: Path) -> Table:
 
     Raises:
         DataError: the file is no table, has no `patient_id`, nothing besides it, or two columns for
-            the same thing; or one recording stands under two patients.
+            the same thing; one recording stands under two patients; or percentages are written
+            as fractions.
     """
-    table = table_of([read_columns(path, partial(_choose, root=root), _KNOWN)])
+    columns = read_columns(path, partial(_choose, root=root), _KNOWN)
+    _refuse_fractions(path, columns)
+    table = table_of([columns])
     if not len(table):
         raise DataError(f"The table {path} has no rows; export it again.")
     return table
@@ -152,8 +164,24 @@ def _parse(target: str, separator: str, root: Path) -> Parse:
         return partial(code_lists, system=_SYSTEMS[name])
     if name in DISEASES:
         return zeros_and_ones
-    low, high = RANGES.get(name, _ANY_NUMBER)
-    return partial(numbers, low=low, high=high, decimal_comma=separator != ",")
+    low, high = RANGES[name]
+    parse = percents if name in _PERCENT else numbers
+    return partial(parse, low=low, high=high, decimal_comma=separator != ",")
+
+
+def _refuse_fractions(path: Path, columns: ColumnsRead) -> None:
+    """Refuse a table whose percentages mostly lie between 0 and 1: all of them are in that unit."""
+    for target, values in columns.columns().items():
+        name = target.removeprefix("value:")
+        if name not in _PERCENT:
+            continue
+        lost = columns.problems[name, FRACTION]
+        small = int(((values.abs() > 0) & (values.abs() <= 1)).sum()) + lost
+        if 2 * small > int(values.notna().sum()) + lost:
+            raise DataError(
+                f"The table {path}, column {name!r}: {small} values lie between 0 and 1, and it is "
+                "read in percent; multiply the column by 100."
+            )
 
 
 def _paths(cells: Sequence[str], root: Path) -> Parsed:
