@@ -227,6 +227,7 @@ def _summary(
         seconds=round(seconds, 1),
         contradicting_patients=len(tally.contradicting),
         crowded_patients=assembled.crowded_patients,
+        voltages=tally.voltages(),
     )
 
 

@@ -9,7 +9,12 @@ from cardionets_core.data.refusal import REASONS
 from cardionets_core.preparation.quarantine import FILE_NAME as QUARANTINE
 from cardionets_core.preparation.report import FOLDER as REPORT
 from cardionets_core.preparation.report import PAGE
-from cardionets_core.preparation.summary import PrepareSummary
+from cardionets_core.preparation.summary import PrepareSummary, Voltages
+from cardionets_core.quality.grades import USUAL_RANGE_MV
+
+MOST_SUSPECT = 0.2
+"""Share of the ECGs with an unusual voltage above which the gain is probably wrong: 0.003 usually
+have one."""
 
 TextTable = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
 
@@ -52,6 +57,7 @@ def lines(summary: PrepareSummary, out: Path) -> Iterator[str]:
         f"{summary.gone} no longer there; {summary.seconds:.0f} s"
     )
     yield from _remarks(summary)
+    yield from _about_voltages(summary.voltages)
     if summary.items and any(name.endswith(("refused", "partly")) for name in summary.items):
         yield f"quarantine  {out / QUARANTINE} (cardionets prepare ... --find ITEM names the file)"
     yield f"report      {out / REPORT / PAGE} (stays at the site)"
@@ -61,6 +67,21 @@ def lines(summary: PrepareSummary, out: Path) -> Iterator[str]:
         yield f"    prepared: {out.resolve()}"
     else:
         yield "Nothing can be used yet: follow the next steps above and run the same command again."
+
+
+def _about_voltages(found: Voltages) -> Iterator[str]:
+    low, high = USUAL_RANGE_MV
+    is_unusual = found.ecgs > 0 and not low <= found.median_mv <= high
+    if is_unusual or found.suspect > MOST_SUSPECT * found.ecgs:
+        yield (
+            f"voltages    {found.suspect} of {found.ecgs} ECGs have a voltage outside of {low:g} "
+            f"to {high:g} mV (median of all: {found.median_mv:.3g} mV): the gain or the unit of "
+            "the export is wrong"
+        )
+        yield (
+            "            they are used as they are: compare one with its printout (10 mm are "
+            "1 mV), and export again with the device's own gain"
+        )
 
 
 def _remarks(summary: PrepareSummary) -> Iterator[str]:
@@ -103,6 +124,11 @@ def _remarks(summary: PrepareSummary) -> Iterator[str]:
     if summary.others:
         held = ", ".join(f"{n} {name}" for name, n in list(summary.others.items())[:6])
         yield f"other files {held}: no recordings"
+    if summary.unread:
+        yield (
+            f"not read    {summary.unread} files cannot be read now; what they gave before is "
+            "kept: see to them (a copy under way, a broken disk) and run again"
+        )
     if summary.closed_folders:
         yield (
             f"closed      {summary.closed_folders} folders cannot be opened; correct their "

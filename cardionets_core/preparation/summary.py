@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from statistics import median
 
 from cardionets_core.data.manifest import SPLITS, split_of
 from cardionets_core.preparation.identity import Salt
@@ -33,6 +35,8 @@ class Tally:
         age_unknown: usable recordings without an age.
         sexes: patient -> the first sex that is known of them.
         contradicting: patients of two sexes.
+        typical_mv: the voltage of every graded ECG.
+        gain_suspect: how many of them have an unusual one.
     """
 
     items: Counter[str] = field(default_factory=Counter)
@@ -48,6 +52,8 @@ class Tally:
     age_unknown: int = 0
     sexes: dict[str, float] = field(default_factory=dict)
     contradicting: set[str] = field(default_factory=set)
+    typical_mv: array[float] = field(default_factory=lambda: array("f"))
+    gain_suspect: int = 0
 
     def add(self, outcome: Outcome) -> None:
         """Count one outcome."""
@@ -67,6 +73,24 @@ class Tally:
         if not math.isnan(outcome.sex):
             if self.sexes.setdefault(outcome.patient, outcome.sex) != outcome.sex:
                 self.contradicting.add(outcome.patient)
+        voltage = float(outcome.quality.get("typical_mv", math.nan))
+        if math.isfinite(voltage):
+            self.typical_mv.append(voltage)
+            self.gain_suspect += outcome.quality.get("gain_suspect") == 1
+
+    def voltages(self) -> Voltages:
+        """Return what is said of the voltages of all ECGs."""
+        typical = median(self.typical_mv) if self.typical_mv else 0.0
+        return Voltages(len(self.typical_mv), self.gain_suspect, round(typical, 3))
+
+
+@dataclass(frozen=True)
+class Voltages:
+    """Of the ECGs whose voltage is known: how many, how many are unusual, and the median in mV."""
+
+    ecgs: int = 0
+    suspect: int = 0
+    median_mv: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -105,6 +129,8 @@ class PrepareSummary:
         seconds: how long this run took.
         contradicting_patients: patient ids that stand for persons of both sexes.
         crowded_patients: patient ids with so many recordings that none of them were paired.
+        unread: files that cannot be read now; what was prepared from them before is kept.
+        voltages: a wrong gain or unit of a whole archive shows here.
     """
 
     new: int
@@ -134,6 +160,8 @@ class PrepareSummary:
     seconds: float
     contradicting_patients: int = 0
     crowded_patients: int = 0
+    unread: int = 0
+    voltages: Voltages = Voltages()
 
     @property
     def used(self) -> int:

@@ -23,6 +23,9 @@ SAMPLE = 24
 MOST = 0.5
 """Share of the sample above which one cause stands behind all of it."""
 
+MOST_SUSPECT = 0.2
+"""The same for voltages: at the right gain 1 ECG in 350 has an unusual one."""
+
 
 def check_sample(manifest: Manifest) -> tuple[list[Finding], tuple[tuple[str, str], ...]]:
     """Grade some ECGs.
@@ -46,16 +49,17 @@ def _grade(root: Path, name: str) -> EcgQuality | None:
 
 
 def _voltages(graded: list[EcgQuality]) -> list[Finding]:
-    if sum(q.gain_suspect for q in graded) <= MOST * len(graded):
-        return []
+    low, high = USUAL_RANGE_MV
+    suspect = sum(q.gain_suspect for q in graded)
     typical = float(np.median([q.typical_mv for q in graded]))
-    word = "high" if typical > USUAL_RANGE_MV[1] else "low"
+    if low <= typical <= high and suspect <= MOST_SUSPECT * len(graded):
+        return []
     return [
         warning(
             "data",
             "gain_suspect",
-            f"Voltages are unusually {word}: {typical:.2g} mV peak to peak in a typical lead of "
-            f"{len(graded)} sampled ECGs.",
+            f"{suspect} of {len(graded)} sampled ECGs have a voltage outside of {low:g} to "
+            f"{high:g} mV (median of the sample: {typical:.2g} mV peak to peak in a typical lead).",
             cause="The gain or the unit in the headers is probably wrong: the same samples are "
             "found with gains five times apart. The model reads voltages as they are.",
             next_step="Compare one record with its printout (10 mm are 1 mV), then export with the "
