@@ -26,6 +26,9 @@ from cardionets_core.sources.recording import SourceCmr
 
 _NAME = re.compile(r"(\d{7})_(2020[89])_(\d{1,2})_(\d{1,2})(?:\.zip)?", re.IGNORECASE | re.ASCII)
 
+_PART = re.compile(r"\d{7}_(\d{1,2})_\d{1,2}", re.ASCII)
+_ANY_FIELD = re.compile(r"\d{7}_\d{5}_(\d{1,2})_\d{1,2}(?![0-9_])", re.ASCII)
+
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """The two that can be unpacked piece by piece."""
 
@@ -39,6 +42,17 @@ def participant_of(name: str) -> tuple[str, str] | None:
     """Return (EID, instance) of a bulk file or folder, None where it is none."""
     match = _NAME.fullmatch(name)
     return (match[1], f"{match[3]}_{match[4]}") if match else None
+
+
+def visit_of(path: str, part: str = "") -> int | None:
+    """Return the instance that a bulk file (EID_20205_3_0.xml, EID_20209_3_0.zip) is of.
+
+    Args:
+        path: of the file or folder.
+        part: EID_3_0 where a study is made of several.
+    """
+    match = _PART.fullmatch(part) or _ANY_FIELD.match(path.rpartition("/")[2])
+    return int(match[1]) if match else None
 
 
 def read_ukb(

@@ -72,6 +72,22 @@ def test_visits_are_studies_of_their_own(tmp_path, sax_images, grey):
     assert [item.part for item in find_cmr(tmp_path)] == [f"{EID}_2_0", f"{EID}_3_0"]
 
 
+@pytest.mark.parametrize(
+    ("path", "part", "visit"),
+    [
+        ("short", f"{EID}_2_0", 2),
+        ("short", f"{EID}_3_0", 3),
+        (f"ecg/{EID}_20205_3_0.xml", "", 3),
+        (f"{EID}_20209_2_0.zip", "", 2),
+        (f"ecg/{EID}.xml", "", None),
+        (f"{EID}_20205_3_0/a.dcm", "", None),
+        ("123_20205_3_0.xml", "1", None),
+    ],
+)
+def test_the_visit_of_a_bulk_file(path, part, visit):
+    assert ukb_bulk.visit_of(path, part) == visit
+
+
 @pytest.mark.parametrize("below", ["", "series"])
 def test_unpacked(tmp_path, sax_images, save_all, mr_image, grey, below):
     save_all(tmp_path / f"{EID}_20209_2_0" / below, short_axis(sax_images, grey))
