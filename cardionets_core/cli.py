@@ -111,7 +111,7 @@ def prepare(
             typer.echo(where(request, find))
             return
         summary = _prepare_with_progress(request)
-        _show_prepared(summary, out)
+        _show_prepared(summary, out, ecg)
         if not summary.used:
             raise typer.Exit(1)
 
@@ -130,7 +130,7 @@ def _prepare_with_progress(request: PrepareRequest) -> PrepareSummary:
         return run.prepare(request, told)
 
 
-def _show_prepared(summary: PrepareSummary, out: Path) -> None:
+def _show_prepared(summary: PrepareSummary, out: Path, ecg: Path | None) -> None:
     from cardionets_core.preparation import screen
 
     for title, header, rows in screen.tables(summary):
@@ -138,7 +138,7 @@ def _show_prepared(summary: PrepareSummary, out: Path) -> None:
         for row in rows:
             table.add_row(*row)
         console.print(table)
-    for line in screen.lines(summary, out):
+    for line in screen.lines(summary, out, ecg):
         typer.echo(line)
 
 

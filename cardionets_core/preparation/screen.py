@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from cardionets_core.preparation.report import FOLDER as REPORT
 from cardionets_core.preparation.report import PAGE
 from cardionets_core.preparation.summary import PrepareSummary, Voltages
 from cardionets_core.quality.grades import USUAL_RANGE_MV
+from cardionets_core.sources.tables import folders_of_tables
 
 MOST_SUSPECT = 0.2
 """Share of the ECGs with an unusual voltage above which the gain is probably wrong: 0.003 usually
@@ -44,8 +46,14 @@ def tables(summary: PrepareSummary) -> Iterator[TextTable]:
 _STATUS = ("used", "partly", "refused")
 
 
-def lines(summary: PrepareSummary, out: Path) -> Iterator[str]:
-    """Yield what else there is to say, and what to do next."""
+def lines(summary: PrepareSummary, out: Path, ecg: Path | None = None) -> Iterator[str]:
+    """Yield what else there is to say, and what to do next.
+
+    Args:
+        summary: of the preparation.
+        out: the prepared folder.
+        ecg: the folder of the ECGs.
+    """
     splits = ", ".join(f"{n} {name}" for name, n in summary.splits.items())
     yield f"patients    {summary.patients} ({splits}); no patient stands in two splits"
     yield f"studies     {summary.studies}, {summary.pairs} of them an ECG with its CMR"
@@ -57,6 +65,8 @@ def lines(summary: PrepareSummary, out: Path) -> Iterator[str]:
         f"{summary.gone} no longer there; {summary.seconds:.0f} s"
     )
     yield from _remarks(summary)
+    if ecg is not None and summary.patient_unknown and not summary.table:
+        yield from _tables_below(ecg)
     yield from _about_voltages(summary.voltages)
     if summary.items and any(name.endswith(("refused", "partly")) for name in summary.items):
         yield f"quarantine  {out / QUARANTINE} (cardionets prepare ... --find ITEM names the file)"
@@ -67,6 +77,18 @@ def lines(summary: PrepareSummary, out: Path) -> Iterator[str]:
         yield f"    prepared: {out.resolve()}"
     else:
         yield "Nothing can be used yet: follow the next steps above and run the same command again."
+
+
+def _tables_below(ecg: Path) -> Iterator[str]:
+    folders = folders_of_tables(ecg)
+    if not folders:
+        return
+    yield (
+        "tables      a public data set keeps its own table below --ecg, which was not used; "
+        "prepare its folder by itself, into an --out of its own:"
+    )
+    for folder in folders:
+        yield f"            --ecg {shlex.quote(str(folder))}"
 
 
 def _about_voltages(found: Voltages) -> Iterator[str]:

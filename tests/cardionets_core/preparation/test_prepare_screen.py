@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from cardionets_core.preparation.screen import lines
+from cardionets_core.sources.tables import folders_of_tables
 
 
 @pytest.fixture
@@ -11,7 +12,7 @@ def said(run, tmp_path):
     """The screen after preparing a folder."""
 
     def call(folder, **options):
-        return "\n".join(lines(run(folder, **options), tmp_path / "prepared"))
+        return "\n".join(lines(run(folder, **options), tmp_path / "prepared", folder))
 
     return call
 
@@ -47,3 +48,30 @@ def test_the_median_is_that_of_the_records(run, of_gains):
     one = run(of_gains(1.0, 1.0, 1.0)).voltages
     assert (voltages.ecgs, voltages.suspect) == (3, 2)
     assert np.isclose(voltages.median_mv, one.median_mv, rtol=0.1) and one.suspect == 0
+
+
+def test_a_table_that_lies_deeper_is_said_and_not_used(said, of_gains):
+    folder = of_gains(1.0, 1.0)
+    assert "tables " not in said(folder)
+    for place in ("public/ptb xl", "public/mimic"):
+        (folder / place).mkdir(parents=True)
+    (folder / "public" / "ptb xl" / "ptbxl_database.csv").write_text("a,b\n")
+    (folder / "public" / "mimic" / "record_list.csv").write_text("a,b\n")
+    screen = said(folder)
+    assert "2 recordings name no patient" in screen
+    assert f"--ecg {folder}/public/mimic\n" in screen
+    assert f"--ecg '{folder}/public/ptb xl'\n" in screen
+
+
+def test_tables_are_not_looked_for_without_end(tmp_path):
+    deep = tmp_path / "a/b/c/d"
+    (deep / "e").mkdir(parents=True)
+    (deep / "e" / "record_list.csv").touch()
+    assert folders_of_tables(tmp_path) == []
+    (deep / "record_list.csv").touch()
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / ".hidden" / "record_list.csv").touch()
+    (tmp_path / "link").symlink_to(deep)
+    assert folders_of_tables(tmp_path) == [deep]
+    assert folders_of_tables(deep) == [deep / "e"]
+    assert folders_of_tables(deep / "e") == []  # its own is `find_table`'s
