@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 from cardionets_core.data.manifest import RANGES
+from cardionets_core.labels.ukb_fields import IMAGING_VISIT
 from cardionets_core.labels.vocabularies import diseases_of, unmapped
 from cardionets_core.preparation.convert import Converted
 from cardionets_core.preparation.identity import Salt, stated_age
@@ -15,6 +16,7 @@ from cardionets_core.preparation.outcome import Outcome
 from cardionets_core.sources.plausible import patient_of
 from cardionets_core.sources.recording import Facts, Person, SourceItem
 from cardionets_core.sources.tables import Table
+from cardionets_core.sources.ukb_bulk import visit_of
 from cardionets_core.sources.wfdb_records import KIND as WFDB
 from cardionets_core.vocabulary import DISEASES, PHENOTYPE_NAMES
 
@@ -23,7 +25,8 @@ PATIENT_UNKNOWN = "patient_unknown"
 of its file."""
 
 VALUES_DROPPED = "values_dropped"
-"""Key of `Outcome.quality`: how many stated values lie outside of what they can be."""
+"""Key of `Outcome.quality`: how many stated values lie outside of what they can be, or
+are of another visit than the recording."""
 
 
 IN_TABLE = "in_table"
@@ -66,6 +69,7 @@ class Neutraliser:
         people |= dict.fromkeys(wrong, math.nan)
         values = _values(facts)
         dropped = len(wrong) + sum(name not in values for name in facts.values)
+        dropped += self._of_another_visit(source, person.patient_id)
         quality = dict(done.quality) | {VALUES_DROPPED: float(dropped)}
         if self.table is not None:
             quality[IN_TABLE] = float(in_table)
@@ -102,18 +106,56 @@ class Neutraliser:
 
         Also return whether the table says anything.
         """
-        hint = patient_of(str(getattr(source, "patient", "")))
-        own = replace(own, person=replace(own.person, patient_id=patient_of(own.person.patient_id)))
-        own = own.or_else(Facts(person=Person(patient_id=hint)))
+        own = self.own(own, source)
         if self.table is None:
             return own, False
-        path = f"{source.path}/{source.part}" if source.part else source.path
-        if modality in self.folders and not self.table.holds(path):
-            path = f"{self.folders[modality]}/{path}"
-        listed = self.table.facts(path, own.person.patient_id)
+        listed = self.listed(source, modality, own.person.patient_id)
         name = listed.person.patient_id or own.person.patient_id
         joined = replace(own, person=replace(own.person, patient_id=name)).or_else(listed)
         return joined, _says_something(listed)
+
+    def own(self, own: Facts, source: SourceItem) -> Facts:
+        """Join what the recording and the folder say."""
+        hint = patient_of(str(getattr(source, "patient", "")))
+        own = replace(own, person=replace(own.person, patient_id=patient_of(own.person.patient_id)))
+        return own.or_else(Facts(person=Person(patient_id=hint)))
+
+    def listed(self, source: SourceItem, modality: str, patient: str) -> Facts:
+        """Return what the table says of a recording that gives this patient id."""
+        if self.table is None:
+            return Facts()
+        path = f"{source.path}/{source.part}" if source.part else source.path
+        if modality in self.folders and not self.table.holds(path):
+            path = f"{self.folders[modality]}/{path}"
+        listed = self.table.facts(path, patient)
+        if not _is_of_another_visit(source):
+            return listed
+        return _without_visit(listed, self.table.facts("", listed.person.patient_id or patient))
+
+    def _of_another_visit(self, source: SourceItem, patient: str) -> int:
+        """Return how many phenotypes the patient's row has that are of another visit."""
+        if self.table is None or not _is_of_another_visit(source):
+            return 0
+        return sum(name in PHENOTYPE_NAMES for name in self.table.facts("", patient).values)
+
+
+def _is_of_another_visit(source: SourceItem) -> bool:
+    """Whether the patient's row of a UK Biobank table does not speak for this recording."""
+    return visit_of(source.path, source.part) not in (None, IMAGING_VISIT)
+
+
+def _without_visit(listed: Facts, general: Facts) -> Facts:
+    """Return facts without what the patient's row says of the imaging visit; diseases stay."""
+    values = {n: v for n, v in listed.values.items() if n in DISEASES or general.values.get(n) != v}
+    own, other = listed.person, general.person
+    person = replace(
+        own,
+        age=math.nan if own.age == other.age else own.age,
+        height_cm=math.nan if own.height_cm == other.height_cm else own.height_cm,
+        weight_kg=math.nan if own.weight_kg == other.weight_kg else own.weight_kg,
+    )
+    recorded = None if listed.recorded == general.recorded else listed.recorded
+    return replace(listed, person=person, recorded=recorded, values=values)
 
 
 def _is_of_the_file(patient: str, path: str) -> bool:
