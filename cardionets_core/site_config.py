@@ -111,7 +111,9 @@ def load_site_config(path: Path, overrides: Sequence[str] = ()) -> SiteConfig:
     Raises:
         ConfigError: the file, a key or a folder is wrong; names the key and the next step.
     """
-    config = site_config_from(compose_site(path, overrides), where=path.name)
+    values = compose_site(path, overrides)
+    _check_whole_paths(values, where=path.name)
+    config = site_config_from(values, where=path.name)
     for key, value in (("data.root", config.data.root), ("data.manifest", config.data.manifest)):
         if not Path(value).exists():
             raise ConfigError(
@@ -120,6 +122,18 @@ def load_site_config(path: Path, overrides: Sequence[str] = ()) -> SiteConfig:
                 "virtual hospital (`cardionets cohort`)."
             )
     return config
+
+
+def _check_whole_paths(values: dict[str, Any], where: str) -> None:
+    """Refuse paths that mean another folder when a service starts somewhere else."""
+    data = values.get("data")
+    for key in ("prepared", "root", "manifest", "cache"):
+        stated = data.get(key) if isinstance(data, dict) else None
+        if isinstance(stated, str) and stated and not Path(stated).is_absolute():
+            raise ConfigError(
+                f"{where}: data.{key} names {stated}, which is another place for a service that "
+                f"starts elsewhere; write the whole path, for example {Path(stated).resolve()}."
+            )
 
 
 def site_config_from(values: dict[str, Any], where: str = "site") -> SiteConfig:

@@ -72,7 +72,8 @@ def start(
         if not secret.exists():
             secret.touch(mode=0o600)
             secret.write_bytes(secrets.token_bytes(48))
-        launch.write_connection(home / "cli", port=port, root_certificates=authority)
+        trust = tls.authority if tls is not None else None
+        launch.write_connection(home / "cli", port=port, root_certificates=trust)
         commands = (
             launch.superlink(
                 port=port,
@@ -86,7 +87,7 @@ def start(
                 home=home / "superexec",
                 secret=secret,
                 outputs=output.resolve(),
-                root_certificates=authority,
+                root_certificates=trust,
             ),
         )
         if print_command:
@@ -177,7 +178,8 @@ def _tls(certificate: Path | None, key: Path | None, authority: Path | None) -> 
     ):
         if not path.is_file():
             raise ConfigError(f"{option} {path} does not exist; correct the path.")
-    return ServerTls(certificate, key, authority)
+    # Flower wants whole paths in its own files
+    return ServerTls(certificate.resolve(), key.resolve(), authority.resolve())
 
 
 def _require_free(port: int) -> None:

@@ -8,6 +8,7 @@ therefore run again, each item alone in a process; the one that ends that proces
 from __future__ import annotations
 
 import os
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -84,7 +85,7 @@ class WorkerPool(Generic[Work, Done]):
         # children of the fork server, which has one thread and has imported already, do neither.
         context = get_context("forkserver")
         context.set_forkserver_preload([self._act_module])
-        with _one_thread():
+        with _one_thread(), _deaf_to_interrupts():
             ensure_running()
         return ProcessPoolExecutor(
             workers,
@@ -128,6 +129,19 @@ def _one_thread() -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Let a process that is started meanwhile, and its children, not see Ctrl-C.
+
+    The terminal sends it to all of them; this process ends them in order, and says so once.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _act_on_all(act: Callable[[Work], Done], chunk: list[Work]) -> list[Done]:

@@ -196,7 +196,7 @@ def check_permissions(config: SiteConfig | None, path: Path) -> list[Finding]:
                     "permissions",
                     "yaml_readable",
                     f"{path.name} can be read by other accounts (mode {mode:03o}).",
-                    cause="It holds the salt that the split is drawn with.",
+                    cause="It says where the patients' data lie, and may hold the salt.",
                     next_step=f"chmod 600 {path.name}",
                 )
             )

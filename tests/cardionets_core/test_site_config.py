@@ -88,9 +88,18 @@ def test_a_folder_that_is_not_prepared(tmp_path, prepared, missing):
         load_site_config(written(tmp_path, values))
 
 
+@pytest.mark.parametrize("key", ["prepared", "root", "manifest", "cache"])
+def test_paths_that_depend_on_where_one_stands(tmp_path, key):
+    values = {"site": "s", "data": {key: "prepared"}}
+    with pytest.raises(
+        ConfigError, match=rf"data\.{key} names prepared.*whole path, for example /"
+    ):
+        load_site_config(written(tmp_path, values))
+
+
 @pytest.mark.parametrize("key", ["root", "manifest", "salt"])
 def test_two_answers_about_the_data(tmp_path, prepared, key):
-    values = {"site": "s", "data": {"prepared": str(prepared), key: "x"}}
+    values = {"site": "s", "data": {"prepared": str(prepared), key: "/x"}}
     with pytest.raises(ConfigError, match=rf"remove data\.{key}, or data\.prepared"):
         load_site_config(written(tmp_path, values))
 
