@@ -325,7 +325,8 @@ def test_the_page_says_what_it_must(report):
     page, _ = report
     text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page)).replace("\u00a0", " ")
     for words in (
-        "This page stays at the hospital", "What may leave this site", "only counts that a training task may ask for",
+        "This page stays at the hospital", "What may leave this site",
+        "only counts that a training task may ask for",
         "Export the record again from its source.", "HL7 annotated ECG (XML)",
         "2 recordings are exact copies", "ECG-CMR alignment", "snomed:123456", "3 x pdf",
         "Leads exchanged? left arm - right arm", "Unusual voltage: 7.5 mV", "centre from a mask",
