@@ -31,12 +31,15 @@ console = Console()
 
 @contextmanager
 def told_plainly() -> Iterator[None]:
-    """Turn our errors into one line and exit code 2."""
+    """Turn our errors into one line and exit code 2, and Ctrl-C into one line and 130."""
     try:
         yield
     except CardioNetsError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        typer.echo("stopped; what was finished is kept: start again to go on", err=True)
+        raise typer.Exit(130) from None
 
 
 @app.command()
@@ -93,6 +96,9 @@ def prepare(
     keep_source_names: Annotated[
         bool, typer.Option("--keep-source-names", help="Name the files in quarantine.csv.")
     ] = False,
+    accept_losses: Annotated[
+        bool, typer.Option("--accept-losses", help="Also where much of the archive is gone.")
+    ] = False,
     find: Annotated[
         str, typer.Option(help="Only print where the item of quarantine.csv lies.")
     ] = "",
@@ -100,13 +106,16 @@ def prepare(
     """Turn a hospital's folders into a prepared site, de-identified; again: only what is new."""
     from cardionets_core.preparation.inventory import find as where
     from cardionets_core.preparation.request import PrepareRequest
+    from cardionets_core.run_config import model_preset
 
     with told_plainly():
         request = PrepareRequest(
             out=out, ecg=ecg, cmr=cmr, table=table, salt_file=site_salt,
             presets=tuple(p for p in preset if p != "none"), workers=workers, pair_days=pair_days,
-            keep_source_names=keep_source_names,
+            keep_source_names=keep_source_names, accept_losses=accept_losses,
         )  # fmt: skip
+        for name in request.presets:
+            model_preset(name)  # a wrong name is told before a night of reading
         if find:
             typer.echo(where(request, find))
             return

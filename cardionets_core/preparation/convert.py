@@ -24,7 +24,7 @@ from cardionets_core.data.refusal import RecordRefused
 from cardionets_core.data.transforms import SHORTEST_SECONDS
 from cardionets_core.errors import DataError
 from cardionets_core.preparation.identity import Salt
-from cardionets_core.preparation.recognise import read_ecg
+from cardionets_core.preparation.recognise import EMPTY, read_ecg
 from cardionets_core.preparation.worker import time_limit
 from cardionets_core.quality.grades import grade
 from cardionets_core.sources.cmr_layouts import CmrItem, read_cmr
@@ -176,6 +176,8 @@ def _cmr(work: Work, places: Places) -> Converted:
     item = work.source
     if not isinstance(item, CmrItem):
         raise TypeError("a CMR comes as a CmrItem")
+    if item.kind == EMPTY:
+        raise RecordRefused("truncated")
     source = read_cmr(item, root=places.roots["cmr"])
     files, contents = {}, []
     refused = dict(source.refused)
@@ -221,7 +223,7 @@ def _write_cine(volume: CineVolume, places: Places) -> tuple[str, str]:
     facts = f"cine {frames.shape} {volume.pixel_mm} {volume.cycle_s} {volume.heart_mm}"
     content = places.salt.content_key(facts.encode() + frames.tobytes())
     file = _folder(places.out, "cmr", content) / f"{content}.nii.gz"
-    if not file.exists():
+    if not (file.exists() and file.stat().st_size):  # empty: the machine lost its power
         temporary = file.with_name(f".{content}.{os.getpid()}.nii.gz")
         try:
             with _room():

@@ -45,6 +45,10 @@ class Salt:
         """Return the key of a patient id as the hospital writes it, without blanks around it."""
         return self._key("patient", _bytes(raw.strip()))[:KEY_DIGITS]
 
+    def named_key(self, raw: str) -> str:
+        """Return the key of a patient id to the letter, as tables are asked for it; "" for none."""
+        return self._key("named", _bytes(raw))[:KEY_DIGITS] if raw else ""
+
     def person_of_content(self, content: str) -> str:
         """Return the key of the unknown person whose recording has this content.
 
@@ -55,6 +59,10 @@ class Salt:
     def item_key(self, path: str, part: str = "") -> str:
         """Return the key of a recording by where it lies: relative POSIX path and part."""
         return self._key("item", _bytes(f"{path}\0{part}"))[:KEY_DIGITS]
+
+    def file_key(self, path: str) -> str:
+        """Return the key of a file or folder that several recordings may lie in."""
+        return self._key("file", _bytes(path))[:KEY_DIGITS]
 
     def content_key(self, content: bytes) -> str:
         """Return the key of a signal: equal ones have the same, whatever format they came in."""

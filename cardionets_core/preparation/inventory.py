@@ -9,8 +9,10 @@ from cardionets_core.errors import ConfigError, DataError
 from cardionets_core.labels.vocabularies import LABELS_VERSION
 from cardionets_core.preparation.identity import Salt, has_salt, read_or_make_salt
 from cardionets_core.preparation.journal import Journal
+from cardionets_core.preparation.neutral_files import NeutralFiles
 from cardionets_core.preparation.request import PrepareRequest, check_request
 from cardionets_core.preparation.scan import Found, Scan, Sighting, count_others
+from cardionets_core.preparation.table_states import TableStates
 from cardionets_core.sources.tables import Table, find_table, read_table
 
 PREPARATION_VERSION = 2
@@ -53,7 +55,7 @@ def look(
     request: PrepareRequest,
     salt: Salt,
     journal: Journal | None,
-    table: Table | None,
+    tables: TableStates | None,
     progress: Progress,
 ) -> Seen:
     """Walk through the folders.
@@ -62,7 +64,7 @@ def look(
         DataError: no recording is in them.
     """
     seen = Seen([], set(), {}, Sighting())
-    for found in _all_items(request, salt, journal, table, seen.sighting):
+    for found in _all_items(request, salt, journal, tables, seen.sighting):
         item = found.work.item
         seen.keys.add(item)
         if request.keep_source_names:
@@ -83,23 +85,28 @@ def _all_items(
     request: PrepareRequest,
     salt: Salt,
     journal: Journal | None,
-    table: Table | None,
+    tables: TableStates | None,
     sighting: Sighting,
 ) -> Iterator[Found]:
     roots = request.roots
-    settings = f"{PREPARATION_VERSION} {LABELS_VERSION} {_digest_of(table)}"
+    settings = f"{PREPARATION_VERSION} {LABELS_VERSION}"
     left_out = [request.table.resolve()] if request.table is not None else []
     if "cmr" in roots and roots["cmr"] != roots.get("ecg"):
         left_out.append(roots["cmr"])
-    scan = Scan(salt, settings, journal, frozenset(left_out))
+    changed: dict[str, TableStates] = {}
+    if journal is not None and tables is not None:
+        changed = {m: tables for m in roots if journal.fact(table_fact(m)) != tables.digest}
+    neutral = NeutralFiles(request.out)
+    scan = Scan(salt, settings, journal, frozenset(left_out), neutral, changed)
     if "ecg" in roots:
         yield from scan.ecgs(roots["ecg"], sighting)
     if "cmr" in roots:
         yield from scan.cmrs(roots["cmr"], sighting)
 
 
-def _digest_of(table: Table | None) -> str:
-    return "" if table is None else table.sha256
+def table_fact(modality: str) -> str:
+    """Return the journal's name for the digest of the table that all items were told by."""
+    return f"table {modality}"
 
 
 def _nothing(sighting: Sighting) -> str:

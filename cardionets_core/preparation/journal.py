@@ -12,7 +12,7 @@ import math
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
@@ -22,20 +22,49 @@ from cardionets_core.errors import ConfigError, DataError
 from cardionets_core.preparation.outcome import Outcome
 
 FILE_NAME = "journal.sqlite"
-FORMAT = "1"
+FORMAT = "2"
 """Raised when the tables below change."""
 
 COMMIT_SECONDS = 1.0
 
+_USED = "json_extract(outcome, '$.status') <> 'refused'"
+
 _TABLES = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS outcomes (
-    item TEXT PRIMARY KEY, state TEXT NOT NULL, modality TEXT NOT NULL, outcome TEXT NOT NULL
+    item TEXT PRIMARY KEY, state TEXT NOT NULL, modality TEXT NOT NULL, outcome TEXT NOT NULL,
+    file TEXT NOT NULL DEFAULT '', named TEXT NOT NULL DEFAULT '', listed TEXT NOT NULL DEFAULT ''
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS other_files (
     file TEXT PRIMARY KEY, state TEXT NOT NULL, label TEXT NOT NULL
 ) WITHOUT ROWID;
 """
+
+_OF_FORMAT_2 = ("file", "named", "listed")
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Where an outcome came from, in salted keys.
+
+    Attributes:
+        file: of the file or folder that the item lies in, perhaps with others.
+        named: of the patient id that the recording gives.
+        listed: digest of what the hospital's table says of it.
+    """
+
+    file: str = ""
+    named: str = ""
+    listed: str = ""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What the journal knows of an item besides its outcome: its state, trace and neutral files."""
+
+    state: str
+    trace: Trace
+    files: tuple[str, ...]
 
 
 class Journal:
@@ -62,6 +91,7 @@ class Journal:
             self._path.chmod(0o600)
             self._file.executescript(_TABLES)
             self._file.execute("BEGIN IMMEDIATE")
+            self._bring_up_to_date()
             self._claim("format", FORMAT, "version of CardioNets")
             self._claim("salt", mark, "salt")
 
@@ -81,11 +111,11 @@ class Journal:
         finally:
             self._file.close()
 
-    def put(self, outcome: Outcome, state: str) -> None:
+    def put(self, outcome: Outcome, state: str, trace: Trace = Trace()) -> None:
         """Keep what became of an item in this state; in place of what was there."""
-        row = (outcome.item, state, outcome.modality, _text(outcome))
+        row = (outcome.item, state, outcome.modality, _text(outcome), *astuple(trace))
         with self._told_plainly():
-            self._file.execute("INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?)", row)
+            self._file.execute("INSERT OR REPLACE INTO outcomes VALUES (?, ?, ?, ?, ?, ?, ?)", row)
         self._commit_now_and_then()
 
     def get(self, item: str, state: str) -> Outcome | None:
@@ -101,6 +131,33 @@ class Journal:
         with self._told_plainly():
             query = "SELECT 1 FROM outcomes WHERE item = ? AND state = ?"
             return self._file.execute(query, (item, state)).fetchone() is not None
+
+    def kept(self, item: str) -> Kept | None:
+        """Return what is known of an item in whatever state, None where it is new."""
+        query = "SELECT state, file, named, listed, outcome FROM outcomes WHERE item = ?"
+        with self._told_plainly():
+            found = self._file.execute(query, (item,)).fetchone()
+        if found is None:
+            return None
+        state, *trace, text = found
+        return Kept(state, Trace(*trace), tuple(json.loads(text)["files"].values()))
+
+    def try_again(self, item: str) -> None:
+        """Keep what an item was, and have the next run read it."""
+        with self._told_plainly():
+            self._file.execute("UPDATE outcomes SET state = '' WHERE item = ?", (item,))
+
+    def used_of_file(self, file: str) -> list[str]:
+        """Return the items of a file that can be used."""
+        query = f"SELECT item FROM outcomes WHERE file = ? AND {_USED}"
+        with self._told_plainly():
+            return [item for (item,) in self._file.execute(query, (file,))]
+
+    def used(self, modality: str) -> Iterator[str]:
+        """Yield the keys of all items of a modality that can be used."""
+        query = f"SELECT item FROM outcomes WHERE modality = ? AND {_USED}"
+        with self._told_plainly():
+            yield from (item for (item,) in self._file.execute(query, (modality,)))
 
     def rows(self) -> Iterator[Outcome]:
         """Yield every outcome in the order of the item keys, a few at a time."""
@@ -159,6 +216,14 @@ class Journal:
             self._file.commit()
             self._file.execute("BEGIN IMMEDIATE")
         self._written = monotonic()
+
+    def _bring_up_to_date(self) -> None:
+        """Add what format 2 has more than format 1, for which nothing need be known."""
+        if self.fact("format") == "1":
+            for name in _OF_FORMAT_2:
+                self._file.execute(f"ALTER TABLE outcomes ADD {name} TEXT NOT NULL DEFAULT ''")
+            self.put_fact("format", FORMAT)
+        self._file.execute("CREATE INDEX IF NOT EXISTS of_file ON outcomes (file)")
 
     def _commit_now_and_then(self) -> None:
         if monotonic() - self._written >= COMMIT_SECONDS:

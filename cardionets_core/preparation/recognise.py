@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol, cast
 
+from cardionets_core.data.refusal import RecordRefused
 from cardionets_core.sources import (
     arrays,
     cardiosoft,
@@ -42,6 +43,23 @@ READERS = {reader.KIND: cast(EcgReader, reader) for reader in (*_MODULES, *array
 """Kind -> its reader, in the order in which they are asked."""
 
 
+EMPTY = "empty"
+"""Kind of a file of no bytes that has the name of a recording: a copy that failed."""
+
+_ECG_NAMES = (".hea", ".dcm", ".ima", ".xml", ".h5", ".hdf5", ".parquet")
+_CMR_NAMES = (".dcm", ".ima", ".nii", ".nii.gz")
+
+
+def claims_ecg(name: str) -> bool:
+    """Whether the name of a file is one of an ECG."""
+    return name.lower().endswith(_ECG_NAMES)
+
+
+def claims_cmr(name: str) -> bool:
+    """Whether the name of a file is one of a CMR."""
+    return name.lower().endswith(_CMR_NAMES)
+
+
 def kind_of(name: str, head: bytes) -> str | None:
     """Return the kind of a file by its name and first `HEAD_BYTES`, None where nobody reads it."""
     lower = name.lower()
@@ -54,6 +72,8 @@ def parts_of(kind: str, path: Path) -> Iterator[str]:
     Raises:
         RecordRefused: the file cannot be used at all.
     """
+    if kind == EMPTY:
+        raise RecordRefused("truncated")
     parts = cast("Callable[[Path], Iterator[str]] | None", getattr(READERS[kind], "parts", None))
     if parts is None:
         yield ""
@@ -67,4 +87,6 @@ def read_ecg(kind: str, path: Path, part: str, *, root: Path) -> SourceEcg:
     Raises:
         RecordRefused: it cannot be used.
     """
+    if kind == EMPTY:
+        raise RecordRefused("truncated")
     return READERS[kind].read(path, part, root=root)

@@ -31,6 +31,7 @@ class PrepareRequest:
         workers: processes; 0 is one per core.
         pair_days: a CMR and an ECG farther apart are studies of their own.
         keep_source_names: whether quarantine.csv names the files.
+        accept_losses: whether much of what was prepared may be forgotten at once.
     """
 
     out: Path
@@ -42,6 +43,7 @@ class PrepareRequest:
     workers: int = 0
     pair_days: int = PAIR_DAYS
     keep_source_names: bool = False
+    accept_losses: bool = False
 
     @property
     def roots(self) -> dict[Modality, Path]:

@@ -12,11 +12,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import monotonic
 
 from cardionets_core.data.manifest import split_of
+from cardionets_core.errors import DataError
 from cardionets_core.preparation import report
 from cardionets_core.preparation.assemble import Assembled, assemble, build_caches, check_free
 from cardionets_core.preparation.convert import (
@@ -27,10 +29,17 @@ from cardionets_core.preparation.convert import (
     crashed,
 )
 from cardionets_core.preparation.identity import Salt, read_or_make_salt
-from cardionets_core.preparation.inventory import Progress, Seen, look, open_table
-from cardionets_core.preparation.journal import Journal
+from cardionets_core.preparation.inventory import (
+    Progress,
+    Seen,
+    look,
+    open_table,
+    table_fact,
+)
+from cardionets_core.preparation.journal import Journal, Trace
 from cardionets_core.preparation.lock import held
 from cardionets_core.preparation.neutral import Neutraliser
+from cardionets_core.preparation.neutral_files import NeutralFiles
 from cardionets_core.preparation.pool import WorkerPool
 from cardionets_core.preparation.request import (
     PrepareRequest,
@@ -41,11 +50,15 @@ from cardionets_core.preparation.request import (
 )
 from cardionets_core.preparation.scan import Found
 from cardionets_core.preparation.summary import PrepareSummary
+from cardionets_core.preparation.table_states import TableStates
 from cardionets_core.preparation.worker import start_worker
 from cardionets_core.sources.tables import Table
 
 TRIED_AGAIN = frozenset({"io_error", "reader_crashed", "too_slow"})
 """Reasons that may pass by themselves: the next run tries these items again."""
+
+FEWEST_LOSSES, LARGEST_LOSS = 10, 0.2
+"""Recordings, and share of those prepared, that may be gone at once without a question."""
 
 _ECG_SHARE = 1.3
 """Neutral bytes per byte of an ECG's source: about one for WFDB, more where it is compressed."""
@@ -106,12 +119,18 @@ def _prepare(
     began: float,
 ) -> PrepareSummary:
     table = open_table(request)
-    seen = look(request, salt, journal, table, progress)
+    neutraliser = Neutraliser(salt, table, _below_table(request))
+    tables = TableStates(salt, neutraliser)
+    seen = look(request, salt, journal, tables, progress)
+    refuse_losses(journal, request, seen)
     check_room(request.out, seen.todo)
     places = Places(request.out.resolve(), request.roots, salt)
     works = [found.work for found in seen.todo]
     results = run_all(converter(places), works, request.processes)
-    read(seen.todo, results, Neutraliser(salt, table, _below_table(request)), journal, progress)
+    _told_by(journal, request, "in change")
+    read(seen, results, Reading(request, neutraliser, tables, journal), progress)
+    if not (seen.sighting.closed or seen.sighting.unread):
+        _told_by(journal, request, tables.digest)
     gone = drop_what_is_gone(journal, request, seen)
     journal.commit()
     assembled = assemble(request, salt, journal, seen.paths)
@@ -161,19 +180,69 @@ def in_workers(
     return WorkerPool(act, crashed, workers=workers, start=start_worker).run(works)
 
 
-def read(
-    todo: list[Found],
-    results: Iterable[Converted],
-    neutraliser: Neutraliser,
-    journal: Journal,
-    progress: Progress,
-) -> None:
-    """Put what became of every new item into the journal, without ids and dates."""
-    for k, (found, done) in enumerate(zip(todo, results, strict=True)):
-        outcome = neutraliser.outcome(done, found.work.source)
+def _told_by(journal: Journal, request: PrepareRequest, digest: str) -> None:
+    """Keep which table the items go by; a run that is stopped leaves one that no table has."""
+    for modality in request.roots:
+        journal.put_fact(table_fact(modality), digest)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What results are put away with."""
+
+    request: PrepareRequest
+    neutraliser: Neutraliser
+    tables: TableStates
+    journal: Journal
+
+    def put(self, found: Found, done: Converted) -> bool:
+        """Put what became of an item into the journal, without ids and dates.
+
+        Return False where it cannot be read for the moment and what it was before is kept.
+        """
+        work = found.work
+        outcome = self.neutraliser.outcome(done, work.source)
         is_final = not TRIED_AGAIN & {code for _, code in outcome.refused}
-        journal.put(outcome, found.state if is_final else "")
-        progress("read", k + 1, len(todo))
+        if not is_final and self._was_used(work.item):
+            self.journal.try_again(work.item)
+            return False
+        file = self.neutraliser.salt.file_key(f"{work.modality}/{work.source.path}")
+        trace = Trace(file, *self.tables.of(done, work.source))
+        self.journal.put(outcome, found.state if is_final else "", trace)
+        return True
+
+    def _was_used(self, item: str) -> bool:
+        kept = self.journal.kept(item)
+        if kept is None or not kept.files:
+            return False
+        return NeutralFiles(self.request.out).hold(kept.files)
+
+
+def read(seen: Seen, results: Iterable[Converted], reading: Reading, progress: Progress) -> None:
+    """Put what became of every new item into the journal."""
+    for k, (found, done) in enumerate(zip(seen.todo, results, strict=True)):
+        seen.sighting.unread += not reading.put(found, done)
+        progress("read", k + 1, len(seen.todo))
+
+
+def refuse_losses(journal: Journal, request: PrepareRequest, seen: Seen) -> None:
+    """Stop before much of what was prepared is forgotten at once, and anything is read.
+
+    Raises:
+        DataError: more is gone than an archive loses by itself.
+    """
+    if request.accept_losses or seen.sighting.closed:
+        return
+    for modality, root in request.roots.items():
+        prepared = list(journal.used(modality))
+        gone = sum(item not in seen.keys for item in prepared)
+        if gone >= FEWEST_LOSSES and gone > LARGEST_LOSS * len(prepared):
+            raise DataError(
+                f"{gone} of the {len(prepared)} recordings that were prepared from --{modality} "
+                f"{root} are no longer there; nothing was changed. A share that is not mounted, "
+                "an archive that was moved or another folder looks like that: correct the path or "
+                "mount it. If they are really gone, add --accept-losses."
+            )
 
 
 def drop_what_is_gone(journal: Journal, request: PrepareRequest, seen: Seen) -> int:
@@ -225,6 +294,7 @@ def _summary(
         manifest_changed=assembled.manifest_changed,
         cached=cached,
         seconds=round(seconds, 1),
+        unread=seen.sighting.unread,
         contradicting_patients=len(tally.contradicting),
         crowded_patients=assembled.crowded_patients,
         voltages=tally.voltages(),

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cardionets_core.data.refusal import RecordRefused
@@ -17,7 +17,16 @@ from cardionets_core.errors import ConfigError
 from cardionets_core.preparation.convert import Modality, Work
 from cardionets_core.preparation.identity import Salt
 from cardionets_core.preparation.journal import Journal
-from cardionets_core.preparation.recognise import HEAD_BYTES, kind_of, parts_of
+from cardionets_core.preparation.neutral_files import NeutralFiles
+from cardionets_core.preparation.recognise import (
+    EMPTY,
+    HEAD_BYTES,
+    claims_cmr,
+    claims_ecg,
+    kind_of,
+    parts_of,
+)
+from cardionets_core.preparation.table_states import TableStates
 from cardionets_core.sources.cmr_layouts import CmrItem, find_cmr
 from cardionets_core.sources.recording import SourceItem
 from cardionets_core.sources.wfdb_records import KIND as WFDB
@@ -28,6 +37,9 @@ _SIGNAL_FILES = (".dat", ".mat", ".xyz", ".atr")
 
 SEGMENT = "part of a recording"
 CLOSED = "cannot be opened"
+SPECIAL = "special"
+"""A pipe, socket or device: never opened, as that could wait for ever."""
+
 CMR_CLOSED = "cmr_closed"
 """What `find_cmr` calls a folder that it cannot open."""
 
@@ -69,11 +81,13 @@ class Sighting:
         others: class of file -> how many of them no reader is for.
         closed: folders that could not be opened.
         opened: files that were opened to recognise them.
+        unread: files that cannot be read now; what they gave before is kept.
     """
 
     others: Counter[str] = field(default_factory=Counter)
     closed: int = 0
     opened: int = 0
+    unread: int = 0
 
 
 @dataclass(frozen=True)
@@ -85,12 +99,16 @@ class Scan:
         settings: digest of all that an outcome depends on besides its files.
         journal: what was done before; None looks at everything.
         leave_out: files and folders that hold no recordings (tables, the folder of the CMRs).
+        neutral: files of what was done before; None believes the journal.
+        tables: what the hospital's table says now; None where it is the one of before.
     """
 
     salt: Salt = field(repr=False)
     settings: str
     journal: Journal | None = field(repr=False)
     leave_out: frozenset[Path] = field(default=frozenset(), repr=False)
+    neutral: NeutralFiles | None = field(default=None, repr=False)
+    tables: Mapping[str, TableStates] = field(default_factory=dict, repr=False)
 
     def ecgs(self, root: Path, sighting: Sighting) -> Iterator[Found]:
         """Yield every ECG recording below `root`, folder by folder, sorted by name."""
@@ -99,9 +117,17 @@ class Scan:
 
     def cmrs(self, root: Path, sighting: Sighting) -> Iterator[Found]:
         """Yield every CMR study below `root`."""
+        members: set[str] = set()
         for item in find_cmr(root):
             sighting.closed += item.kind == CMR_CLOSED
-            yield self.found("cmr", item, _members(root, item))
+            members.update(item.members)
+            files = _members(root, item)
+            if files and not any(f.size for f in files):
+                item = replace(item, kind=EMPTY)
+            yield self.found("cmr", item, files)
+        for path, file in _empty_cmrs(root):
+            if path not in members:
+                yield self.found("cmr", CmrItem(EMPTY, path, members=(path,)), [file])
 
     def state_of(self, files: list[Listed]) -> str:
         """Return the digest of the state that these files are in."""
@@ -111,8 +137,28 @@ class Scan:
         """Return an item that consists of these files."""
         item = self.salt.item_key(f"{modality}/{source.path}", source.part)
         state = self.state_of(files)
-        is_done = self.journal is not None and self.journal.holds(item, state)
+        is_done = self._is_done(Work(item, modality, source), state)
         return Found(Work(item, modality, source), state, sum(f.size for f in files), is_done)
+
+    def _is_done(self, work: Work, state: str) -> bool:
+        """Whether an item was read in this state, its files are there, and its table says that."""
+        kept = self.journal.kept(work.item) if self.journal is not None else None
+        if kept is None or kept.state != state:
+            return False
+        if self.neutral is not None and not self.neutral.hold(kept.files):
+            return False
+        table = self.tables.get(work.modality)
+        if table is None:
+            return True
+        return table.now(work.modality, work.source, kept.trace.named) == kept.trace.listed
+
+    def _earlier(self, path: str, sighting: Sighting) -> list[Found]:
+        """Return what a file that cannot be read now gave before: it stays as it was."""
+        if self.journal is None:
+            return []
+        items = self.journal.used_of_file(self.salt.file_key(f"ecg/{path}"))
+        sighting.unread += len(items) > 0
+        return [Found(Work(i, "ecg", SourceItem("", path)), "", 0, True) for i in items]
 
     def _folder(
         self, root: Path, folder: Path, files: list[Listed], sighting: Sighting
@@ -140,10 +186,15 @@ class Scan:
             if label is not None:
                 sighting.others[label] += 1
                 continue
+            if file.size == 0 and claims_ecg(file.name):
+                new.append((file, group, EMPTY))
+                continue
             sighting.opened += 1
             head = _head(folder / file.name)
             kind = kind_of(file.name, head or b"")
-            if kind is not None:
+            if head is None and (earlier := self._earlier(prefix + file.name, sighting)):
+                yield from earlier
+            elif kind is not None:
                 new.append((file, group, kind))
             elif head is None:
                 sighting.others[CLOSED] += 1
@@ -151,7 +202,7 @@ class Scan:
                 label = _class_of(file.name)
                 sighting.others[label] += 1
                 self._put_label(prefix + file.name, file, label)
-        yield from self._new(folder, prefix, files, new)
+        yield from self._new(folder, prefix, files, new, sighting)
 
     def _new(
         self,
@@ -159,14 +210,23 @@ class Scan:
         prefix: str,
         files: list[Listed],
         new: list[tuple[Listed, list[Listed], str]],
+        sighting: Sighting,
     ) -> Iterator[Found]:
         segments = _segments(folder, files) if any(kind == WFDB for _, _, kind in new) else set()
         for file, group, kind in new:
             if kind == WFDB and _stem(file.name) in segments:
                 self._put_label(prefix + file.name, file, SEGMENT)
                 continue
-            for part in _parts(kind, folder / file.name):
-                yield self.found("ecg", SourceItem(kind, prefix + file.name, part), group)
+            path = prefix + file.name
+            try:
+                parts = list(parts_of(kind, folder / file.name))
+            except (RecordRefused, OSError):
+                if earlier := self._earlier(path, sighting):
+                    yield from earlier
+                    continue
+                parts = [""]  # its reader will say what is wrong
+            for part in parts:
+                yield self.found("ecg", SourceItem(kind, path, part), group)
 
     def _label(self, path: str, file: Listed) -> str | None:
         if self.journal is None:
@@ -187,9 +247,15 @@ def count_others(root: Path, sighting: Sighting) -> None:
 
 
 def walk(
-    root: Path, sighting: Sighting, *, leave_out: frozenset[Path] = frozenset()
+    root: Path,
+    sighting: Sighting,
+    *,
+    leave_out: frozenset[Path] = frozenset(),
+    is_deep: bool = True,
 ) -> Iterator[tuple[Path, list[Listed]]]:
-    """Yield every folder below `root` with its files, both sorted by name.
+    """Yield `root` and every folder below it with its files, both sorted by name.
+
+    Without recursion, as folders can lie deeper in each other than Python calls itself.
 
     Raises:
         ConfigError: `root` itself cannot be opened.
@@ -209,7 +275,7 @@ def walk(
                 ) from None
             sighting.closed += 1
             continue
-        waiting += reversed(folders)
+        waiting += reversed(folders) if is_deep else ()
         yield folder, files
 
 
@@ -227,6 +293,8 @@ def _sorted_out(
         elif entry.is_file(follow_symlinks=False):
             facts = entry.stat(follow_symlinks=False)
             files.append(Listed(entry.name, facts.st_size, facts.st_mtime_ns))
+        else:
+            sighting.others[SPECIAL] += 1
     return files, folders
 
 
@@ -238,13 +306,21 @@ def _members(root: Path, item: CmrItem) -> list[Listed]:
         if not place.is_dir():
             listed += _listed(place, member)
             continue
-        for folder, _, files in os.walk(place):
-            below = Path(folder).relative_to(root).as_posix()
-            for name in files:
-                listed += _listed(Path(folder) / name, f"{below}/{name}")
-            if item.layout != "ukb":
-                break  # folders below are studies of their own
+        try:
+            for folder, files in walk(place, Sighting(), is_deep=item.layout == "ukb"):
+                below = folder.relative_to(root).as_posix()
+                listed += [replace(f, name=f"{below}/{f.name}") for f in files]
+        except ConfigError:
+            continue  # its reader will say so
     return listed
+
+
+def _empty_cmrs(root: Path) -> Iterator[tuple[str, Listed]]:
+    """Yield the path and state of every file of no bytes that has the name of an image."""
+    for folder, files in walk(root, Sighting()):
+        for file in files:
+            if file.size == 0 and claims_cmr(file.name):
+                yield (folder / file.name).relative_to(root).as_posix(), file
 
 
 def _listed(path: Path, name: str) -> list[Listed]:
@@ -284,14 +360,6 @@ def _segments(folder: Path, files: list[Listed]) -> set[str]:
             except OSError:
                 continue  # its own reader will say so
     return found
-
-
-def _parts(kind: str, path: Path) -> Iterator[str]:
-    """Yield the recordings of a file; one that cannot be listed is an item that is refused."""
-    try:
-        yield from parts_of(kind, path)
-    except (RecordRefused, OSError):
-        yield ""
 
 
 def _class_of(name: str) -> str:

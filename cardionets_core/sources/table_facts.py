@@ -12,7 +12,7 @@ Which row speaks for a recording:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from math import isnan, nan
@@ -91,6 +91,10 @@ class Table:
 
     def __repr__(self) -> str:
         return f"Table({self._height} rows, {len(self._columns)} columns)"
+
+    def patient_ids(self) -> Iterator[str]:
+        """Yield every patient id once."""
+        yield from (str(name) for name in self._columns["patient_id"].unique())
 
     def holds(self, path: str) -> bool:
         """Whether a row names this recording."""

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from cardionets_core.errors import ConfigError, DataError
-from cardionets_core.preparation.journal import Journal
+from cardionets_core.preparation.journal import Journal, Kept, Trace
 from cardionets_core.preparation.outcome import Outcome
 
 FULL = Outcome(
@@ -50,6 +50,37 @@ def test_files_that_are_no_recordings(tmp_path):
         journal.put_other("file", "state", "txt")
         assert journal.label_of_other("file", "state") == "txt"
         assert journal.label_of_other("file", "changed") is None
+
+
+def test_where_an_outcome_came_from(tmp_path):
+    with Journal(tmp_path, mark="salt") as journal:
+        journal.put(FULL, "state", Trace("file", "named", "listed"))
+        refused = Outcome("other", "cmr", "cmr_acdc", "refused", refused=(("study", "no_cine"),))
+        journal.put(refused, "state", Trace("file"))
+        kept = journal.kept("item")
+        assert kept == Kept("state", Trace("file", "named", "listed"), ("cmr/ab/x.nii.gz",))
+        assert journal.kept("absent") is None
+        assert journal.used_of_file("file") == ["item"] == list(journal.used("cmr"))
+        journal.try_again("item")
+        assert journal.kept("item").state == "" and not journal.holds("item", "state")
+
+
+def test_a_journal_of_the_format_before(tmp_path):
+    """Its rows are kept, although nothing is known of where they came from."""
+    file = sqlite3.connect(tmp_path / "journal.sqlite")
+    file.executescript(
+        "CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;"
+        "CREATE TABLE outcomes (item TEXT PRIMARY KEY, state TEXT NOT NULL, modality TEXT NOT NULL,"
+        " outcome TEXT NOT NULL) WITHOUT ROWID;"
+        "INSERT INTO facts VALUES ('format', '1'), ('salt', 'salt');"
+        'INSERT INTO outcomes VALUES (\'i\', \'s\', \'ecg\', \'{"item":"i","modality":"ecg",'
+        '"kind":"wfdb","status":"used","refused":[],"files":{}}\');'
+    )
+    file.close()
+    for _ in range(2):
+        with Journal(tmp_path, mark="salt") as journal:
+            assert journal.kept("i") == Kept("s", Trace(), ())
+            journal.put(FULL, "state", Trace("file"))
 
 
 def test_another_salt_is_refused(tmp_path):

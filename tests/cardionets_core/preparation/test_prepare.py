@@ -176,4 +176,44 @@ def test_a_table_names_patients_and_diagnoses(hospital, run, tmp_path):
     assert len(known) == 2 and len(set(known["patient_id"])) == 1
     assert sorted(known["age"]) == [50, 51]  # of the header, which knows the recording
     assert run(hospital, table=table).new == 0
-    assert run(hospital).new == 10  # another table, another answer
+    assert run(hospital).new == 2  # what it spoke of; the others are as they were
+
+
+def test_a_changed_table_costs_what_it_changed(hospital, run, tmp_path):
+    """By a path, and by the patient id that only the recording's own header holds."""
+    table, rows = tmp_path / "table.csv", ["ecg,patient_id,height_cm", ",MRN-b-007,170"]
+    rows += ["pc/rec2,X1,171", "pd/rec3,X3,172", ",MRN-e-007,173"]
+
+    def prepared(*more):
+        table.write_text("\n".join([*rows, *more]) + "\n")
+        return run(hospital, table=table).new
+
+    assert prepared() == 10 and prepared() == 0
+    assert prepared(",SOMEBODY-ELSE,180", "not/there,X9,181") == 0
+    rows[1] = ",MRN-b-007,175"
+    assert prepared() == 2  # rec1 and rec7
+    out = tmp_path / "prepared"
+    assert sorted(table_of(out)["height_cm"].dropna()) == [171, 172, 173, 175, 175]
+    rows[2], rows[3] = "pc/rec2,X2,171", "pd/rec3,X3,162"
+    assert prepared() == 2
+    assert prepared(",MRN-f-007,160") == 1 and prepared() == 1
+    assert run(hospital).new == 5 and run(hospital).new == 0
+    assert table_of(out)["height_cm"].isna().all()
+
+
+def test_a_changed_table_of_a_run_that_was_stopped(hospital, run, tmp_path):
+    table = tmp_path / "table.csv"
+    words = ["patient_id,height_cm\nMRN-b-007,170\nMRN-d-007,171\n"]
+    words.append(words[0].replace("17", "16"))
+    table.write_text(words[0])
+    run(hospital, table=table)
+
+    def stopped(act, works, workers):
+        yield act(works[0])
+        raise KeyboardInterrupt
+
+    table.write_text(words[1])
+    with pytest.raises(KeyboardInterrupt):
+        run(hospital, table=table, run_all=stopped)
+    table.write_text(words[0])
+    assert run(hospital, table=table).new == 1  # the one that was told by the other table

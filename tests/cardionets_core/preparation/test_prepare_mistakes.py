@@ -1,17 +1,21 @@
 """What a person can get wrong, each with a cause and a next step; nothing is lost by it."""
 
 import csv
+import json
 import os
 import shutil
 import time
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from cardionets_core.cli import app
+from cardionets_core.data.manifest import read_manifest
 from cardionets_core.errors import ConfigError, DataError
 from cardionets_core.preparation import assemble
 from cardionets_core.preparation.lock import held
+from cardionets_core.preparation.screen import lines
 
 
 def test_no_folder_at_all(run):
@@ -217,6 +221,120 @@ def test_the_command_refuses_in_one_line(tmp_path):
     )
     assert result.exit_code == 2 and result.stderr.startswith("error: --ecg")
     assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.fixture
+def arrays(tmp_path, leads):
+    """Six recordings in one file, and ten in files of their own."""
+    import h5py
+
+    root = tmp_path / "arrays"
+    root.mkdir()
+    with h5py.File(root / "ecgs.h5", "w") as file:
+        file["tracings"] = np.stack([leads(k, 500).T for k in range(6)]).astype("f4")
+    schema = {
+        "sampling_rate_hz": 500, "unit": "mV", "layout": "leads, samples", "signal": "tracings",
+        "leads": ["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"],
+    }  # fmt: skip
+    (root / "ecgs.h5.schema.json").write_text(json.dumps(schema))
+    return root
+
+
+@pytest.mark.parametrize("kept", [5000, 0])
+def test_a_copy_that_is_under_way_loses_nothing(run, arrays, tmp_path, kept):
+    assert run(arrays).items == {"ecg used": 6}
+    files = sorted((tmp_path / "prepared" / "ecg").rglob("*.hea"))
+    whole = (arrays / "ecgs.h5").read_bytes()
+    (arrays / "ecgs.h5").write_bytes(whole[:kept])
+    again = run(arrays)
+    assert (again.gone, again.unread, again.items) == (0, 1, {"ecg used": 6})
+    assert sorted((tmp_path / "prepared" / "ecg").rglob("*.hea")) == files
+    assert "1 files cannot be read now" in "\n".join(lines(again, tmp_path))
+    (arrays / "ecgs.h5").write_bytes(whole)
+    assert (run(arrays).unread, run(arrays).items) == (0, {"ecg used": 6})
+
+
+def test_a_file_that_cannot_be_opened_now_stays_as_it_was(run, hospital, monkeypatch):
+    run(hospital)
+    (hospital / "pc" / "rec2.hea").touch()
+    monkeypatch.setattr("cardionets_core.preparation.scan._head", lambda path: None)
+    again = run(hospital)
+    assert (again.gone, again.unread, again.items["ecg used"]) == (0, 1, 7)
+    monkeypatch.undo()
+    assert run(hospital).new == 1
+
+
+def test_what_was_prepared_outlives_an_error_of_the_disk(run, hospital, monkeypatch):
+    from cardionets_core.preparation import convert
+
+    run(hospital)
+    (hospital / "pc" / "rec2.hea").touch()
+
+    def broken(kind, path, part, *, root):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(convert, "read_ecg", broken)
+    again = run(hospital)
+    assert (again.new, again.unread, again.items["ecg used"]) == (1, 1, 7)
+    monkeypatch.undo()
+    assert (run(hospital).new, run(hospital).new) == (1, 0)
+
+
+def test_a_share_that_is_not_mounted_takes_nothing_away(run, tmp_path, hospital, write_record):
+    for k in range(10):
+        write_record(hospital / "share", f"more{k}", seed=20 + k)
+    run(hospital)
+    before = read_manifest(tmp_path / "prepared" / "manifest.parquet", tmp_path / "prepared")
+    (hospital / "share").rename(tmp_path / "share")
+    write_record(hospital / "pa", "new", seed=40)
+    with pytest.raises(DataError, match=r"^10 of the 17 .* not mounted.*--accept-losses"):
+        run(hospital)
+    after = read_manifest(tmp_path / "prepared" / "manifest.parquet", tmp_path / "prepared")
+    assert after.table.equals(before.table)
+    (tmp_path / "share").rename(hospital / "share")
+    (hospital / "share" / "more0.hea").unlink()  # one is no reason to stop
+    assert (run(hospital).gone, len(list((tmp_path / "prepared").rglob("*.hea")))) == (1, 17)
+    shutil.rmtree(hospital / "share")
+    assert run(hospital).gone == 9  # fewer than ten
+    out = ["--out", str(tmp_path / "prepared"), "--ecg", str(hospital), "--accept-losses"]
+    for k in range(12):
+        write_record(hospital / "share", f"more{k}", seed=20 + k)
+    run(hospital)
+    shutil.rmtree(hospital / "share")
+    result = CliRunner().invoke(app, ["prepare", *out, "--workers", "1", "--preset", "none"])
+    assert result.exit_code == 0 and "12 no longer there" in result.stdout
+
+
+@pytest.mark.parametrize("damage", ["folder", "signal", "empty"])
+def test_neutral_files_that_are_lost_are_made_again(run, hospital, tmp_path, contents, damage):
+    run(hospital)
+    ecgs = tmp_path / "prepared" / "ecg"
+    before = {name: data for name, (_, data) in contents(ecgs).items()}
+    folder = next(p for p in sorted(ecgs.iterdir()))
+    if damage == "folder":
+        shutil.rmtree(folder)
+    elif damage == "signal":
+        next(folder.glob("*.dat")).unlink()
+    else:
+        next(folder.glob("*.dat")).write_bytes(b"")
+    again = run(hospital)
+    assert again.new == 1 and again.items["ecg used"] == 7
+    assert {name: data for name, (_, data) in contents(ecgs).items()} == before
+
+
+def test_files_of_no_bytes_are_refused(run, hospital, tmp_path):
+    names = ("a.hea", "b.DCM", "c.xml", "d.h5", "e.parquet", "pe/f.hdf5")
+    for name in names:
+        (hospital / name).touch()
+    (hospital / "notes.txt").touch()
+    (tmp_path / "cmr" / "p").mkdir(parents=True)
+    for name in ("g.dcm", "p/x_sax.nii.gz", "h.nii"):
+        (tmp_path / "cmr" / name).touch()
+    summary = run(hospital, cmr=tmp_path / "cmr")
+    assert summary.items == {"cmr refused": 3, "ecg used": 7, "ecg refused": 9}
+    assert summary.refused["ecg truncated"] == 7 and summary.refused["study truncated"] == 3
+    assert summary.others == {"docx": 1, "other": 1, "txt": 1}
+    assert run(hospital, cmr=tmp_path / "cmr").new == 0
 
 
 def test_names_that_are_not_utf8(run, hospital, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from cardionets_core.errors import ConfigError
 from cardionets_core.preparation.identity import Salt
 from cardionets_core.preparation.journal import Journal
 from cardionets_core.preparation.outcome import Outcome
-from cardionets_core.preparation.scan import Scan, Sighting, walk
+from cardionets_core.preparation.scan import Scan, Sighting, _members, walk
+from cardionets_core.sources.cmr_item import CmrItem
 
 SALT = Salt("the secret of a site, long enough")
 
@@ -153,3 +155,33 @@ def test_a_folder_that_vanishes_while_it_is_read(archive, monkeypatch):
     assert not found and sighting.closed == 1
     with pytest.raises(ConfigError, match="cannot be opened"):
         list(walk(archive / "a", Sighting()))
+
+
+def test_a_thousand_folders_in_each_other(archive):
+    place = archive
+    for _ in range(1500):
+        place = place / "d"
+        os.mkdir(place)
+    (place / "deep.hea").write_text("x")
+    found, sighting = scanned(archive)
+    assert len(found) == 3 and sighting.closed == 0
+    members = _members(archive, CmrItem("cmr_ukb", "d", layout="ukb", members=("d",)))
+    assert [f.name.count("/") for f in members] == [1500]
+    (place / "deep.hea").unlink()
+    os.removedirs(place)  # pytest's own tidying calls itself for every level
+
+
+@pytest.mark.timeout(10)
+def test_what_is_no_regular_file_is_never_opened(archive):
+    os.mkfifo(archive / "a" / "pipe.hea")
+    os.mkfifo(archive / "a" / "pipe.dcm")
+    with socket.socket(socket.AF_UNIX) as listening:
+        place = os.getcwd()
+        os.chdir(archive)  # the path of a socket has a greatest length
+        listening.bind("door.xml")
+        os.chdir(place)
+        found, sighting = scanned(archive)
+    assert len(found) == 2 and sighting.others == {"special": 3}
+    members = _members(archive, CmrItem("cmr_dicom", "a", layout="dicom", members=("a",)))
+    assert not [f for f in members if "pipe" in f.name]
+    assert not list(Scan(SALT, "1", None).cmrs(archive, sighting))
