@@ -11,16 +11,16 @@ and a DICOMDIR is never asked where files are.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from cardionets_core.data.paths import file_inside, inside
+from cardionets_core.data.paths import inside
 from cardionets_core.data.refusal import RecordRefused
 from cardionets_core.sources import mnms
 from cardionets_core.sources.acdc import is_patient_folder, read_acdc
 from cardionets_core.sources.cmr_item import CmrItem
-from cardionets_core.sources.dicom import Dataset, is_dicom, read_dataset, text_of
+from cardionets_core.sources.dicom import Dataset, read_dataset, text_of
 from cardionets_core.sources.dicom_cine import read_cine_study
 from cardionets_core.sources.dicom_frames import OpenImage
 from cardionets_core.sources.nifti_studies import is_view_folder, items_of, read_nifti_study
@@ -47,12 +47,22 @@ CLOSED, TOO_DEEP = "cmr_closed", "cmr_too_deep"
 _NO_STUDY = {CLOSED: "io_error", TOO_DEEP: "too_deep"}
 
 
-def find_cmr(folder: Path) -> Iterator[CmrItem]:
+TOLD_EVERY = 200
+"""Files whose headers were read, which takes about a millisecond each."""
+
+
+def find_cmr(folder: Path, told: Callable[[int], None] = lambda read: None) -> Iterator[CmrItem]:
     """Yield the studies below `folder`; those that lie in several folders last.
 
     Of DICOM files two of each folder are opened, and all of them where those two differ in their
     study.
+
+    Args:
+        folder: the hospital's.
+        told: called with the number of headers read so far, every `TOLD_EVERY` of them: in a
+            folder with all of an archive, nothing is yielded until all are read.
     """
+    headers = _Headers(folder, told)
     visits: dict[tuple[str, str], list[str]] = {}
     studies: dict[str, list[str]] = {}
     tables: dict[str, str] = {}
@@ -75,7 +85,7 @@ def find_cmr(folder: Path) -> Iterator[CmrItem]:
             views.setdefault(place, []).extend(prefix + name for name in names)
         else:
             yield from _nifti_items(below, files, tables)
-        for study, member in _dicom_members(folder, below, files):
+        for study, member in _dicom_members(headers, below, files):
             studies.setdefault(study, []).append(member)
     for place, paths in views.items():
         yield from items_of(place, paths)
@@ -203,7 +213,7 @@ def _common_folder(folders: list[str]) -> str:
     return os.path.commonpath([f.strip("/") for f in folders]) if all(folders) else "."
 
 
-def _dicom_members(root: Path, below: str, files: list[str]) -> Iterator[tuple[str, str]]:
+def _dicom_members(headers: _Headers, below: str, files: list[str]) -> Iterator[tuple[str, str]]:
     """Yield (study, member): the folder itself, ending in "/", or each file of a mixed one.
 
     A study without a number is the folder's own, "/" and its path.
@@ -211,34 +221,45 @@ def _dicom_members(root: Path, below: str, files: list[str]) -> Iterator[tuple[s
     candidates = [n for n in files if not n.lower().endswith(_NEVER_DICOM)]
     prefix = f"{below}/" if below else ""
     own = f"/{below}"
-    ends = [_first_study(root, prefix, names) for names in (candidates, candidates[::-1])]
-    if ends[0] is None:
+    read: dict[str, str | None] = {}
+
+    def study_of(name: str) -> str | None:
+        if name not in read:
+            read[name] = headers.study_of(prefix + name)
+        return read[name]
+
+    def first(names: list[str]) -> str | None:
+        return next((study for n in names if (study := study_of(n)) is not None), None)
+
+    study = first(candidates)
+    if study is None:
         return
-    if ends[0] == ends[1]:
-        yield ends[0] or own, prefix or "/"
+    if study == first(candidates[::-1]):
+        yield study or own, prefix or "/"
         return
     for name in candidates:
-        study = _study_of(root, prefix + name)
+        study = study_of(name)
         if study is not None:
             yield study or own, prefix + name
 
 
-def _first_study(root: Path, prefix: str, names: list[str]) -> str | None:
-    studies = (_study_of(root, prefix + name) for name in names)
-    return next((study for study in studies if study is not None), None)
+class _Headers:
+    """Reads which study an image is of, each file once, and says how many it has read."""
 
+    def __init__(self, root: Path, told: Callable[[int], None]) -> None:
+        self._root, self._told, self._read = root, told, 0
 
-def _study_of(root: Path, relative: str) -> str | None:
-    """Return the StudyInstanceUID of a file, "" where it has none, None where it is no image."""
-    try:
-        path = file_inside(root, relative)
-        with path.open("rb") as file:
-            if not is_dicom(file.read(132)):
-                return None
-        dataset = read_dataset(path, pixels=False, root=root)
-        return text_of(dataset, "StudyInstanceUID") if "Rows" in dataset else None
-    except (RecordRefused, OSError):
-        return None
+    def study_of(self, relative: str) -> str | None:
+        """Return the StudyInstanceUID of a file, "" where it has none, None where no image."""
+        self._read += 1
+        if self._read % TOLD_EVERY == 0:
+            self._told(self._read)
+        path, wanted = self._root / relative, ("StudyInstanceUID", "Rows")
+        try:
+            dataset = read_dataset(path, pixels=False, root=self._root, only=wanted)
+            return text_of(dataset, "StudyInstanceUID") if "Rows" in dataset else None
+        except (RecordRefused, OSError):
+            return None
 
 
 def _images(root: Path, member: str) -> Iterator[OpenImage]:

@@ -9,6 +9,7 @@ import pydicom
 import pytest
 
 from cardionets_core.data.refusal import REASONS
+from cardionets_core.sources import cmr_layouts
 from cardionets_core.sources.cmr_item import CmrItem
 from cardionets_core.sources.cmr_layouts import DEEPEST, find_cmr, read_cmr
 
@@ -49,6 +50,23 @@ def test_studies_mixed_in_one_folder(tmp_path, sax_images, save_all, grey):
         k = int(item.part[-1])
         assert found.refused == {} and found.facts.person.patient_id == f"P{k}"
         np.testing.assert_array_equal(found.views["sax"].frames, grey[:, 3] + k)
+
+
+def test_every_header_is_read_once_and_that_is_told(
+    tmp_path, sax_images, save_all, grey, monkeypatch
+):
+    for k in range(3):
+        images = sax_images(grey + k, study=f"1.{k}", series=f"1.{k}.1")
+        save_all(tmp_path, images.values(), prefix=f"{k}_")
+    (tmp_path / "letter").write_bytes(b"no image")
+    read, told = [], []
+    whole = cmr_layouts.read_dataset
+    monkeypatch.setattr(
+        cmr_layouts, "read_dataset", lambda path, **how: (read.append(path), whole(path, **how))[1]
+    )
+    monkeypatch.setattr(cmr_layouts, "TOLD_EVERY", 40)
+    assert len(list(find_cmr(tmp_path, told.append))) == 3
+    assert len(read) == len(set(read)) == 91 and told == [40, 80]
 
 
 def test_everything_in_one_tree(tmp_path, sax_images, save_all, save_stack, grey):
