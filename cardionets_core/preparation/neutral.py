@@ -13,6 +13,7 @@ from cardionets_core.labels.vocabularies import diseases_of, unmapped
 from cardionets_core.preparation.convert import Converted
 from cardionets_core.preparation.identity import Salt, stated_age
 from cardionets_core.preparation.outcome import Outcome
+from cardionets_core.sources.cmr_item import kind_of
 from cardionets_core.sources.plausible import patient_of
 from cardionets_core.sources.recording import Facts, Person, SourceItem
 from cardionets_core.sources.tables import Table
@@ -31,6 +32,11 @@ are of another visit than the recording."""
 
 IN_TABLE = "in_table"
 """Key of `Outcome.quality`: 1 where the hospital's table knows the recording or its patient."""
+
+
+_ACDC = kind_of("acdc")
+"""ACDC numbers its folders patient001, ..., and so does PTB with ECGs of other people: without a
+table that says so, the two are not one patient."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,8 @@ class Neutraliser:
         if done.kind == WFDB and not in_table and _is_of_the_file(raw, source.path):
             quality[PATIENT_UNKNOWN] = 1.0
         if raw:
-            patient = self.salt.patient_key(raw)
+            is_counter = source.kind == _ACDC and not in_table
+            patient = self.salt.patient_key(f"{_ACDC} {raw}" if is_counter else raw)
         else:
             patient = self.salt.person_of_content(done.content or done.item)
             quality[PATIENT_UNKNOWN] = 1.0
