@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 from cardionets_core.errors import ConfigError, DataError
 from cardionets_core.labels.vocabularies import LABELS_VERSION
@@ -63,7 +64,8 @@ def look(
     Raises:
         DataError: no recording is in them.
     """
-    seen = Seen([], set(), {}, Sighting())
+    told = partial(_told_headers, progress)
+    seen = Seen([], set(), {}, Sighting(told=told))
     for found in _all_items(request, salt, journal, tables, seen.sighting):
         item = found.work.item
         seen.keys.add(item)
@@ -79,6 +81,10 @@ def look(
             count_others(request.roots["cmr"], seen.sighting)
         raise DataError(_nothing(seen.sighting))
     return seen
+
+
+def _told_headers(progress: Progress, read: int) -> None:
+    progress("image headers", read, 0)
 
 
 def _all_items(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -82,12 +82,14 @@ class Sighting:
         closed: folders that could not be opened.
         opened: files that were opened to recognise them.
         unread: files that cannot be read now; what they gave before is kept.
+        told: called with the number of image headers that were read so far.
     """
 
     others: Counter[str] = field(default_factory=Counter)
     closed: int = 0
     opened: int = 0
     unread: int = 0
+    told: Callable[[int], None] = field(default=lambda read: None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ class Scan:
     def cmrs(self, root: Path, sighting: Sighting) -> Iterator[Found]:
         """Yield every CMR study below `root`."""
         members: set[str] = set()
-        for item in find_cmr(root):
+        for item in find_cmr(root, sighting.told):
             sighting.closed += item.kind == CMR_CLOSED
             members.update(item.members)
             files = _members(root, item)

@@ -3,6 +3,10 @@
 import numpy as np
 import pytest
 
+from cardionets_core.errors import DataError
+from cardionets_core.preparation.identity import read_or_make_salt
+from cardionets_core.preparation.inventory import look
+from cardionets_core.preparation.request import PrepareRequest
 from cardionets_core.preparation.screen import lines
 from cardionets_core.sources.tables import folders_of_tables
 
@@ -75,3 +79,14 @@ def test_tables_are_not_looked_for_without_end(tmp_path):
     assert folders_of_tables(tmp_path) == [deep]
     assert folders_of_tables(deep) == [deep / "e"]
     assert folders_of_tables(deep / "e") == []  # its own is `find_table`'s
+
+
+def test_image_headers_are_told_of_while_they_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("cardionets_core.sources.cmr_layouts.TOLD_EVERY", 2)
+    for k in range(5):
+        (tmp_path / f"IM{k}").write_bytes(b"no image")
+    told = []
+    request = PrepareRequest(out=tmp_path / "out", cmr=tmp_path)
+    with pytest.raises(DataError, match="No recording was recognised"):
+        look(request, read_or_make_salt(tmp_path), None, None, lambda *what: told.append(what))
+    assert told[:2] == [("image headers", 2, 0), ("image headers", 4, 0)]
