@@ -36,7 +36,7 @@ class Connection:
         """Host and port; None where the text is not `host:port`."""
         host, colon, port = self.superlink.rpartition(":")
         host = host.removeprefix("[").removesuffix("]")
-        if not colon or not host or not port.isdigit() or not 0 < int(port) < 65536:
+        if "/" in host or not colon or not host or not port.isdigit() or not 0 < int(port) < 65536:
             return None
         return host, int(port)
 
@@ -49,7 +49,7 @@ def check_settings(connection: Connection) -> list[Finding]:
             error(
                 "connection",
                 "superlink_format",
-                f"--superlink {connection.superlink}: write it as host:port.",
+                f"--superlink {connection.superlink}: write it as host:port, without https://.",
                 cause="The coordinator is found by its host name (or address) and its port.",
                 next_step="For instance --superlink coordinator.example.org:443.",
             )

@@ -211,6 +211,16 @@ def _time_of(date: str) -> datetime | None:
 
 def _judge(connection: Connection, answer: _Answer | None, machine: Machine) -> list[Finding]:
     found: list[Finding] = []
+    if answer is None and connection.root_certificates is None and _speaks_tls(connection):
+        raise _Stop(
+            error(
+                "connection",
+                "superlink_speaks_tls",
+                f"{connection.superlink} answers, but not in plain HTTP.",
+                cause="It speaks TLS, and --root-certificates was not given.",
+                next_step="Add --root-certificates with the coordinator's authority (PEM).",
+            )
+        )
     if answer is None or answer.status in (404, 502, 503, 504):
         is_down = answer is not None and answer.status >= 500
         said = f"HTTP status {answer.status}" if answer else "no HTTP at all"
@@ -232,6 +242,22 @@ def _judge(connection: Connection, answer: _Answer | None, machine: Machine) -> 
         if abs(skew) > SKEW_S:
             found.append(_skewed(skew))
     return found
+
+
+def _speaks_tls(connection: Connection) -> bool:
+    """Shake hands once more, trusting nobody and sending nothing: only to name the mistake."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    if connection.address is None:
+        return False
+    try:
+        with (
+            socket.create_connection(connection.address, timeout=TIMEOUT_S) as link,
+            context.wrap_socket(link),
+        ):
+            return True
+    except (ssl.SSLError, OSError):
+        return False
 
 
 def _skewed(seconds: float) -> Finding:

@@ -244,6 +244,12 @@ def test_another_service(machine, raw):
         assert complaints(check(machine, f"127.0.0.1:{port}")) == ["not_a_superlink"]
 
 
+def test_the_authority_was_forgotten(authority, machine, tmp_path):
+    with served(authority.issue(tmp_path)) as port:
+        found = check(machine, f"127.0.0.1:{port}")
+    assert complaints(found) == ["superlink_speaks_tls"]
+
+
 @pytest.mark.parametrize(("seconds", "word"), [(600, "behind"), (-600, "ahead of")])
 def test_a_clock_that_differs_from_the_coordinators(machine, seconds, word):
     with served(date=datetime.now(UTC) + timedelta(seconds=seconds)) as port:
@@ -253,7 +259,7 @@ def test_a_clock_that_differs_from_the_coordinators(machine, seconds, word):
 
 
 @pytest.mark.parametrize(
-    "address", ["coordinator", "coordinator:", ":443", "https://c.example", "c:http", "c:70000"]
+    "address", ["coordinator", "coordinator:", ":443", "https://c.example:443", "c:http", "c:70000"]
 )
 def test_an_address_that_is_none(trusted, machine, address):
     assert complaints(check(machine, address, root_certificates=trusted)) == ["superlink_format"]
