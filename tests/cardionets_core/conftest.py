@@ -1,8 +1,10 @@
-"""Batches for the tests of models and training: random numbers in the shapes of a configuration."""
+"""Random batches in the shapes of a configuration, for models and training; the real files."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -72,3 +74,13 @@ def make_batch() -> MakeBatch:
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """The folder of openly licensed real files."""
+    root = Path(__file__).resolve().parents[3] / "shared" / "data"
+    root = Path(os.environ.get("CARDIONETS_SHARED_DATA", root))
+    if not root.is_dir():
+        pytest.skip("real files are absent: set CARDIONETS_SHARED_DATA to their folder")
+    return root

@@ -1,7 +1,6 @@
 """Small sites written with wfdb and nibabel, not with our own readers' code."""
 
 import csv
-import os
 import shutil
 import warnings
 from pathlib import Path
@@ -28,16 +27,6 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def wfdb():
     return wfdb_library
-
-
-@pytest.fixture(scope="session")
-def shared_data():
-    """The folder of openly licensed real files."""
-    root = Path(__file__).resolve().parents[4] / "shared" / "data"
-    root = Path(os.environ.get("CARDIONETS_SHARED_DATA", root))
-    if not root.is_dir():
-        pytest.skip("real files are absent: set CARDIONETS_SHARED_DATA to their folder")
-    return root
 
 
 def _beats(seconds, rate, seed=0):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import warnings
 from pathlib import Path
@@ -26,16 +25,6 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.filterwarnings("ignore:The inplace keyword"))
-
-
-@pytest.fixture(scope="session")
-def shared_data():
-    """The folder of openly licensed real files."""
-    root = Path(__file__).resolve().parents[4] / "shared" / "data"
-    root = Path(os.environ.get("CARDIONETS_SHARED_DATA", root))
-    if not root.is_dir():
-        pytest.skip("real files are absent: set CARDIONETS_SHARED_DATA to their folder")
-    return root
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,6 @@
 """Hand-made beats whose every time is known, and the real records."""
 
 import csv
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,16 +12,6 @@ from cardionets_core.quality.grades import grade
 P = np.array([0.08, 0.12, 0.05, 0.06, 0.06, 0.06, 0.06, 0.06])
 QRS = np.array([0.6, 0.9, -0.7, -0.4, 0.4, 1.1, 1.2, 0.9])
 T = np.array([0.2, 0.3, -0.1, 0.4, 0.5, 0.4, 0.35, 0.25])
-
-
-@pytest.fixture(scope="session")
-def shared_data():
-    """The folder of openly licensed real files."""
-    root = Path(__file__).resolve().parents[4] / "shared" / "data"
-    root = Path(os.environ.get("CARDIONETS_SHARED_DATA", root))
-    if not root.is_dir():
-        pytest.skip("real files are absent: set CARDIONETS_SHARED_DATA to their folder")
-    return root
 
 
 @pytest.fixture(scope="session")

@@ -1,25 +1,15 @@
 """Signals and folders that the tests of several readers need."""
 
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from cardionets_core.data.refusal import RecordRefused
 
 LEADS = ["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"]
-
-
-@pytest.fixture(scope="session")
-def shared_data():
-    """The folder of openly licensed real files."""
-    root = Path(__file__).resolve().parents[4] / "shared" / "data"
-    root = Path(os.environ.get("CARDIONETS_SHARED_DATA", root))
-    if not root.is_dir():
-        pytest.skip("real files are absent: set CARDIONETS_SHARED_DATA to their folder")
-    return root
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +39,34 @@ def code_of():
         except RecordRefused as refused:
             return refused.code
         return None
+
+    return call
+
+
+DAMAGE = st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=4)
+"""Places of a file, and the bytes that are put there."""
+
+
+@pytest.fixture
+def survives_damage(tmp_path):
+    """Damage the bytes of a valid file at random: a reader refuses it or gives finite signals."""
+
+    def call(reader, valid, examples):
+        @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+        @given(damage=DAMAGE)
+        def check(damage):
+            data = bytearray(valid)
+            for place, value in damage:
+                data[place % len(data)] = value
+            (tmp_path / "a.xml").write_bytes(data)
+            reader.recognises("a.xml", bytes(data[:4096]))
+            try:
+                record = reader.read(tmp_path / "a.xml", "", root=tmp_path).record
+            except RecordRefused:
+                return
+            assert np.isfinite(record.signal).all()
+
+        check()
 
     return call
 

@@ -7,8 +7,6 @@ from datetime import date, datetime
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from cardionets_core.data.refusal import RecordRefused
 from cardionets_core.sources import cardiosoft, ge_muse, hl7_aecg
@@ -282,30 +280,12 @@ def test_no_parts(read):
 
 
 VALID = document(waveform(*eight(300))).encode("latin-1")
-DAMAGE = st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=4)
 
 
-def damage_and_read(folder, damage):
-    data = bytearray(VALID)
-    for place, value in damage:
-        data[place % len(data)] = value
-    (folder / "a.xml").write_bytes(data)
-    ge_muse.recognises("a.xml", bytes(data[:4096]))
-    try:
-        record = ge_muse.read(folder / "a.xml", "", root=folder).record
-    except RecordRefused:
-        return
-    assert np.isfinite(record.signal).all()
-
-
-@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
-@given(damage=DAMAGE)
-def test_damaged_files(tmp_path, damage):
-    damage_and_read(tmp_path, damage)
+def test_damaged_files(survives_damage):
+    survives_damage(ge_muse, VALID, 50)
 
 
 @pytest.mark.slow
-@settings(max_examples=3000, deadline=None, suppress_health_check=list(HealthCheck))
-@given(damage=DAMAGE)
-def test_many_damaged_files(tmp_path, damage):
-    damage_and_read(tmp_path, damage)
+def test_many_damaged_files(survives_damage):
+    survives_damage(ge_muse, VALID, 3000)

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from cardionets_core.data.refusal import RecordRefused
 from cardionets_core.sources import hl7_aecg
@@ -307,31 +305,13 @@ def test_a_large_gap_is_not_filled_with_memory(read):
     np.testing.assert_array_equal(np.flatnonzero(record.lead_mask), [0])
 
 
-DAMAGE = st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=4)
 VALID = document(series(times() + all_leads(count=400))).encode()
 
 
-def damage_and_read(folder, damage):
-    data = bytearray(VALID)
-    for place, value in damage:
-        data[place % len(data)] = value
-    (folder / "a.xml").write_bytes(data)
-    hl7_aecg.recognises("a.xml", bytes(data[:4096]))
-    try:
-        record = hl7_aecg.read(folder / "a.xml", "", root=folder).record
-    except RecordRefused:
-        return
-    assert np.isfinite(record.signal).all()
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(damage=DAMAGE)
-def test_damaged_files(tmp_path, damage):
-    damage_and_read(tmp_path, damage)
+def test_damaged_files(survives_damage):
+    survives_damage(hl7_aecg, VALID, 60)
 
 
 @pytest.mark.slow
-@settings(max_examples=3000, deadline=None, suppress_health_check=list(HealthCheck))
-@given(damage=DAMAGE)
-def test_many_damaged_files(tmp_path, damage):
-    damage_and_read(tmp_path, damage)
+def test_many_damaged_files(survives_damage):
+    survives_damage(hl7_aecg, VALID, 3000)
