@@ -141,7 +141,7 @@ def _signal(opened: Any, schema: ArraySchema) -> Any:
 
 
 def _data_set(opened: Any, name: str, missing: str) -> Any:
-    """Return a data set that lies in this very file, whole; `missing` is the code if it does not."""
+    """Return a data set that lies whole in this very file; else `missing` is the reason code."""
     node = opened
     for step in filter(None, name.split("/")):
         if not isinstance(node, h5py.Group) or step in (".", ".."):

@@ -48,6 +48,13 @@ _MOST_CODES = 400
 _SUSPECTED, _EXCLUDED, _CERTAIN = "V", "A", ("G", "Z")
 """Certainty of a German outpatient diagnosis: suspected, excluded, certain, state after it."""
 
+TWO = "2, which is no sex here"
+"""Reason of cells that code the sex with 1 and 2."""
+
+_GLUED = re.compile(r"([A-LNP-RZ][0-9][0-9A-Z](?:\.?[0-9]{1,3})?)([GZAV])")
+"""A German code with its certainty letter behind it (I42.0A). Not in chapters where the American
+edition ends its codes with A for an initial encounter (M, O, S to Y)."""
+
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
@@ -97,7 +104,9 @@ def sexes(cells: Sequence[str]) -> Parsed:
     2 is refused: where it stands for female, 0 stands for unknown, and both cannot be told apart.
     """
     values = np.array([_SEX.get(c.lower(), np.nan) for c in cells], np.float64)
-    return Parsed(values, {"not M, F, 1 or 0": _known(cells) & np.isnan(values)})
+    twos = np.array([c == "2" for c in cells], bool)
+    strange = _known(cells) & np.isnan(values) & ~twos
+    return Parsed(values, {"not M, F, 1 or 0": strange, TWO: twos})
 
 
 def dates(cells: Sequence[str]) -> Parsed:
@@ -147,6 +156,8 @@ def _codes_of_cell(cell: str, system: System) -> tuple[str, ...] | None:
     if cell.lower() in MISSING:
         return ()
     words = cell.translate(_BETWEEN_STATEMENTS if system == "scp" else _BETWEEN_CODES).split()
+    if system == "icd10":
+        words = [part for word in words for part in _apart(word)]
     if len(words) > _MOST_CODES:
         return None
     codes: dict[str, str] = {}
@@ -162,6 +173,12 @@ def _codes_of_cell(cell: str, system: System) -> tuple[str, ...] | None:
             return None
         codes[latest] = latest
     return tuple(codes.values())
+
+
+def _apart(word: str) -> tuple[str, ...]:
+    """Return a code and the certainty letter behind it, where there is one."""
+    glued = _GLUED.fullmatch(word.upper())
+    return glued.groups() if glued else (word,)
 
 
 def _judge(codes: dict[str, str], code: str, certainty: str) -> bool:

@@ -31,6 +31,7 @@ from cardionets_core.labels.ukb_fields import ukb_name, ukb_rank
 from cardionets_core.sources.table_cells import (
     FRACTION,
     MISSING,
+    TWO,
     Parsed,
     code_lists,
     dates,
@@ -95,6 +96,7 @@ def read_table(path: Path, *, root: Path) -> Table:
     """
     columns = read_columns(path, partial(_choose, root=root), _KNOWN)
     _refuse_fractions(path, columns)
+    _refuse_one_and_two(path, columns)
     table = table_of([columns])
     if not len(table):
         raise DataError(f"The table {path} has no rows; export it again.")
@@ -182,6 +184,19 @@ def _refuse_fractions(path: Path, columns: ColumnsRead) -> None:
                 f"The table {path}, column {name!r}: {small} values lie between 0 and 1, and it is "
                 "read in percent; multiply the column by 100."
             )
+
+
+def _refuse_one_and_two(path: Path, columns: ColumnsRead) -> None:
+    """Refuse a table that codes the sex with 1 and 2: all women would be lost, and no man."""
+    lost = columns.problems["sex", TWO]
+    if (
+        "sex" in columns.columns()
+        and 10 * lost > int(columns.columns()["sex"].notna().sum()) + lost
+    ):
+        raise DataError(
+            f"The table {path}, column 'sex': {lost} rows say 2, and beside 1 and 2 a 0 may be "
+            "anybody; write M and F, or 1 for male and 0 for female."
+        )
 
 
 def _paths(cells: Sequence[str], root: Path) -> Parsed:

@@ -18,7 +18,8 @@ def test_arrays_of_a_patient_who_withdraws_are_in_no_cache(run, hospital, tmp_pa
     run(hospital, presets=("tiny",))
     (tiny,) = caches_of(out)
     manifest = read_manifest(out / "manifest.parquet", out)
-    open_cache(manifest, EcgSpec(record_seconds=5.0), CineSpec(), out / "cache", salt="another model")
+    other = EcgSpec(record_seconds=5.0)
+    open_cache(manifest, other, CineSpec(), out / "cache", salt="another model")
     assert len(caches_of(out)) == 2
     shutil.rmtree(hospital / "pc")
     summary = run(hospital, presets=("tiny",))

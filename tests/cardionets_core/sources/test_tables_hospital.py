@@ -100,10 +100,32 @@ def test_sexes(cell, text, sex):
     assert same(facts.person.sex, sex) and reasons == []
 
 
-@pytest.mark.parametrize("text", ["2", "divers", "mm", "-1"])
+@pytest.mark.parametrize("text", ["divers", "mm", "-1"])
 def test_what_is_no_sex_is_unknown_and_counted(cell, text):
     facts, reasons = cell("gender", text)
     assert np.isnan(facts.person.sex) and reasons == ["not M, F, 1 or 0"]
+
+
+def test_one_and_two_lose_no_women_silently(cell):
+    with pytest.raises(DataError, match=r"1 rows say 2.*write M and F"):
+        cell("sex", "2")
+
+
+@pytest.mark.parametrize(
+    ("text", "codes"),
+    [
+        ("I42.0A", [("I420", False)]),
+        ("I42.0G", [("I420", True)]),
+        ("I48Z", [("I48", True)]),
+        ("I42.0V", []),
+        ("S72.001A", [("S72001A", True)]),
+        ("C4A", [("C4A", True)]),
+    ],
+)
+def test_a_certainty_letter_that_is_glued_to_its_code(cell, text, codes):
+    facts, reasons = cell("icd10", text)
+    assert [(c.code, c.present) for c in facts.codes] == codes
+    assert bool(reasons) == (not codes)
 
 
 @pytest.mark.parametrize(
