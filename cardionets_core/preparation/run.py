@@ -57,6 +57,9 @@ from cardionets_core.sources.tables import Table
 TRIED_AGAIN = frozenset({"io_error", "reader_crashed", "too_slow"})
 """Reasons that may pass by themselves: the next run tries these items again."""
 
+_MOST_NAMED = 12
+"""Columns of a table that are named as not used."""
+
 FEWEST_LOSSES, LARGEST_LOSS = 10, 0.2
 """Recordings, and share of those prepared, that may be gone at once without a question."""
 
@@ -288,6 +291,7 @@ def _summary(
         splits=assembled.splits,
         copies=assembled.copies,
         table=_about(table, tally.in_table),
+        unused_columns=tuple(table.dropped)[:_MOST_NAMED] if table is not None else (),
         others=dict(seen.sighting.others.most_common()),
         closed_folders=seen.sighting.closed,
         same_again=assembled.same_again,

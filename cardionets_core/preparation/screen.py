@@ -110,6 +110,8 @@ def _remarks(summary: PrepareSummary) -> Iterator[str]:
     copies = summary.copies
     if summary.table:
         yield f"table       {', '.join(f'{n} {what}' for what, n in summary.table.items())}"
+        if summary.unused_columns:
+            yield f"            not used: {', '.join(summary.unused_columns)}"
         if not summary.table["recordings it names"]:
             yield (
                 "            it names none of these recordings: write paths relative to the folder "
@@ -121,21 +123,31 @@ def _remarks(summary: PrepareSummary) -> Iterator[str]:
             f"{copies.across_patients} signals stand under several patients, "
             f"{copies.across_splits} of them in several splits"
         )
-    if summary.same_again:
-        yield (
-            f"once more   {summary.same_again} recordings are left out: another one of the same "
-            "patient in another format or rate, or an exact copy"
-        )
     if copies.across_splits:
         yield (
             "            a test result would be too good: give both the same patient id in a table "
             "(--table), or take one away"
+        )
+    if summary.same_again:
+        yield (
+            f"once more   {summary.same_again} recordings are left out: another one of the same "
+            "patient in another format or rate, or an exact copy"
         )
     if summary.patient_unknown:
         yield (
             f"persons     {summary.patient_unknown} recordings name no patient: every file name "
             "counts as a person, and one person may stand in two splits; name them in a table "
             "(--table)"
+        )
+    if summary.contradicting_patients:
+        yield (
+            f"ids         {summary.contradicting_patients} patient ids stand for persons of both "
+            "sexes: several people share an id, or a header is wrong"
+        )
+    if summary.crowded_patients:
+        yield (
+            f"ids         {summary.crowded_patients} patient ids have so many recordings that none "
+            "of them were paired: is it the id of a ward or a device?"
         )
     if summary.unmapped:
         total = sum(summary.unmapped.values())

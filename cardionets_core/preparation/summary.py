@@ -129,6 +129,7 @@ class PrepareSummary:
         seconds: how long this run took.
         contradicting_patients: patient ids that stand for persons of both sexes.
         crowded_patients: patient ids with so many recordings that none of them were paired.
+        unused_columns: columns of the table that are not read, by their places.
         unread: files that cannot be read now; what was prepared from them before is kept.
         voltages: a wrong gain or unit of a whole archive shows here.
     """
@@ -160,6 +161,7 @@ class PrepareSummary:
     seconds: float
     contradicting_patients: int = 0
     crowded_patients: int = 0
+    unused_columns: tuple[str, ...] = ()
     unread: int = 0
     voltages: Voltages = Voltages()
 

@@ -161,10 +161,10 @@ def test_paths_of_a_table_start_at_the_folder_or_at_the_table(
     table = tmp_path / "table.csv"
     write_record(both["ecg"], "r2", seed=2)  # no patient but the name of the file: the table's row
     names = ["x", "y", "r2"]
-    rows = [f"{patient},{prefix}r{k}.hea,{50 + k},1" for k, patient in enumerate(names)]
-    table.write_text("patient_id,ecg,lv_edv,heart_failure\n" + "\n".join(rows) + "\n")
+    rows = [f"{patient},{prefix}r{k}.hea,{50 + k},1,x" for k, patient in enumerate(names)]
+    table.write_text("patient_id,ecg,lv_edv,heart_failure,ward\n" + "\n".join(rows) + "\n")
     summary = run(**both, table=table)
-    assert summary.patient_unknown == 0
+    assert summary.patient_unknown == 0 and summary.unused_columns == ("column 5",)
     out = tmp_path / "prepared"
     found = read_manifest(out / "manifest.parquet", out).table
     assert sorted(found["lv_edv"].dropna()) == [50.0, 51.0, 52.0]
