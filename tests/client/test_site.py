@@ -265,7 +265,11 @@ def test_a_broken_manifest_is_a_data_error(hospital, tmp_path):
 
 def test_the_site_of_this_process_is_the_one_its_environment_names(monkeypatch, hospital, tmp_path):
     path = tmp_path / "site.yaml"
-    data = {"root": str(hospital), "manifest": str(hospital / "manifest.csv"), "cache": "cache"}
+    data = {
+        "root": str(hospital),
+        "manifest": str(hospital / "manifest.csv"),
+        "cache": str(tmp_path),
+    }
     write_yaml(path, {"site": "hillcrest", "data": data})
     monkeypatch.setenv(SITE_CONFIG_ENV, str(path))
     assert open_site().name == "hillcrest"

@@ -15,7 +15,7 @@ from cardionets_core.training.loop import freeze_all_but
 from cardionets_core.training.objectives import make_objective
 from cardionets_core.training.stages import HEADS, STAGES
 from server.aggregation import ExactMean
-from server.strategies import fedavg
+from server.strategies.averaging import fedavg
 
 SITES = (slice(0, 3), slice(3, 10), slice(10, 15))
 PATIENTS = 15
