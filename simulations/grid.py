@@ -11,15 +11,15 @@ What it does not imitate: time-to-live, lost nodes and parallel sites. Sites run
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
+from cardionets_core.environment import variables
 from cardionets_core.errors import ConfigError, EngineError
 from cardionets_core.flower_compat import (
     NodeInfo,
@@ -175,7 +175,7 @@ def run_in_process(
     context = Context(run_id, SERVER_NODE_ID, {}, RecordDict(), config)
     grid = InProcessGrid(client_app, sites, run_config=config, run_id=run_id)
     settings = {} if outputs is None else {"CARDIONETS_OUTPUTS": str(outputs)}
-    with task_identity(run_id=run_id, node_id=SERVER_NODE_ID), _variables(settings):
+    with task_identity(run_id=run_id, node_id=SERVER_NODE_ID), variables(settings):
         server_app(grid, context)
     return context
 
@@ -190,19 +190,4 @@ def _fuse(bundle: Path, run_config: Scalars) -> dict[str, str | int | float | bo
 
 
 def _site_config(path: Path) -> AbstractContextManager[None]:
-    return _variables({"SITE_CONFIG": str(path)})
-
-
-@contextmanager
-def _variables(settings: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables for a while and put the former values back."""
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    return variables({"SITE_CONFIG": str(path)})

@@ -7,7 +7,6 @@ therefore run again, each item alone in a process; the one that ends that proces
 
 from __future__ import annotations
 
-import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +18,8 @@ from multiprocessing import get_context
 from multiprocessing.forkserver import ensure_running
 from typing import Generic, TypeVar
 
+from cardionets_core.environment import variables
+
 Work = TypeVar("Work")
 Done = TypeVar("Done")
 
@@ -26,7 +27,8 @@ _CHUNK = 4
 _CHUNKS_PER_WORKER = 2
 """Items per message and messages per worker that are under way; together they bound the memory."""
 
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+"""Each worker computes with one thread: the workers are many."""
 
 _ITEMS_PER_WORKER = 2000
 """A worker ends after so many: decoders that leak do not add up over a hundred thousand files."""
@@ -85,7 +87,7 @@ class WorkerPool(Generic[Work, Done]):
         # children of the fork server, which has one thread and has imported already, do neither.
         context = get_context("forkserver")
         context.set_forkserver_preload([self._act_module])
-        with _one_thread(), _deaf_to_interrupts():
+        with variables(_ONE_THREAD), _deaf_to_interrupts():
             ensure_running()
         return ProcessPoolExecutor(
             workers,
@@ -114,21 +116,6 @@ class WorkerPool(Generic[Work, Done]):
                     pool = self._open(1)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let a process that is started meanwhile compute with one thread: the workers are many."""
-    before = {name: os.environ.get(name) for name in _THREADS}
-    os.environ.update(dict.fromkeys(_THREADS, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 @contextmanager

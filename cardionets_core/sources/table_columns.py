@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cardionets_core.errors import DataError
 from cardionets_core.sources.table_cells import Parsed
 from cardionets_core.sources.table_facts import Table, TableNotes
 from cardionets_core.sources.table_rows import Chunk, CsvTable, chunks, open_csv
@@ -184,3 +185,28 @@ def _hint(name: str, known: Sequence[str]) -> str:
 def _shown(target: str) -> str:
     """Return a target as people know it: `lv_edv`, `icd10`, `ecg`."""
     return target.split(":")[-1]
+
+
+def columns_of(
+    table: CsvTable, wanted: Mapping[str, tuple[str, Parse]], *, whose: str, source: str
+) -> list[Column]:
+    """Return the columns of a public data set's table, all of which must be there.
+
+    Args:
+        table: the file.
+        wanted: heading -> target and how its cells are read.
+        whose: the data set that the table should be of.
+        source: where it is published.
+
+    Raises:
+        DataError: a column is missing.
+    """
+    missing = [name for name in wanted if name not in table.header]
+    if missing:
+        raise DataError(
+            f"{table.path} has no column {missing[0]!r}, so it is not {whose}'s; take the file "
+            f"from {source}, or rename this one."
+        )
+    return [
+        Column(table.header.index(name), target, parse) for name, (target, parse) in wanted.items()
+    ]

@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 
 from cardionets_core.data.paths import file_inside
-from cardionets_core.errors import DataError
 from cardionets_core.sources.table_cells import (
     Parsed,
     code_lists,
@@ -23,10 +22,9 @@ from cardionets_core.sources.table_cells import (
     numbers,
     sexes,
 )
-from cardionets_core.sources.table_columns import Column, Parse, read_columns, table_of
+from cardionets_core.sources.table_columns import Parse, columns_of, read_columns, table_of
 from cardionets_core.sources.table_facts import Table
 from cardionets_core.sources.table_keys import path_key
-from cardionets_core.sources.table_rows import CsvTable
 
 RECORDS = "record_list.csv"
 DIAGNOSES = "records_w_diag_icd10.csv"
@@ -39,23 +37,11 @@ def read_mimic_table(folder: Path) -> Table:
     Raises:
         DataError: a table is not MIMIC's.
     """
-    parts = [read_columns(file_inside(folder, RECORDS), partial(_choose, wanted=_OF_RECORDS))]
+    parts = [read_columns(file_inside(folder, RECORDS), partial(_CHOOSE, wanted=_OF_RECORDS))]
     if (folder / DIAGNOSES).is_file():
         path = file_inside(folder, DIAGNOSES)
-        parts.append(read_columns(path, partial(_choose, wanted=_OF_DIAGNOSES)))
+        parts.append(read_columns(path, partial(_CHOOSE, wanted=_OF_DIAGNOSES)))
     return table_of(parts)
-
-
-def _choose(table: CsvTable, *, wanted: dict[str, tuple[str, Parse]]) -> Sequence[Column]:
-    missing = [name for name in wanted if name not in table.header]
-    if missing:
-        raise DataError(
-            f"{table.path} has no column {missing[0]!r}, so it is not MIMIC-IV-ECG's; take the "
-            "file from physionet.org/content/mimic-iv-ecg, or rename this one."
-        )
-    return [
-        Column(table.header.index(name), target, parse) for name, (target, parse) in wanted.items()
-    ]
 
 
 def _keys(cells: Sequence[str]) -> Parsed:
@@ -75,3 +61,4 @@ _OF_DIAGNOSES: dict[str, tuple[str, Parse]] = {
     "age": ("age", partial(numbers, low=0.0, high=_OLDEST)),
     "all_diag_all": ("codes:icd10", partial(code_lists, system="icd10")),
 }
+_CHOOSE = partial(columns_of, whose="MIMIC-IV-ECG", source="physionet.org/content/mimic-iv-ecg")

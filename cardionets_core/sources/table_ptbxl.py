@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 
 from cardionets_core.data.paths import file_inside
-from cardionets_core.errors import DataError
 from cardionets_core.labels.vocabularies import entry_of
 from cardionets_core.sources.table_cells import (
     Parsed,
@@ -24,10 +23,9 @@ from cardionets_core.sources.table_cells import (
     numbers,
     zeros_and_ones,
 )
-from cardionets_core.sources.table_columns import Column, Parse, read_columns, table_of
+from cardionets_core.sources.table_columns import Parse, columns_of, read_columns, table_of
 from cardionets_core.sources.table_facts import Table
 from cardionets_core.sources.table_keys import path_key
-from cardionets_core.sources.table_rows import CsvTable
 
 DATABASE = "ptbxl_database.csv"
 _LONGEST_CELL = 4000
@@ -41,19 +39,7 @@ def read_ptbxl_table(folder: Path) -> Table:
     Raises:
         DataError: the table is not PTB-XL's.
     """
-    return table_of([read_columns(file_inside(folder, DATABASE), _choose)])
-
-
-def _choose(table: CsvTable) -> Sequence[Column]:
-    missing = [name for name in _PARSE if name not in table.header]
-    if missing:
-        raise DataError(
-            f"{table.path} has no column {missing[0]!r}, so it is not PTB-XL's; take the file from "
-            "physionet.org/content/ptb-xl, or rename this one."
-        )
-    return [
-        Column(table.header.index(name), target, parse) for name, (target, parse) in _PARSE.items()
-    ]
+    return table_of([read_columns(file_inside(folder, DATABASE), _CHOOSE)])
 
 
 def _patients(cells: Sequence[str]) -> Parsed:
@@ -103,3 +89,4 @@ _PARSE: dict[str, tuple[str, Parse]] = {
     "scp_codes": ("codes:scp", _statements),
 }
 """Column of PTB-XL -> what it holds. Heights outside 100 to 230 cm are slips of its table."""
+_CHOOSE = partial(columns_of, wanted=_PARSE, whose="PTB-XL", source="physionet.org/content/ptb-xl")

@@ -21,6 +21,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "screening_config",
             "batch",
             "packing",
+            "environment",
             "runtime",
             "flower_command",
             "flower_compat",
