@@ -73,6 +73,8 @@ SITE_ERROR_CODES: dict[str, str] = {
     "refused_task": "the task asks for something that the site's policy does not allow",
     "wire": "the task could not be understood",
     "missing_parts": "the site does not hold a frozen part that the task builds on",
+    "budget": "the site's time for the round ended before its training",
+    "missing_memory": "the site has lost what it remembered of this run",
     "diverged": "the loss or the weights were not finite",
     "internal": "the site failed; the site's own log says why",
 }

@@ -19,6 +19,7 @@ from cardionets_core.errors import SITE_ERROR_CODES, ConfigError, SiteError, Wir
 from cardionets_core.evaluation.options import EvaluationOptions
 from cardionets_core.model_config import ModelConfig
 from cardionets_core.packing import Groups, pack, unpack
+from cardionets_core.wire_config import Codec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,11 +42,19 @@ MESSAGE_TYPES = {"handshake": "query", "evaluate": "evaluate"}
 """Kind of a task -> Flower's message type; every other kind is `train`."""
 
 
+Optimizer = Literal["adamw", "sgd"]
+
+
 @dataclass(frozen=True)
 class TrainPlan:
     """What the site's training loop must know; see StageConfig for the meaning of each number.
 
-    `proximal_mu` is FedProx's mu: local training is held near the weights that it began from.
+    Attributes:
+        proximal_mu: FedProx's mu: local training is held near the weights that it began from.
+        budget_s: seconds that local training may take; 0 is no limit.
+        partial: at the budget, answer with the steps done; False: refuse with the code `budget`.
+        optimizer: of the local steps.
+        codec: how the update's floating arrays travel.
     """
 
     local_epochs: int
@@ -57,6 +66,10 @@ class TrainPlan:
     progress: float
     options: dict[str, float] = field(default_factory=dict)
     proximal_mu: float = 0.0
+    budget_s: float = 0.0
+    partial: bool = False
+    optimizer: Optimizer = "adamw"
+    codec: Codec = "float32"
 
 
 @dataclass(frozen=True)
@@ -92,6 +105,10 @@ class TaskHeader:
         train: set when action is `train`.
         evaluation: options of the evaluate stage.
         notice: what became of the site's last answer, where it was not used.
+        memory: `STAGE/ROUND` of the site's last update that the server used in this run; the site
+            goes on from what it remembered then. Empty: from nothing.
+        local: patterns of tensors (`part` or `part.name`) that stay at the sites.
+        model_seed: seed of the initial weights, for tensors that never travel.
     """
 
     run: str
@@ -113,6 +130,9 @@ class TaskHeader:
     train: TrainPlan | None = None
     evaluation: EvaluationOptions | None = None
     notice: Notice | None = None
+    memory: str = ""
+    local: tuple[str, ...] = ()
+    model_seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -138,6 +158,8 @@ class Update:
         modalities: what the site can serve (handshake).
         delta: new minus old weights of the trained parts.
         sums: float64 arrays that add up over sites.
+        steps: optimizer steps taken; likewise `planned_steps`, those of the whole plan.
+        examples: part -> training studies behind it, where parts differ; empty: `num_examples`.
     """
 
     site: str
@@ -151,6 +173,9 @@ class Update:
     modalities: tuple[str, ...] = ()
     delta: Groups = field(default_factory=dict)
     sums: Mapping[str, Any] = field(default_factory=dict)
+    steps: int = 0
+    planned_steps: int = 0
+    examples: dict[str, int] = field(default_factory=dict)
 
 
 def task_to_records(task: Task) -> RecordDict:
@@ -226,6 +251,9 @@ class _UpdateHeader:
     counts: dict[str, int]
     versions: dict[str, str]
     modalities: tuple[str, ...]
+    steps: int = 0
+    planned_steps: int = 0
+    examples: dict[str, int] = field(default_factory=dict)
 
 
 def _records(header: dict[str, Any], groups: Groups) -> RecordDict:
@@ -264,7 +292,8 @@ def _read_array(key: str, array: Array) -> NDArray[Any]:
 
 def _check_numbers(update: _UpdateHeader) -> None:
     """Refuse what would break a checkpoint's JSON or a sum much later."""
-    whole = [update.num_examples, update.round, *update.counts.values()]
+    whole = [update.num_examples, update.round, update.steps, update.planned_steps]
+    whole += [*update.counts.values(), *update.examples.values()]
     if not all(0 <= n <= LARGEST_COUNT for n in whole):
         raise WireError("the update holds a count below 0 or beyond any hospital")
     if not all(isfinite(v) for v in update.metrics.values()):

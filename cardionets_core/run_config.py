@@ -15,6 +15,7 @@ from cardionets_core.model_config import ModelConfig
 from cardionets_core.screening_config import ScreeningConfig
 from cardionets_core.strategy_config import StrategyConfig
 from cardionets_core.vocabulary import DISEASES, PHENOTYPE_NAMES, StageName
+from cardionets_core.wire_config import WireConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -38,7 +39,14 @@ class StageConfig:
         clip_norm: gradient norm that is clipped to; 0 is off.
         max_steps: cap on local steps per round; 0 is none.
         min_sites: replies that a round needs; fewer repeats the round once, then ends the run.
-        deadline_s: seconds that the server waits for the sites of one round.
+        deadline_s: seconds that the server waits for the sites of one round, at most.
+        patience: the deadline is this many times what the slowest site took in the last rounds
+            (and at least a minute); 0: always `deadline_s`.
+        budget_s: seconds that a site may train in one round; a slower one sends what it has done
+            by then (`partial`). 0: no limit but the deadline.
+        partial: how unfinished work counts: by its share of the planned steps (`weight`), or
+            normalised by its steps (`fednova`).
+        part_sites: part -> sites that must have trained it in a round; others: `min_sites`.
         ema_half_life: patients after which the server's moving average forgets half; 0 is off.
         options: numbers for the objective (temperature, sigma, phenotype_weight ...).
     """
@@ -54,6 +62,10 @@ class StageConfig:
     max_steps: int = 0
     min_sites: int = 1
     deadline_s: float = 1800.0
+    patience: float = 5.0
+    budget_s: float = 0.0
+    partial: Literal["weight", "fednova"] = "weight"
+    part_sites: dict[str, int] = field(default_factory=dict)
     ema_half_life: float = 0.0
     options: dict[str, float] = field(default_factory=dict)
 
@@ -65,6 +77,9 @@ class StageConfig:
         for name in ("lr", "deadline_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+        for name in ("patience", "budget_s"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
 
     def lr_at(self, round_index: int) -> float:
         """Return the learning rate of a round (0-based): linear warm-up, then half-cosine."""
@@ -107,6 +122,9 @@ class RunConfig:
         min_patients: a site with fewer training patients than this for a stage sits it out.
         min_sites: sites that must answer the handshake.
         wait_s: seconds that the server waits for them.
+        rejoin_s: seconds that a round, or a restarted server, waits for a site that was lost.
+        local_parts: parts, or `part.name` patterns, that stay at each site (docs/strategies.md).
+        wire: how updates travel.
         virtual: some hospitals hold computed patients; every page about the model then says so.
     """
 
@@ -126,6 +144,9 @@ class RunConfig:
     min_patients: int = 5
     min_sites: int = 1
     wait_s: float = 300.0
+    rejoin_s: float = 120.0
+    local_parts: tuple[str, ...] = ()
+    wire: WireConfig = field(default_factory=WireConfig)
     virtual: bool = False
 
     def __post_init__(self) -> None:

@@ -19,6 +19,8 @@ LAYERS: tuple[frozenset[str], ...] = (
             "model_config",
             "strategy_config",
             "screening_config",
+            "wire_config",
+            "faults",
             "batch",
             "packing",
             "environment",
