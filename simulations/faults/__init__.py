@@ -1,0 +1,1 @@
+"""Faults on purpose: kills, cuts and corruption, and the table of what they cost."""
