@@ -1,0 +1,94 @@
+"""Fault points in real processes: off by default, and each planned fault happens exactly once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cardionets_core import faults
+
+WALK = """
+import sys
+from cardionets_core.faults import fault_place, fault_point
+for number in (1, 2):
+    fault_place(stage="ecg_masked", number=number, site=sys.argv[1])
+    for name in ("received", "trained"):
+        fault_point(name)
+        print(name, number, flush=True)
+"""
+WHOLE = "received 1\ntrained 1\nreceived 2\ntrained 2\n"
+PATIENCE_S = 60.0
+
+
+def walk(folder: Path | None, site: str = "north") -> subprocess.Popen[str]:
+    environment = {k: v for k, v in os.environ.items() if k != faults.FAULTS_ENV}
+    if folder is not None:
+        environment[faults.FAULTS_ENV] = str(folder)
+    return subprocess.Popen(
+        [sys.executable, "-c", WALK, site], env=environment, stdout=subprocess.PIPE, text=True
+    )
+
+
+def waited(path: Path) -> Path:
+    deadline = time.monotonic() + PATIENCE_S
+    while not (path.exists() and path.read_text()):
+        assert time.monotonic() < deadline, f"no {path.name}: {os.listdir(path.parent)}"
+        time.sleep(0.02)
+    return path
+
+
+def test_a_point_is_empty_without_the_variable_and_without_a_plan(tmp_path):
+    (tmp_path / "received.kill").touch()
+    off = walk(None)
+    assert off.communicate()[0] == WHOLE and off.returncode == 0
+    (tmp_path / "received.kill").unlink()
+    (tmp_path / "received@ecg_masked-3.kill").touch()  # of a round that never comes
+    (tmp_path / "received@ecg_masked-1@south.kill").touch()  # of another site
+    idle = walk(tmp_path)
+    assert idle.communicate()[0] == WHOLE and idle.returncode == 0
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("plan", "printed"),
+    [
+        ("trained", "received 1\n"),
+        ("received@ecg_masked-2", "received 1\ntrained 1\n"),
+        ("trained@ecg_masked-2@north", "received 1\ntrained 1\nreceived 2\n"),
+    ],
+)
+def test_a_kill_happens_once_at_its_place_however_often_it_is_passed(tmp_path, plan, printed):
+    (tmp_path / f"{plan}.kill").touch()
+    first = walk(tmp_path)
+    assert first.communicate()[0] == printed and first.returncode == -signal.SIGKILL
+    done = tmp_path / f"{plan}.kill.done"
+    pid, when = done.read_text().split()
+    assert int(pid) == first.pid and 0 <= time.time() - float(when) < PATIENCE_S
+    second = walk(tmp_path)
+    assert second.communicate()[0] == WHOLE and second.returncode == 0
+    assert [path.name for path in tmp_path.iterdir()] == [done.name]
+
+
+def test_of_several_processes_one_takes_the_fault(tmp_path):
+    (tmp_path / "received@ecg_masked-2.kill").touch()
+    walkers = [walk(tmp_path, site) for site in ("north", "river", "hill")]
+    for walker in walkers:
+        walker.communicate()
+    assert sorted(w.returncode for w in walkers) == [-signal.SIGKILL, 0, 0]
+
+
+def test_a_held_process_goes_on_when_the_harness_lets_it(tmp_path):
+    (tmp_path / "trained@ecg_masked-1@north.hold").touch()
+    walker = walk(tmp_path)
+    reached = waited(tmp_path / "trained@ecg_masked-1@north.hold.reached")
+    assert int(reached.read_text().split()[0]) == walker.pid
+    assert walker.stdout.readline() == "received 1\n" and walker.poll() is None
+    reached.unlink()
+    assert walker.communicate()[0] == WHOLE.partition("\n")[2] and walker.returncode == 0
+    assert list(tmp_path.iterdir()) == []
