@@ -30,8 +30,8 @@ Groups = dict[str, Arrays]
 Tensors = list[tuple[str, tuple[int, ...]]]
 """Names and shapes, in the order in which they lie in a flat array."""
 
-DTYPES = ("float32", "float64", "int64", "uint8")
-"""The dtypes that may travel."""
+DTYPES = ("float32", "float64", "int64", "uint8", "uint16", "int8")
+"""The dtypes that may travel; the last two only as what a codec made of float32 (codec.py)."""
 
 
 def pack(groups: Mapping[str, Mapping[str, NDArray[Any]]]) -> tuple[Arrays, str]:

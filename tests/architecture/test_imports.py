@@ -30,7 +30,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "drawing",
         }
     ),
-    frozenset({"site_config", "run_config", "messages"}),
+    frozenset({"site_config", "run_config", "messages", "codec"}),
     frozenset({"data", "cohort", "models", "labels"}),
     frozenset({"sources", "quality"}),
     frozenset({"preparation"}),
@@ -100,8 +100,8 @@ DOORS: dict[str, frozenset[str]] = {
     "ray": frozenset(),
     "matplotlib": frozenset({"cardionets_core.drawing", "simulations.report_figures"}),
     "psutil": frozenset({"simulations.process_group", "simulations.watchdog"}),
-    "typer": frozenset({f"{p}.cli" for p in PACKAGES}),
-    "rich": frozenset({f"{p}.cli" for p in PACKAGES}),
+    "typer": frozenset({*(f"{p}.cli" for p in PACKAGES), "simulations.faults.cli"}),
+    "rich": frozenset({*(f"{p}.cli" for p in PACKAGES), "simulations.faults.cli"}),
 }
 """Library -> the only modules that may import it, also inside a function."""
 
