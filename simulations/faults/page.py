@@ -1,0 +1,66 @@
+"""The fault table as a page: the same rows as on the screen and in faults.json."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from simulations.faults.table import TITLES, Facts, Outcome, verdict
+from simulations.report_page import Block, Row, Section, Table, Text, duration, render
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TITLE = "CardioNets under faults"
+COLUMNS = ("figure", "target", "CardioNets, measured", "plain Flower, measured", "met", "took")
+WORDS = {"met": "yes", "missed": "NO", "failed": "NO (broke)", "not measured": "not measured here"}
+LEGEND = (
+    "Every value was measured by the command above, each fault with real processes where the goal "
+    "names them. Plain Flower is a bare Flower app with its own FedAvg and a model of the same "
+    "size, put through the same fault; “no such thing” means that Flower has nothing that could "
+    "be measured there. docs/reliability.md says how each figure is taken."
+)
+
+
+def write_page(path: Path, above: Facts, outcomes: list[Outcome]) -> None:
+    """Write the page; it needs no other file."""
+    path.write_text(page(above, outcomes), encoding="utf-8")
+
+
+def page(above: Facts, outcomes: list[Outcome]) -> str:
+    """Return the page as HTML."""
+    table = Table("Reliability figures", COLUMNS, tuple(map(_row, outcomes)), words=True)
+    blocks: tuple[Block, ...] = (table, Text(LEGEND, "note"))
+    sections = [Section("figures", "Figures", blocks), _conditions(above)]
+    return render(
+        title=TITLE, lead=(Text(_lead(above, outcomes), "key"),), sections=tuple(sections)
+    )
+
+
+def _lead(above: Facts, outcomes: list[Outcome]) -> str:
+    quick = " Quick look: fewer repeats and smaller numbers than the goals name." * above.quick
+    return f"{verdict(outcomes)}.{quick}"
+
+
+def _row(outcome: Outcome) -> Row:
+    title = TITLES.get(outcome.figure, "")
+    row = outcome.row
+    head = f"{outcome.figure}. {title}"
+    cells: tuple[str, ...] = ("", outcome.reason, "", WORDS[outcome.state])
+    if row is not None:
+        head = f"{outcome.figure}. {title}\n{row.what}"
+        cells = (row.target, row.ours, row.flower, WORDS[outcome.state])
+    return Row(head, (*cells, duration(outcome.seconds)))
+
+
+def _conditions(above: Facts) -> Section:
+    pairs = {
+        "command": above.command,
+        "machine": above.machine,
+        "versions": ", ".join(f"{k} {v}" for k, v in above.versions.items()),
+        "seeds": above.seeds,
+        "started": above.started,
+    }
+    rows = tuple(Row(key, (value,)) for key, value in pairs.items())
+    return Section(
+        "conditions", "Conditions", (Table("How this was measured", ("", ""), rows, words=True),)
+    )
