@@ -6,7 +6,8 @@
     |-- WireError        a message between server and site is not what it should be
     |-- CheckpointError  a checkpoint is missing, torn or of another run
     |-- EngineError      Flower, a port or a process did not do its part
-    |-- RunError         a run could not go on (too few sites, every reply refused)
+    |-- RunError         a run could not go on (every reply refused)
+    |   `-- IncompleteError  because sites were missing: which ones
     `-- SiteError        what a site tells the coordinator: a code, never a text
 
 Every message names the thing, the cause and the next step. None may hold a patient identifier;
@@ -48,6 +49,18 @@ class EngineError(CardioNetsError):
 
 class RunError(CardioNetsError):
     """The run cannot go on; the message names the stage and the sites."""
+
+
+class IncompleteError(RunError):
+    """Too few sites took part; the run ends INCOMPLETE and can be resumed.
+
+    Attributes:
+        sites: names of the sites that are missing, sorted; empty where none was ever known.
+    """
+
+    def __init__(self, message: str, sites: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.sites = tuple(sorted(set(sites)))
 
 
 class SiteError(CardioNetsError):
