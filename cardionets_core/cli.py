@@ -49,6 +49,7 @@ def cohort(
     out: Annotated[Path, typer.Option(help="Folder to write; it must not exist.")],
     seed: Annotated[int, typer.Option(help="The same seed writes the same files.")] = 1,
     ecg_only: Annotated[bool, typer.Option("--ecg-only", help="Write no cines.")] = False,
+    cmr_only: Annotated[bool, typer.Option("--cmr-only", help="Write no ECGs.")] = False,
     preview: Annotated[Path | None, typer.Option(help="Also draw a montage into this PNG.")] = None,
     workers: Annotated[int, typer.Option(help="Processes; 0 is one per core.")] = 0,
 ) -> None:
@@ -67,6 +68,7 @@ def cohort(
                 seed=seed,
                 out=out,
                 ecg_only=ecg_only,
+                cmr_only=cmr_only,
                 workers=workers or os.cpu_count() or 1,
                 progress=lambda done: progress.update(task, completed=done),
             )

@@ -112,7 +112,7 @@ def _make(
         return _with_data(values, path, {"prepared": str(prepared)})
     if not site.cohort:
         return Hospital(load_site_config(path), values)
-    kind = "ecg" if site.ecg_only else "pairs"
+    kind = "ecg" if site.ecg_only else "cmr" if site.cmr_only else "pairs"
     key = f"{site.cohort}-{kind}-{site.patients}-seed{simulation.cohort_seed}-v{COHORT_VERSION}"
     folder = place / f"{config.site}-{key}"
     if not (folder / READY).exists():
@@ -171,6 +171,7 @@ def _write_cohort(
         seed=derive_seed("cohort", simulation.cohort_seed, config.site) % 2**31,
         out=folder / "data",
         ecg_only=site.ecg_only,
+        cmr_only=site.cmr_only,
         workers=simulation.workers or os.cpu_count() or 1,
         progress=progress,
     )

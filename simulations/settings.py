@@ -28,6 +28,7 @@ class SimulatedSite:
         cohort: preset of virtual patients to write for it; empty: the YAML names its own data.
         patients: how many.
         ecg_only: write no cines.
+        cmr_only: write no ECGs.
         ptbxl: real records of PTB-XL; left out where they are not on the machine.
     """
 
@@ -35,12 +36,15 @@ class SimulatedSite:
     cohort: str = ""
     patients: int = 0
     ecg_only: bool = False
+    cmr_only: bool = False
     ptbxl: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse a cohort without patients."""
+        """Refuse a cohort without patients, or without records."""
         if self.cohort and self.patients < 1:
             raise ValueError(f"patients is {self.patients}; a virtual hospital needs at least 1")
+        if self.ecg_only and self.cmr_only:
+            raise ValueError("ecg_only and cmr_only leave no records at all; choose one of them")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from cardionets_core.cohort.ecg_file import read_ecg
 from cardionets_core.cohort.write import read_cine
 from cardionets_core.drawing import PAPER, ecg_strip, end_systole
 from cardionets_core.errors import DataError
-from cardionets_core.vocabulary import COHORT_DISCLAIMER, DISEASES, MAIN_PHENOTYPES, VIEWS
+from cardionets_core.vocabulary import COHORT_DISCLAIMER, DISEASES, LEADS, MAIN_PHENOTYPES, VIEWS
 
 _SHOWN = (
     "hypertrophic_cardiomyopathy",
@@ -26,6 +26,8 @@ _SHOWN = (
     "atrial_fibrillation",
 )
 _TILE, _GAP, _STRIP_HEIGHT = 230, 6, 500
+_NO_ECG = np.zeros((len(LEADS), 5000), dtype=np.float32), 500
+"""Samples and rate of a blank sheet: its leads are flat, so none is drawn."""
 
 
 def preview(folder: Path, out: Path, *, patients: int = 5) -> Path:
@@ -78,7 +80,7 @@ def _diseases(row: dict[str, str]) -> list[str]:
 
 def _panel(folder: Path, row: dict[str, str]) -> Image.Image:
     """One patient: 2 x 2 frames, then the ECG."""
-    signal, rate = read_ecg(folder / row["ecg"])
+    signal, rate = read_ecg(folder / row["ecg"]) if row["ecg"] else _NO_ECG
     mask = signal.std(axis=1) > 0
     sheet = Image.open(io.BytesIO(ecg_strip(signal, mask, rate, title=_title(row))))
     strip = sheet.resize((round(sheet.width * _STRIP_HEIGHT / sheet.height), _STRIP_HEIGHT))

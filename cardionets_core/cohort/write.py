@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from cardionets_core.cohort import COHORT_VERSION
 from cardionets_core.cohort.ecg_file import write_ecg
-from cardionets_core.cohort.gaps import DISEASE_COLUMNS, draw_gaps
+from cardionets_core.cohort.gaps import DISEASE_COLUMNS, Gaps, draw_gaps
 from cardionets_core.cohort.patient import Cine, VirtualPatient, open_streams, simulate_patient
 from cardionets_core.cohort.sites import Missing, SitePreset, find_preset
 from cardionets_core.errors import ConfigError
@@ -85,6 +85,7 @@ class _Job:
     index: int
     folder: Path
     ecg_only: bool
+    cmr_only: bool
 
 
 def write_site(
@@ -94,6 +95,7 @@ def write_site(
     seed: int,
     out: Path,
     ecg_only: bool = False,
+    cmr_only: bool = False,
     workers: int = 1,
     first: int = 0,
     progress: Callable[[int], None] | None = None,
@@ -107,23 +109,30 @@ def write_site(
         seed: not negative; with `preset` it fixes every patient.
         out: folder that does not exist yet or is empty; appears when all is written.
         ecg_only: no cines; the table keeps its phenotypes (as from reports of another hospital).
+        cmr_only: no ECGs, as an imaging centre; every patient was scanned.
         workers: processes.
         first: index of the first patient.
         progress: called with the number of patients written so far.
         missing: rates of missing data instead of the preset's.
 
     Raises:
-        ConfigError: unknown preset, a number out of range, or a folder that is in use.
+        ConfigError: unknown preset, a number out of range, a folder that is in use, or a hospital
+            without ECGs and without cines.
     """
     site = find_preset(preset)
+    if ecg_only and cmr_only:
+        raise ConfigError("ecg_only and cmr_only leave no records at all; choose one of them.")
     _check(patients=patients, seed=seed, workers=workers, first=first, out=out)
     started = time.monotonic()
     partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
     gaps = site.missing if missing is None else missing
-    jobs = [_Job(preset, gaps, seed, first + k, partial, ecg_only) for k in range(patients)]
+    jobs = [
+        _Job(preset, gaps, seed, first + k, partial, ecg_only, cmr_only) for k in range(patients)
+    ]
+    folders = [name for name, left_out in (("ecg", cmr_only), ("cmr", ecg_only)) if not left_out]
     try:
-        for part in ("ecg",) if ecg_only else ("ecg", "cmr"):
-            (partial / part).mkdir(parents=True)
+        for name in folders:
+            (partial / name).mkdir(parents=True)
         rows = _write_all(jobs, workers, progress)
         _write_manifest(partial / "manifest.csv", rows)
         (partial / "README.txt").write_text(_read_me(site, patients, seed, first), "utf-8")
@@ -179,25 +188,32 @@ def _write_patient(job: _Job) -> Row:
     site = find_preset(job.preset)
     streams = open_streams(site, job.seed, job.index)
     gaps = draw_gaps(job.missing, streams.files)
-    with_cmr = not (job.ecg_only or gaps.cmr)
-    patient = simulate_patient(site, streams, with_cmr=with_cmr)
+    unscanned = gaps.cmr and not job.cmr_only
+    patient = simulate_patient(site, streams, with_cmr=not (job.ecg_only or unscanned))
     name = f"{job.preset}{job.index + 1:06d}"
+    row = {"patient_id": name}
+    if not job.cmr_only:
+        _write_ecg(patient, site, gaps, folder=job.folder / "ecg", name=name)
+        row["ecg"] = f"ecg/{name}.hea"
+    for view, cine in patient.cines.items():
+        if view != gaps.view:
+            row[f"cine_{view}"] = f"cmr/{name}_{view}.nii.gz"
+            _write_cine(cine, job.folder / row[f"cine_{view}"])
+    cells = _cells(patient, table=not unscanned)
+    return row | {key: text for key, text in cells.items() if key not in gaps.cells}
+
+
+def _write_ecg(
+    patient: VirtualPatient, site: SitePreset, gaps: Gaps, *, folder: Path, name: str
+) -> None:
     ecg = patient.ecg.copy()
     if gaps.lead is not None:
         ecg[gaps.lead] = 0.0
     person = patient.heart.person
     comments = (f"Age: {person.age:.0f}", f"Sex: {'M' if person.sex else 'F'}")
-    write_ecg(ecg, site.device, folder=job.folder / "ecg", name=name, comments=comments)
-    row = {"patient_id": name, "ecg": f"ecg/{name}.hea"}
-    for view, cine in patient.cines.items():
-        if view != gaps.view:
-            row[f"cine_{view}"] = f"cmr/{name}_{view}.nii.gz"
-            _write_cine(cine, job.folder / row[f"cine_{view}"])
-    cells = _cells(patient, table=not gaps.cmr)
-    row |= {key: text for key, text in cells.items() if key not in gaps.cells}
+    write_ecg(ecg, site.device, folder=folder, name=name, comments=comments)
     if gaps.broken:
-        _tear(job.folder / "ecg" / f"{name}.dat")
-    return row
+        _tear(folder / f"{name}.dat")
 
 
 def _write_cine(cine: Cine, path: Path) -> None:

@@ -148,6 +148,25 @@ def test_without_cmr_the_ecg_stays_the_same(three: Path, tmp_path: Path) -> None
     assert row["cine_4ch"] == row["cine_sax"] == "" and row["lv_edv"]
 
 
+def test_without_ecgs_the_cines_stay_the_same_and_everybody_was_scanned(
+    three: Path, tmp_path: Path
+) -> None:
+    unscanned = Missing(cmr=1.0, view=0.0, label=0.0, lead=1.0, broken=1.0)
+    summary = write_site(
+        "B", patients=1, seed=4, out=tmp_path / "cmr", cmr_only=True, missing=unscanned
+    )
+    assert summary.with_cine == 1 and not (tmp_path / "cmr" / "ecg").exists()
+    own = _digest(tmp_path / "cmr", "B000001")
+    assert own and own.items() <= _digest(three, "B000001").items()
+    assert _rows(tmp_path / "cmr")[0] == _rows(three)[0] | {"ecg": ""}
+    assert preview(tmp_path / "cmr", tmp_path / "p.png").is_file()
+
+
+def test_a_hospital_without_any_record_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="choose one"):
+        write_site("B", patients=1, seed=4, out=tmp_path / "s", ecg_only=True, cmr_only=True)
+
+
 def test_missing_data_comes_at_its_rate(tmp_path: Path) -> None:
     gaps = Missing(cmr=0.3, view=0.0, label=0.2, lead=1.0)
     summary = write_site("C", patients=30, seed=2, out=tmp_path / "s", missing=gaps)
