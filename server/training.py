@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cardionets_core.checkpoint import load_parts, part_arrays
+from cardionets_core.codec import decode
 from cardionets_core.errors import ConfigError, RunError
 from cardionets_core.messages import TaskHeader, TrainPlan, Update
 from cardionets_core.models.cardionet import build_model
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from cardionets_core.packing import Groups
     from cardionets_core.run_config import RunConfig, StageConfig
+    from cardionets_core.wire_config import Codec
     from server.rounds import RoundResult
 
 TRIES = 2
@@ -154,6 +156,7 @@ def train_plan(config: RunConfig, settings: StageConfig, round_index: int) -> Tr
         progress=round_index / settings.rounds,
         options=settings.options,
         proximal_mu=config.strategy.numbers().get("mu", 0.0),
+        codec=config.wire.codec,
     )
 
 
@@ -175,7 +178,7 @@ def _gathered(
         updates: dict[str, Update] = {}
         firewall.start_try()
         with combining(run.config.strategy, run.folder / SPOOL) as combiner:
-            accept = _gate(state, firewall, combiner, updates)
+            accept = _gate(state, firewall, combiner, updates, codec=run.config.wire.codec)
             heads = dict.fromkeys(sites, head)
             result = send_round(run, state, heads, accept, settings.deadline_s)
             if len(result.accepted) >= needed:
@@ -192,11 +195,18 @@ def _gathered(
 
 
 def _gate(
-    state: RunState, firewall: Firewall, combiner: Combiner, updates: dict[str, Update]
+    state: RunState,
+    firewall: Firewall,
+    combiner: Combiner,
+    updates: dict[str, Update],
+    *,
+    codec: Codec,
 ) -> Callable[[str, Update], str | None]:
     """Return what takes an update into the round, or says why it must stay out."""
 
     def accept(site: str, update: Update) -> str | None:
+        # Raises WireError, which the round turns into `unreadable`.
+        update = replace(update, delta=decode(update.delta, codec))
         studies = state.sites[site].counts.get("train_studies", 0)
         reason = firewall.judge(site, update, max_examples=studies)
         if reason is None:
