@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from cardionets_core.errors import RunError
-from server.aggregation import LIMIT, SCALE, ExactMean
+from server.aggregation import EXACT, LIMIT, SCALE, ExactMean, add_steps
 
 FLOATS = st.floats(-100, 100, width=32)
 DELTAS = st.lists(
@@ -153,8 +153,9 @@ def test_an_update_that_would_overflow_is_refused_and_leaves_no_trace():
     with pytest.raises(RunError, match=r"b\.w"):
         mean.fold(large, 2)
     assert mean.weight == clean.weight == 10
+    got, want = mean.mean(), clean.mean()
     for part in small:
-        assert np.array_equal(mean.mean()[part]["w"], clean.mean()[part]["w"])
+        assert np.array_equal(got[part]["w"], want[part]["w"])
 
 
 def test_sums_at_the_limit_do_not_wrap_around():
@@ -204,6 +205,59 @@ def test_memory_does_not_grow_with_the_number_of_sites():
 
     peak(1)
     assert peak(32) < 1.1 * peak(2)
+
+
+def test_both_ways_of_rounding_give_the_same_bits():
+    """Halves and their neighbours, both signs, up to the size where the slower way takes over."""
+    halves = np.arange(-50_000, 50_000) / 2
+    wide = np.random.default_rng(0).uniform(-1, 1, 100_000) * EXACT
+    for values in (halves, np.nextafter(halves, np.inf), wide, np.trunc(wide) + 0.5):
+        fast, slow = np.zeros(len(values), np.int64), np.zeros(len(values), np.int64)
+        add_steps(fast, values, 1.0, small=True)
+        add_steps(slow, values, 1.0, small=False)
+        assert np.array_equal(fast, slow)
+        assert np.array_equal(slow, np.rint(values).astype(np.int64))
+
+
+@given(DELTAS, st.lists(st.integers(0, 2), min_size=6, max_size=6))
+@settings(max_examples=100, deadline=None)
+def test_regional_servers_give_the_bits_of_a_single_one(updates, regions):
+    """Two levels: each region folds its own sites, the sums of the regions are added."""
+    parts = ({"ecg"}, {"cmr"}, {"ecg", "cmr"})
+    single, regional = ExactMean(), [ExactMean() for _ in range(3)]
+    for i, (delta, weight) in enumerate(updates):
+        groups = {part: {"w": delta} for part in parts[i % 3]}
+        single.fold(groups, weight)
+        regional[regions[i]].fold(groups, weight)
+    whole = ExactMean()
+    for mean in regional:
+        whole.merge(mean)
+    assert whole.weight == single.weight
+    got, want = whole.mean(), single.mean()
+    assert got.keys() == want.keys()
+    assert all(digest(got[part]["w"]) == digest(want[part]["w"]) for part in want)
+
+
+def test_sums_that_do_not_fit_together_are_not_merged():
+    mean, other = ExactMean(), ExactMean()
+    for one in (mean, other):
+        one.fold({"p": {"w": np.array([LIMIT * 0.6])}}, 1)
+    with pytest.raises(RunError, match="two servers"):
+        mean.merge(other)
+    assert mean.weight == 1 and mean.mean()["p"]["w"][0] == LIMIT * 0.6
+
+
+def test_the_mean_takes_no_memory_beyond_its_sums():
+    import tracemalloc
+
+    mean = ExactMean()
+    mean.fold({"p": {"w": np.ones((1000, 1000), dtype=np.float32)}}, 3)
+    tracemalloc.start()
+    got = mean.mean()
+    _, top = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert top < 2e6  # the sums are 8 MB
+    assert got["p"]["w"].shape == (1000, 1000) and (got["p"]["w"] == 1.0).all()
 
 
 def test_sums_within_the_limit_fit_an_int64():
