@@ -21,6 +21,7 @@ from safetensors.numpy import save as save_tensors
 
 from cardionets_core.config_tree import build, to_mapping
 from cardionets_core.errors import CheckpointError, ConfigError
+from cardionets_core.faults import fault_point
 from cardionets_core.model_config import ModelConfig
 from cardionets_core.models.cardionet import CardioNet, build_model
 from cardionets_core.packing import Arrays, Groups
@@ -85,6 +86,7 @@ def write_checkpoint(folder: Path, info: CheckpointInfo, tensors: Arrays, *, num
     name = f"weights-{number:06d}.safetensors"
     written = to_mapping(info) | {"weights": name, "sha256": hashlib.sha256(data).hexdigest()}
     _write_file(folder / name, data)
+    fault_point("saved_not_committed")
     current = folder / FILE_NAME
     if current.exists():
         _write_file(folder / "previous.json", current.read_bytes())

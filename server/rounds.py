@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from flwr.app import Message
 
 from cardionets_core.errors import CardioNetsError, SiteError, WireError
+from cardionets_core.faults import fault_point
 from cardionets_core.messages import (
     MESSAGE_TYPES,
     MISSING_PARTS,
@@ -120,8 +121,11 @@ def run_round(
         task = make_task(site, everything)
         book.asked(_send(grid, site, nodes[site], task, left, result), site)
 
+    fault_point("sent_none")
     for site in sorted(nodes):
         ask(site, False, deadline_s)
+        fault_point("sent_some")
+    fault_point("no_replies")
     while book.waiting and time.monotonic() - started < deadline_s:
         for message in list(grid.pull_messages(book.waiting)):
             who = book.answered(message.metadata.reply_to_message_id)
@@ -135,9 +139,11 @@ def run_round(
                 ask(who, True, left)
             else:
                 book.settle(who, reason)
+                fault_point("some_replies")
         if book.waiting:
             time.sleep(POLL_S)
     book.close()
+    fault_point("all_replies")
     result.accepted, result.refused = book.accepted, book.refused
     result.seconds = time.monotonic() - started
     return result

@@ -15,6 +15,7 @@ from flwr.serverapp import ServerApp
 from cardionets_core.checkpoint import FILE_NAME
 from cardionets_core.config_tree import digest, to_mapping
 from cardionets_core.errors import CardioNetsError, CheckpointError, ConfigError
+from cardionets_core.faults import fault_point
 from cardionets_core.run_config import RunConfig, run_config_from
 from cardionets_core.runtime import set_up
 from server.evaluation import run_evaluation
@@ -49,6 +50,7 @@ def main(grid: Grid, context: Context) -> None:
         config = load_config(folder, str(context.run_config["config-hash"]))
         set_up(config.threads)
         state = begin(config, folder)
+        fault_point("plan_stored")
         with progress.tracking(config):
             state = execute(Run(grid, config, folder, progress.round), state)
             progress.results(state.metrics)

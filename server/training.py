@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from cardionets_core.checkpoint import load_parts, part_arrays
 from cardionets_core.codec import decode
 from cardionets_core.errors import ConfigError, RunError
+from cardionets_core.faults import fault_place, fault_point
 from cardionets_core.messages import TaskHeader, TrainPlan, Update
 from cardionets_core.models.cardionet import build_model
 from cardionets_core.training.stages import HEADS, STAGES, Stage, configured
@@ -55,8 +56,14 @@ def train_stage(run: Run, state: RunState, name: str) -> RunState:
     if state.round == 0:
         state = _prepared(state, stage, run.config)
     for round_index in range(state.round, settings.rounds):
+        fault_place(stage=name, number=round_index + 1)
+        fault_point("between_rounds")
         state = train_round(run, state, stage, settings, sites=sites, round_index=round_index)
+        fault_point("aggregated_not_saved")
         state = save_state(replace(state, round=round_index + 1), run.config, run.checkpoint)
+        fault_point("committed_not_announced")
+        # Told after it is saved: what a reader has seen, no kill can take back.
+        run.report(state.history[-1])
     # What the optimizer remembers is of this stage's loss; the next one begins anew.
     return replace(state, moments={})
 
@@ -139,9 +146,7 @@ def train_round(
         record["chosen"] = chosen
     state = replace(state, weights=state.weights | weights, history=(*state.history, record))
     patients = sum(u.num_examples for u in updates.values())
-    state = _averaged(state, stage, settings, patients)
-    run.report(record)
-    return state
+    return _averaged(state, stage, settings, patients)
 
 
 def train_plan(config: RunConfig, settings: StageConfig, round_index: int) -> TrainPlan:
@@ -212,6 +217,7 @@ def _gate(
         if reason is None:
             combiner.fold(site, update.delta, update.num_examples)
             updates[site] = replace(update, delta={})
+            fault_point("mid_aggregation")
         return reason
 
     return accept

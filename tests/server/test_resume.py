@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import server.training
 from cardionets_core.errors import CheckpointError
 from server.progress import Progress, read_progress
 from server.tracking import embedded_uri
@@ -25,8 +26,8 @@ PLAN = (
     "stage.contrastive.ema_half_life=50",
     "evaluation.sections=[phenotypes,retrieval]",
 )
-REPORTS = ("ecg_masked 1", "contrastive 1", "evaluate 1")
-"""Rounds after whose report the server is stopped: before its save, so the round is done again."""
+PLACES = ("ecg_masked 1", "contrastive 1", "evaluate 1")
+"""Rounds after which the server is stopped: before their save, so the round is done again."""
 
 
 @pytest.fixture(scope="module")
@@ -46,16 +47,27 @@ def whole(federate, two, nano, outputs):
 
 
 def stopped_after(place, monkeypatch, federate, folder, sites, plan):
-    """Run until the report of a round, then stop the server there."""
+    """Run until a round is through and not yet saved, then stop the server there."""
     report = Progress.round
+    here = ""
 
     def stop(self, record):
         report(self, record)
         if f"{record['stage']} {record['round']}" == place:
             raise Stopped
 
+    def enter(*, stage, number):
+        nonlocal here
+        here = f"{stage} {number}"
+
+    def stop_training(point):
+        if point == "aggregated_not_saved" and here == place:
+            raise Stopped
+
     with monkeypatch.context() as patch:
         patch.setattr(Progress, "round", stop)
+        patch.setattr(server.training, "fault_place", enter)
+        patch.setattr(server.training, "fault_point", stop_training)
         with pytest.raises(Stopped):
             federate(folder, sites, *plan)
     return folder
@@ -71,9 +83,9 @@ def without_times(history):
 
 @pytest.fixture(scope="module")
 def resumed(federate, two, nano, outputs):
-    """One run that is stopped at every place of REPORTS in turn, then finished."""
+    """One run that is stopped at every place of PLACES in turn, then finished."""
     folder = outputs / "restarts"
-    for place in REPORTS:
+    for place in PLACES:
         with pytest.MonkeyPatch.context() as patch:
             stopped_after(place, patch, federate, folder, two, (*nano, *PLAN))
         assert not (folder / "summary.json").exists()
@@ -98,9 +110,9 @@ def test_metrics_and_history_are_those_of_the_run_without_a_stop(whole, resumed)
 def test_finished_rounds_are_not_done_again(resumed):
     rounds = [e for e in read_progress(resumed) if e["event"] == "round"]
     done = [f"{e['stage']} {e['round']}" for e in rounds]
-    assert done.count("handshake 1") == len(REPORTS) + 1
+    assert done.count("handshake 1") == len(PLACES) + 1
     again = {place for place in done if done.count(place) > 1} - {"handshake 1"}
-    assert again == set(REPORTS)
+    assert again == {"evaluate 1"}  # a training round is told only once it is saved
 
 
 def test_mlflow_goes_on_with_the_same_run_and_the_same_steps(whole, resumed):

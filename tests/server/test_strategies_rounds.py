@@ -23,7 +23,6 @@ from cardionets_core.packing import fingerprint
 from cardionets_core.run_config import RunConfig, StageConfig, run_config_from
 from cardionets_core.strategy_config import StrategyConfig
 from server.exchange import Run
-from server.progress import Progress
 from server.rounds import RoundResult
 from server.state import SiteRecord, fresh_state, load_state, save_state
 from server.strategies.optimizers import FIRST, SECOND
@@ -106,10 +105,20 @@ def marks(groups):
     return {part: fingerprint(arrays) for part, arrays in groups.items()}
 
 
-def stopped_in_round_3(record):
-    """Stand in for Run.report; the server is gone before it could save the round."""
-    if record["round"] == 3:
-        raise KeyboardInterrupt
+def stop_before_save(monkeypatch, number, error):
+    """Let the server be gone in a round, when its sum is done and not yet saved."""
+    here = 0
+
+    def enter(*, stage, number):
+        nonlocal here
+        here = number
+
+    def stop(point):
+        if point == "aggregated_not_saved" and here == number:
+            raise error
+
+    monkeypatch.setattr(server.training, "fault_place", enter)
+    monkeypatch.setattr(server.training, "fault_point", stop)
 
 
 @pytest.mark.parametrize("name", ["fedavgm", "fedadam", "fedyogi"])
@@ -122,13 +131,13 @@ def test_a_resumed_stage_goes_on_with_the_same_moments_to_the_bit(
     whole = train_stage(run, state, "tokenizer")
 
     run, state = start(fresh, config, tmp_path / "cut", "abc")
-    run.report = stopped_in_round_3
-    with pytest.raises(KeyboardInterrupt):
-        train_stage(run, state, "tokenizer")
+    with monkeypatch.context() as patch:
+        stop_before_save(patch, 3, KeyboardInterrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train_stage(run, state, "tokenizer")
     back = load_state(config, run.checkpoint)
     assert back.round == 2 and FIRST in back.moments
     assert (SECOND in back.moments) == (name != "fedavgm")
-    run.report = lambda record: None
     resumed = train_stage(run, back, "tokenizer")
     assert marks(resumed.weights) == marks(whole.weights)
     a, b = (load_state(config, tmp_path / f / "checkpoint") for f in ("whole", "cut"))
@@ -249,15 +258,8 @@ def test_a_federation_ends_with_the_same_sha256_with_and_without_a_stop(
     plan = (*nano, "stages=[handshake,ecg_masked]", "stage.ecg_masked.rounds=2")
     plan = (*plan, f"strategy.name={name}")
     whole = federate(tmp_path / "whole1", hospitals, *plan)
-    report = Progress.round
-
-    def stop(self, record):
-        report(self, record)
-        if record["stage"] == "ecg_masked" and record["round"] == 2:
-            raise Stopped
-
     with monkeypatch.context() as patch:
-        patch.setattr(Progress, "round", stop)
+        stop_before_save(patch, 2, Stopped)
         with pytest.raises(Stopped):
             federate(tmp_path / "resume", hospitals, *plan)
     resumed = federate(tmp_path / "resume", hospitals)
