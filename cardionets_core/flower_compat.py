@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.app.message import make_message
@@ -22,6 +23,9 @@ from flwr.proto.node_pb2 import NodeInfo
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+if TYPE_CHECKING:
+    from flwr.supercore.inflatable.inflatable_object import InflatableObject
+
 __all__ = [
     "CLIENT_APP_RAISED",
     "FLOWER_VERSION",
@@ -31,6 +35,7 @@ __all__ = [
     "TaskIdentity",
     "as_delivered",
     "build_bundle",
+    "call_within_upload",
     "client_app_program",
     "copy_records",
     "empty_run",
@@ -125,6 +130,29 @@ def client_app_program() -> Callable[[], None]:
     from flwr.supernode.cli import flwr_clientapp
 
     return flwr_clientapp
+
+
+def call_within_upload(interrupt: Callable[[], None]) -> None:
+    """Have this process of a ClientApp call `interrupt` when a part of its reply is at its node.
+
+    The SuperNode has then been told of the reply and waits for the rest.
+    """
+    from flwr.supernode.runtime import run_clientapp
+
+    push_objects = vars(run_clientapp)["push_objects"]
+
+    def push_and_interrupt(
+        objects: dict[str, InflatableObject],
+        push_object: Callable[[str, bytes], None],
+        **limits: Any,
+    ) -> None:
+        def push_one(name: str, content: bytes) -> None:
+            push_object(name, content)
+            interrupt()
+
+        push_objects(objects, push_one, **limits)
+
+    vars(run_clientapp)["push_objects"] = push_and_interrupt
 
 
 class _ShortSleeps:

@@ -7,6 +7,7 @@ exception to the server, and texts hold file paths, and file paths hold patients
 from __future__ import annotations
 
 import logging
+import os
 from typing import TYPE_CHECKING
 
 from flwr.app import Message
@@ -20,6 +21,7 @@ from cardionets_core.errors import (
     SiteError,
     WireError,
 )
+from cardionets_core.faults import FAULTS_ENV, fault_point
 from cardionets_core.messages import refusal, task_from_records, update_to_records
 
 if TYPE_CHECKING:
@@ -41,6 +43,10 @@ CODES: dict[type[Exception], str] = {
 
 def _answer(message: Message, context: Context) -> Message:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    if FAULTS_ENV in os.environ:
+        from cardionets_core.flower_compat import call_within_upload
+
+        call_within_upload(lambda: fault_point("half_uploaded"))
     return Message(answer(message.content), reply_to=message)
 
 
@@ -53,7 +59,9 @@ def answer(content: RecordDict) -> RecordDict:
 
         task = task_from_records(content)
         tell(task.header.notice)
-        return update_to_records(serve(task, open_site()))
+        reply = update_to_records(serve(task, open_site()))
+        fault_point("packed")
+        return reply
     except SiteError as error:
         log.warning("answered with the code %r", error.code)
         return refusal(error.code)

@@ -9,6 +9,7 @@ import numpy as np
 from cardionets_core.checkpoint import load_parts, part_arrays
 from cardionets_core.errors import SiteError, WireError
 from cardionets_core.evaluation.evaluate import fit_sums, score_sums
+from cardionets_core.faults import fault_place, fault_point
 from cardionets_core.messages import MISSING_PARTS, Task, TaskHeader, Update
 from cardionets_core.models.cardionet import PARTS, CardioNet, build_model
 from cardionets_core.packing import Groups, fingerprint
@@ -33,6 +34,8 @@ def serve(task: Task, site: Site) -> Update:
         SiteError: the site refuses, with the code that the coordinator gets.
     """
     header = task.header
+    fault_place(stage=header.stage, number=header.round, site=site.name)
+    fault_point("received")
     admit(site.config.policy, header)
     set_up(header.threads)
     if header.action == "describe":
@@ -67,6 +70,7 @@ def _train(task: Task, site: Site) -> Update:
         # The site knows what a stage trains; a server cannot widen it.
         raise SiteError("refused_task")
     dataset = site.dataset(header)
+    fault_point("loading")
     indices = dataset.indices("train", stage.needs)
     patients = persons(dataset, indices)
     if plan.max_steps:
@@ -101,6 +105,7 @@ def _train(task: Task, site: Site) -> Update:
         device=device,
         compile_step=site.config.compile,
     )
+    fault_point("trained")
     if stage.name == "tokenizer":
         update_latent_statistics(model, dataset, indices, plan.batch_size)
     metrics = {f"train_{k}": v for k, v in result.means.items()}

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from cardionets_core.errors import SiteError
+from cardionets_core.faults import fault_point
 from cardionets_core.runtime import autocast
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def train_locally(
             sums[name] = sums.get(name, 0.0) + float(values.detach().double().sum())
         seen += len(rows)
         steps += 1
+        fault_point("mid_epoch")
     return TrainResult(len(indices), steps, {k: v / max(seen, 1) for k, v in sums.items()})
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from flwr.app import Message, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.cli.flower_config import read_superlink_connection
 from flwr.common import constant as common_constant
 from flwr.proto.node_pb2 import NodeInfo
@@ -102,6 +102,21 @@ def test_the_pauses_of_the_supernode_are_where_we_shorten_them():
     assert start_client_internal.time is time
     assert set(re.findall(r"\btime\.(\w+)", source)) == {"sleep"}  # all that our stand-in has
     assert "time.sleep(3)" in source
+
+
+def test_an_upload_is_interrupted_when_a_part_of_it_has_arrived(monkeypatch):
+    monkeypatch.setattr(run_clientapp, "push_objects", run_clientapp.push_objects)
+    assert "push_objects(" in inspect.getsource(run_clientapp.push_message)
+    arrived, at_interrupt = [], []
+    flower_compat.call_within_upload(lambda: at_interrupt.append(len(arrived)))
+    content = RecordDict({"c": ConfigRecord({"k": 1})})
+    run_clientapp.push_objects(
+        {content.object_id: content, content["c"].object_id: content["c"]},
+        lambda name, _: arrived.append(name),
+        object_ids_to_push={content.object_id, content["c"].object_id},
+        max_concurrent_pushes=1,
+    )
+    assert len(arrived) == 2 and at_interrupt == [1, 2]
 
 
 def test_short_sleeps_are_short(monkeypatch):
