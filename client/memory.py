@@ -1,0 +1,229 @@
+"""What a site remembers of a run from round to round, and its newest answer, on the site's disk.
+
+A memory is written as one generation per trained round, named `STAGE/ROUND`; the server names the
+generation that the site goes on from: that of its last update that was used. So a round that is
+repeated starts from what the first try started from. docs/strategies.md says what is remembered.
+
+Every file is one JSON line and a safetensors block behind the SHA-256 of both: a torn or changed
+file is known as such and counts as none. Nothing in a file chooses a path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from cardionets_core.config_tree import digest
+from cardionets_core.errors import DataError, SiteError
+from cardionets_core.messages import SUMS, TaskHeader, Update
+from cardionets_core.packing import Groups, fingerprint
+
+if TYPE_CHECKING:
+    from cardionets_core.messages import Task
+    from cardionets_core.packing import Arrays
+    from cardionets_core.site_config import SiteConfig
+
+LOCAL, CONTROL, RESIDUAL = "local", "control", "residual"
+"""Kinds of what is remembered: tensors that never leave the site (of all stages so far), SCAFFOLD's
+control variate, and what a codec left out of the last update (both of one stage)."""
+
+MISSING_MEMORY = "missing_memory"
+"""The code of a site that has not, or not whole, the generation that a task names."""
+
+GENERATIONS = 3
+"""Generations of a run that are kept."""
+
+RUNS = 5
+"""Runs whose folders are kept, those that were written last."""
+
+FORMAT = 1
+ANSWER = "answer.sealed"
+_DIGEST_LENGTH = 64
+
+log = logging.getLogger("cardionets.site")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a site remembers of one run.
+
+    Attributes:
+        stage: the stage in which it was written.
+        groups: kind -> part -> name -> array.
+    """
+
+    stage: str = ""
+    groups: dict[str, Groups] = field(default_factory=dict)
+
+    def entering(self, stage: str) -> Memory:
+        """Return what is still of use in a stage; another stage's losses have other gradients."""
+        kept = self.groups if stage == self.stage else {LOCAL: self.groups.get(LOCAL, {})}
+        return Memory(stage, dict(kept))
+
+
+class RunMemory:
+    """The folder of one run below the site's cache.
+
+    Args:
+        runs: the folder of all runs.
+        header: a task of the run.
+    """
+
+    def __init__(self, runs: Path, header: TaskHeader) -> None:
+        # Hashed, because the name comes from outside and must not choose the path. The plan is in
+        # the hash: another run under the same name begins with nothing.
+        self._run = _hash(f"{header.run}|{header.config_hash}")
+        self._folder = runs / self._run
+
+    def read(self, generation: str) -> Memory:
+        """Return a generation; of the empty name, an empty memory.
+
+        Raises:
+            SiteError: `missing_memory`, when it is not here or not whole.
+        """
+        if not generation:
+            return Memory()
+        for path in reversed(self._files(generation)):
+            found = _read(path)
+            if found and found[0].get("run") == self._run and found[0]["name"] == generation:
+                facts, tensors = found
+                return Memory(facts["stage"], _nested(tensors))
+        log.warning("what we remembered of %.80r is not here, or torn", generation)
+        raise SiteError(MISSING_MEMORY)
+
+    def write(self, header: TaskHeader, memory: Memory) -> None:
+        """Write the generation of a task's round; keep the one that it came from, too.
+
+        Raises:
+            DataError: the disk is full or away.
+        """
+        name = f"{header.stage}/{header.round}"
+        facts = {"run": self._run, "name": name, "stage": header.stage}
+        before = self._files()
+        order = 1 + max((_order(p) for p in before), default=0)
+        path = self._folder / f"memory-{order:08d}-{_hash(name)}.sealed"
+        self._write(path, facts, _flat(memory.groups))
+        again = {p for p in before if p.name.endswith(f"{_hash(name)}.sealed")}
+        needed = [path, *self._files(header.memory)[-1:]] if header.memory else [path]
+        others = [p for p in before if p not in again and p not in needed]
+        kept = {*needed, *others[len(others) - (GENERATIONS - len(needed)) :]}
+        for old in set(before) - kept:
+            old.unlink(missing_ok=True)
+
+    def answer(self, mark: str) -> Update | None:
+        """Return the newest answer, if it answered the task of this mark (`task_mark`)."""
+        found = _read(self._folder / ANSWER)
+        if found is None or found[0].get("mark") != mark:
+            return None
+        facts, tensors = found
+        groups = _nested(tensors)
+        header = facts["update"] | {"modalities": tuple(facts["update"]["modalities"])}
+        sums = groups.get(SUMS, {}).get(SUMS, {})
+        return Update(**header, delta=groups.get("delta", {}), sums=sums)
+
+    def keep_answer(self, mark: str, update: Update) -> None:
+        """Keep an answer in place of the one before.
+
+        Raises:
+            DataError: the disk is full or away.
+        """
+        header = {k: v for k, v in vars(update).items() if k not in ("delta", "sums")}
+        groups = {"delta": update.delta, SUMS: {SUMS: dict(update.sums)}}
+        self._write(self._folder / ANSWER, {"mark": mark, "update": header}, _flat(groups))
+
+    def _files(self, generation: str = "") -> list[Path]:
+        """Return the files of a generation, or of all, in the order in which they were written."""
+        wanted = _hash(generation) if generation else "*"
+        return sorted(self._folder.glob(f"memory-*-{wanted}.sealed"), key=_order)
+
+    def _write(self, path: Path, facts: dict[str, Any], tensors: Arrays) -> None:
+        line = json.dumps({"format": FORMAT, **facts}, allow_nan=False).encode()
+        body = line + b"\n" + save_tensors(tensors)
+        # One name for all: what a killed process has left is written over by the next one.
+        temporary = path.with_name(".writing.tmp")
+        try:
+            if not path.parent.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _drop_old_runs(path.parent.parent)
+            with temporary.open("wb") as file:
+                file.write(hashlib.sha256(body).hexdigest().encode())
+                file.write(body)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError as error:
+            raise DataError(
+                f"{path.parent} cannot be written: {error}. The site keeps there what it must "
+                "remember of a run; make room, or mend the folder's rights."
+            ) from error
+
+
+def task_mark(task: Task, config: SiteConfig) -> str:
+    """Return the SHA-256 of all that an answer depends on: task, site and its table of records.
+
+    What only says how or how long to ask (the notice, the budget, which frozen parts travel) is
+    left out, so that a repeated task has the mark of the first.
+    """
+    header = replace(task.header, notice=None)
+    if header.train is not None:
+        header = replace(header, train=replace(header.train, budget_s=0.0))
+    others = {g: fingerprint(a) for g, a in sorted(task.weights.items()) if g not in header.parts}
+    table = hashlib.sha256(Path(config.data.manifest).read_bytes()).hexdigest()
+    words = (digest(header), json.dumps(others), digest(config), table)
+    return hashlib.sha256("|".join(words).encode()).hexdigest()
+
+
+def _read(path: Path) -> tuple[dict[str, Any], Arrays] | None:
+    """Return the facts and arrays of a file; None where it is away, torn, changed or foreign."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    seal, body = data[:_DIGEST_LENGTH], data[_DIGEST_LENGTH:]
+    if hashlib.sha256(body).hexdigest().encode() != seal:
+        return None
+    line, _, tensors = body.partition(b"\n")
+    facts: dict[str, Any] = json.loads(line)
+    return (facts, load_tensors(tensors)) if facts["format"] == FORMAT else None
+
+
+def _drop_old_runs(runs: Path) -> None:
+    folders = sorted((p for p in runs.iterdir() if p.is_dir()), key=lambda p: p.stat().st_mtime_ns)
+    for folder in folders[:-RUNS]:
+        # Another process may be at the same; what stays is removed with the next run.
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _flat(groups: dict[str, Groups]) -> Arrays:
+    return {
+        f"{kind}|{part}|{name}": np.asarray(array, order="C")
+        for kind, parts in groups.items()
+        for part, arrays in parts.items()
+        for name, array in arrays.items()
+    }
+
+
+def _nested(tensors: Arrays) -> dict[str, Groups]:
+    groups: dict[str, Groups] = {}
+    for key, array in tensors.items():
+        kind, part, name = key.split("|", 2)
+        groups.setdefault(kind, {}).setdefault(part, {})[name] = array
+    return groups
+
+
+def _order(path: Path) -> int:
+    return int(path.name.split("-")[1])
+
+
+def _hash(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:32]
