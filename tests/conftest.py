@@ -3,40 +3,18 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from cardionets_core.cohort.write import write_site
 from cardionets_core.config_tree import digest
-from cardionets_core.run_config import CONF, RunConfig, compose, run_config_from
-from cardionets_core.site_config import write_yaml
 from client.client_app import app as client_app
 from server.server_app import app as server_app
 from server.server_app import load_config, write_config
+from simulations.faults.small import NANO, plan, write_hospital
 from simulations.grid import run_in_process
 
-NANO = (
-    # `tiny` made smaller still: every part and every stage, at a tenth of the time.
-    "model.cine.size_px=32",
-    "model.cine.pixel_mm=5.0",
-    "model.cine.phases=4",
-    "model.ecg_encoder.width=48",
-    "model.ecg_encoder.depth=2",
-    "model.ecg_decoder.width=32",
-    "model.cmr_encoder.width=48",
-    "model.cmr_encoder.depth=2",
-    "model.cmr_decoder.width=32",
-    "model.alignment.width=32",
-    "model.tokenizer.widths=[16,32]",
-    "model.generator.patch=[2,2,2]",
-    "model.generator.width=48",
-    "model.generator.encoder_depth=1",
-    "model.generator.decoder_depth=1",
-    "model.generator.head_width=48",
-    "model.generator.noise_draws=2",
-)
 STAGES = ("ecg_masked", "tokenizer", "contrastive", "generative", "phenotypes", "diseases")
 BRIEF = (
     *(f"stage.{name}.rounds=1" for name in STAGES),
@@ -58,27 +36,6 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start with the longest files: the other core would wait for them at the end."""
     items.sort(key=lambda item: item.path.parent.name != "simulations")
-
-
-def write_hospital(folder: Path, name: str, preset: str, *, patients: int, **how: bool) -> Path:
-    """Write a virtual hospital and its YAML; return the YAML."""
-    seed = sum(map(ord, name))
-    write_site(preset, patients=patients, seed=seed, out=folder / name / "data", **how)
-    data = {
-        "root": str(folder / name / "data"),
-        "manifest": str(folder / name / "data" / "manifest.csv"),
-        "cache": str(folder / name / "cache"),
-        "salt": f"salt-of-{name}",
-    }
-    path = folder / f"{name}.yaml"
-    write_yaml(path, {"site": name, "title": f"Hospital {name}", "device": "cpu", "data": data})
-    return path
-
-
-def plan(name: str, overrides: Sequence[str], *, sites: int) -> RunConfig:
-    """Compose a run's plan as the commands do."""
-    words = [f"name={name}", f"min_sites={sites}", *overrides]
-    return run_config_from(compose("run", words, package=CONF))
 
 
 def patient_ids(site_file: Path) -> list[str]:

@@ -1,0 +1,1 @@
+"""Plain Flower over CardioNets' model: the peer of the measurements."""
