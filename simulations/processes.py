@@ -65,6 +65,7 @@ class Federation:
         port: port of the SuperLink; 0 picks a free one.
         env: further environment variables for all processes (threads, MLflow's address, ...).
         site_env: the same for single sites (site name -> variables).
+        site_address: `host:port` where a site finds the SuperLink, if not directly (a slow link).
         outputs: folder that holds run folders, given to the apps as CARDIONETS_OUTPUTS; by
             default the parent of `folder`.
         bundle: folder of the app bundle.
@@ -87,6 +88,7 @@ class Federation:
         port: int = 0,
         env: Mapping[str, str] | None = None,
         site_env: Mapping[str, Mapping[str, str]] | None = None,
+        site_address: Mapping[str, str] | None = None,
         outputs: Path | None = None,
         bundle: Path = server_launch.BUNDLE,
         start_s: float = 120.0,
@@ -101,6 +103,7 @@ class Federation:
         self.port = port
         self._env = dict(env or {})
         self._site_env = {name: dict(values) for name, values in (site_env or {}).items()}
+        self._site_address = dict(site_address or {})
         self._outputs = (outputs or self.folder.parent).resolve()
         self._bundle = bundle.resolve()
         self._start_s = start_s
@@ -158,7 +161,7 @@ class Federation:
         """Start the SuperNode of a site (again, after it was killed)."""
         command = client_launch.supernode(
             self.sites[name],
-            superlink=f"{LOOPBACK}:{self.port}",
+            superlink=self._site_address.get(name, f"{LOOPBACK}:{self.port}"),
             port=self._site_ports[name],
             home=self._home(site_process(name)),
             env={**self._warm_env(), **self._site_env.get(name, {})},
