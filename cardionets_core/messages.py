@@ -35,6 +35,10 @@ SUMS = "sums"
 MISSING_PARTS = "missing_parts"
 """The code of a site that has not kept a frozen part; the server sends all of them again."""
 
+MISSING_MEMORY = "missing_memory"
+"""The code of a site that has not, or not whole, the memory that a task names; the server asks it
+to begin with nothing."""
+
 LARGEST_COUNT = 2**40
 """More than any site can count; keeps sums of counts far from overflow."""
 

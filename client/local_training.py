@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cardionets_core.checkpoint import load_parts, part_arrays
+from cardionets_core.codec import encode
 from cardionets_core.errors import SiteError, WireError
 from cardionets_core.evaluation.evaluate import fit_sums, score_sums
 from cardionets_core.faults import fault_place, fault_point
@@ -17,14 +19,19 @@ from cardionets_core.runtime import derive_seed, pick_device, set_up, versions
 from cardionets_core.training.loop import measure, train_locally
 from cardionets_core.training.objectives import make_objective
 from cardionets_core.training.stages import STAGES, configured
+from client.memory import RESIDUAL, Memory, RunMemory, remembers, task_mark
 from client.policy import admit, floored, outgoing, require_patients, site_options
 
 if TYPE_CHECKING:
     from cardionets_core.data.dataset import SiteDataset
+    from cardionets_core.training.objective import Objective
+    from cardionets_core.training.stages import Stage
     from client.site import Site
 
 PROBES = "probes"
 """Group of arrays in a score task that are not model weights."""
+
+log = logging.getLogger("cardionets.site")
 
 
 def serve(task: Task, site: Site) -> Update:
@@ -62,13 +69,44 @@ def _describe(header: TaskHeader, site: Site) -> Update:
 
 
 def _train(task: Task, site: Site) -> Update:
-    header, plan = task.header, task.header.train
+    header = task.header
+    stage = asked_stage(header)
+    memory = RunMemory(site.runs, header)
+    mark = task_mark(task, site.config)
+    answered = memory.answer(mark)
+    if answered is not None:
+        log.info("stage %s, round %d: answered again as before", header.stage, header.round)
+        return answered
+    before = memory.read(header.memory).entering(header.stage)
+    update, after = _trained(task, site, stage, before)
+    if remembers(header):
+        memory.write(header, after)
+    memory.keep_answer(mark, update)
+    fault_point("ledger_written")
+    return update
+
+
+def asked_stage(header: TaskHeader) -> Stage:
+    """Return the stage of a training task.
+
+    Raises:
+        SiteError: `refused_task`: it would train other parts than the stage does.
+        WireError: there is no such stage, or no plan.
+    """
+    plan = header.train
     if plan is None or header.stage not in STAGES:
         raise WireError(f"a train task for stage {header.stage!r} without a plan")
     stage = configured(header.stage, plan.options, header.model)
     if set(header.trains) != set(stage.trains):
         # The site knows what a stage trains; a server cannot widen it.
         raise SiteError("refused_task")
+    return stage
+
+
+def _trained(task: Task, site: Site, stage: Stage, memory: Memory) -> tuple[Update, Memory]:
+    """Train, and return the update with what the site must remember of it."""
+    header, plan = task.header, task.header.train
+    assert plan is not None
     dataset = site.dataset(header)
     fault_point("loading")
     indices = dataset.indices("train", stage.needs)
@@ -79,21 +117,8 @@ def _train(task: Task, site: Site) -> Update:
     device = pick_device(site.config.device)
     weights = gather_weights(task, site)
     model = load_model(header, weights).to(device)
-    seed = derive_seed(header.seed, site.name)
     objective = make_objective(stage.name, plan.options, plan.progress)
-    held_out = dataset.indices("validation", stage.needs)
-    if persons(dataset, held_out) < site.config.policy.min_patients:
-        held_out = held_out[:0]  # a loss over so few would tell about single patients
-    before = measure(
-        model,
-        dataset,
-        objective,
-        indices=held_out,
-        batch_size=plan.batch_size,
-        # The same draw every round, so that the curve shows the model and not the dice.
-        seed=derive_seed("validation", stage.name, site.name),
-        device=device,
-    )
+    before = _held_out(model, dataset, objective, site=site, task=task)
     result = train_locally(
         model,
         dataset,
@@ -101,7 +126,7 @@ def _train(task: Task, site: Site) -> Update:
         trains=stage.trains,
         indices=indices,
         plan=plan,
-        seed=seed,
+        seed=derive_seed(header.seed, site.name),
         device=device,
         compile_step=site.config.compile,
     )
@@ -110,14 +135,38 @@ def _train(task: Task, site: Site) -> Update:
         update_latent_statistics(model, dataset, indices, plan.batch_size)
     metrics = {f"train_{k}": v for k, v in result.means.items()}
     metrics |= {f"validation_{k}": v for k, v in before.items()}
-    return Update(
+    delta = difference(model, {p: weights[p] for p in stage.trains})
+    sent, residual = encode(delta, plan.codec, memory.groups.get(RESIDUAL, {}))
+    update = Update(
         site=site.name,
         run=header.run,
         stage=header.stage,
         round=header.round,
         num_examples=result.num_examples,
         metrics=outgoing(metrics),
-        delta=difference(model, {p: weights[p] for p in stage.trains}),
+        delta=sent,
+    )
+    return update, Memory(stage.name, {RESIDUAL: residual})
+
+
+def _held_out(
+    model: CardioNet, dataset: SiteDataset, objective: Objective, *, site: Site, task: Task
+) -> dict[str, float]:
+    """Return the loss before training on the validation split, if it holds enough patients."""
+    header, plan = task.header, task.header.train
+    assert plan is not None
+    rows = dataset.indices("validation", STAGES[header.stage].needs)
+    if persons(dataset, rows) < site.config.policy.min_patients:
+        rows = rows[:0]  # a loss over so few would tell about single patients
+    return measure(
+        model,
+        dataset,
+        objective,
+        indices=rows,
+        batch_size=plan.batch_size,
+        # The same draw every round, so that the curve shows the model and not the dice.
+        seed=derive_seed("validation", header.stage, site.name),
+        device=model.device,
     )
 
 

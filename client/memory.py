@@ -25,7 +25,7 @@ from safetensors.numpy import save as save_tensors
 
 from cardionets_core.config_tree import digest
 from cardionets_core.errors import DataError, SiteError
-from cardionets_core.messages import SUMS, TaskHeader, Update
+from cardionets_core.messages import MISSING_MEMORY, SUMS, TaskHeader, Update
 from cardionets_core.packing import Groups, fingerprint
 
 if TYPE_CHECKING:
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
 LOCAL, CONTROL, RESIDUAL = "local", "control", "residual"
 """Kinds of what is remembered: tensors that never leave the site (of all stages so far), SCAFFOLD's
 control variate, and what a codec left out of the last update (both of one stage)."""
-
-MISSING_MEMORY = "missing_memory"
-"""The code of a site that has not, or not whole, the generation that a task names."""
 
 GENERATIONS = 3
 """Generations of a run that are kept."""
@@ -166,6 +163,11 @@ class RunMemory:
                 f"{path.parent} cannot be written: {error}. The site keeps there what it must "
                 "remember of a run; make room, or mend the folder's rights."
             ) from error
+
+
+def remembers(header: TaskHeader) -> bool:
+    """Return whether a training task leaves anything to remember; the server judges alike."""
+    return bool(header.local) or (header.train is not None and header.train.codec != "float32")
 
 
 def task_mark(task: Task, config: SiteConfig) -> str:

@@ -36,6 +36,11 @@ class Site:
         """The name that the coordinator knows."""
         return self.config.site
 
+    @property
+    def runs(self) -> Path:
+        """Folder of what the site remembers of the runs that it takes part in."""
+        return Path(self.config.data.cache) / "runs"
+
     def dataset(self, header: TaskHeader) -> SiteDataset:
         """Open the prepared records for the model of a task; prepares them on the first call.
 

@@ -7,9 +7,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cardionets_core.config_tree import digest
 from cardionets_core.errors import UPDATE_REFUSALS
-from cardionets_core.messages import Notice, Task, TaskHeader, TrainPlan, Update
+from cardionets_core.messages import (
+    MISSING_MEMORY,
+    MISSING_PARTS,
+    Notice,
+    Task,
+    TaskHeader,
+    TrainPlan,
+    Update,
+)
 from cardionets_core.packing import Groups, fingerprint
 from cardionets_core.runtime import derive_seed
+from server.memory import generations
 from server.rounds import RoundResult, run_round
 
 if TYPE_CHECKING:
@@ -104,14 +113,18 @@ def send_round(
         extra: further groups of arrays for every site (the probes of the evaluate stage).
     """
     frozen = state.deployed()
+    memories = generations(run.config, state.history)
 
-    def make(site: str, everything: bool) -> Task:
-        head, held = heads[site], {} if everything else run.sent.setdefault(site, {})
+    def make(site: str, lost: frozenset[str]) -> Task:
+        head = heads[site]
+        held = {} if MISSING_PARTS in lost else run.sent.setdefault(site, {})
         weights = {p: state.weights[p] for p in head.trains}
         for part, mark in head.parts.items():
             if part not in head.trains and held.get(part) != mark:
                 weights[part] = frozen[part]
-        return Task(replace(head, notice=run.notices.get(site)), weights | (extra or {}))
+        memory = "" if MISSING_MEMORY in lost else memories.get(site, "")
+        head = replace(head, notice=run.notices.get(site), memory=memory)
+        return Task(head, weights | (extra or {}))
 
     result = run_round(
         run.grid,
@@ -160,6 +173,7 @@ def round_record(
     """Return the JSON record of a round: who, how long, how many bytes, mean metrics."""
     total = sum(u.num_examples for u in updates.values())
     names = sorted({k for u in updates.values() for k in u.metrics})
+    lost = {"memory_lost": result.memory_lost} if result.memory_lost else {}
     return {
         "stage": stage,
         "round": number,
@@ -167,6 +181,7 @@ def round_record(
         "seconds": round(result.seconds, 3),
         "accepted": result.accepted,
         "refused": result.refused,
+        **lost,
         "bytes_down": dict(sorted(result.bytes_down.items())),
         "bytes_up": dict(sorted(result.bytes_up.items())),
         "num_examples": {n: u.num_examples for n, u in sorted(updates.items())},

@@ -35,7 +35,7 @@ def greet(run: Run, state: RunState) -> RunState:
         updates[node] = update
         return None
 
-    def make(node: str, everything: bool) -> Task:
+    def make(node: str, lost: frozenset[str]) -> Task:
         return Task(header(run, state, "handshake", action="describe"))
 
     result = run_round(

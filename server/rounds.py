@@ -13,6 +13,7 @@ from cardionets_core.errors import CardioNetsError, SiteError, WireError
 from cardionets_core.faults import fault_point
 from cardionets_core.messages import (
     MESSAGE_TYPES,
+    MISSING_MEMORY,
     MISSING_PARTS,
     Task,
     Update,
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from flwr.serverapp import Grid
+
+LOST = (MISSING_PARTS, MISSING_MEMORY)
+"""Codes of a site that can serve the task once it is sent, or told to do without, what it lost."""
 
 POLL_S = 0.1
 """Seconds between two looks for replies."""
@@ -42,6 +46,7 @@ class RoundResult:
         bytes_down: payload sent to each site.
         bytes_up: payload received from each site.
         seconds: wall time from the first message to the last reply.
+        memory_lost: sites that had lost what they remembered of the run, and began anew.
     """
 
     accepted: list[str] = field(default_factory=list)
@@ -49,6 +54,7 @@ class RoundResult:
     bytes_down: dict[str, int] = field(default_factory=dict)
     bytes_up: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
+    memory_lost: list[str] = field(default_factory=list)
 
 
 class RoundBook:
@@ -59,7 +65,7 @@ class RoundBook:
 
     def __init__(self) -> None:
         self._open: dict[str, str] = {}
-        self._asked_again: set[str] = set()
+        self._lost: dict[str, set[str]] = {}
         self.accepted: list[str] = []
         self.refused: dict[str, str] = {}
 
@@ -76,11 +82,16 @@ class RoundBook:
         """Return whose task a reply answers; None for a second copy or one of another round."""
         return self._open.pop(message_id, None)
 
-    def ask_again(self, site: str) -> bool:
-        """Return whether a site that lost parts may be asked a second time; true only once."""
-        first = site not in self._asked_again
-        self._asked_again.add(site)
+    def ask_again(self, site: str, code: str = MISSING_PARTS) -> bool:
+        """Return whether a site that lost this may be asked again; true only once."""
+        known = self._lost.setdefault(site, set())
+        first = code not in known
+        known.add(code)
         return first
+
+    def lost(self, site: str) -> frozenset[str]:
+        """Return the codes of what a site has told to have lost in this round."""
+        return frozenset(self._lost.get(site, ()))
 
     def settle(self, site: str, reason: str | None) -> None:
         """Write down how a site ended: with an update that was used, or with a reason."""
@@ -101,7 +112,7 @@ def run_round(
     grid: Grid,
     nodes: Mapping[str, int],
     *,
-    make_task: Callable[[str, bool], Task],
+    make_task: Callable[[str, frozenset[str]], Task],
     accept: Callable[[str, Update], str | None],
     deadline_s: float,
 ) -> RoundResult:
@@ -109,7 +120,7 @@ def run_round(
 
     Args:
         nodes: site name -> Flower node id.
-        make_task: makes a site's task; the second argument asks for all weights (it lost some).
+        make_task: makes a site's task; the second argument says what it has lost (codes of LOST).
         accept: uses an update and returns None, or says why it must not be used.
         deadline_s: after this the round goes on without the sites that have not answered; their
             messages expire too, so that no site works on a round that is over.
@@ -117,13 +128,13 @@ def run_round(
     result, book = RoundResult(), RoundBook()
     started = time.monotonic()
 
-    def ask(site: str, everything: bool, left: float) -> None:
-        task = make_task(site, everything)
+    def ask(site: str, left: float) -> None:
+        task = make_task(site, book.lost(site))
         book.asked(_send(grid, site, nodes[site], task, left, result), site)
 
     fault_point("sent_none")
     for site in sorted(nodes):
-        ask(site, False, deadline_s)
+        ask(site, deadline_s)
         fault_point("sent_some")
     fault_point("no_replies")
     while book.waiting and time.monotonic() - started < deadline_s:
@@ -133,10 +144,10 @@ def run_round(
                 continue
             reason = _take(message, who, accept, result)
             left = deadline_s - (time.monotonic() - started)
-            if reason == MISSING_PARTS and left <= 0:
+            if reason in LOST and left <= 0:
                 book.settle(who, "late")
-            elif reason == MISSING_PARTS and book.ask_again(who):
-                ask(who, True, left)
+            elif reason in LOST and book.ask_again(who, reason):
+                ask(who, left)
             else:
                 book.settle(who, reason)
                 fault_point("some_replies")
@@ -145,6 +156,7 @@ def run_round(
     book.close()
     fault_point("all_replies")
     result.accepted, result.refused = book.accepted, book.refused
+    result.memory_lost = sorted(s for s in nodes if MISSING_MEMORY in book.lost(s))
     result.seconds = time.monotonic() - started
     return result
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from cardionets_core.errors import SITE_ERROR_CODES, RunError
 from cardionets_core.flower_compat import stamp_message_id, task_identity
 from cardionets_core.messages import (
+    MISSING_MEMORY,
     MISSING_PARTS,
     Task,
     TaskHeader,
@@ -26,7 +27,7 @@ from cardionets_core.messages import (
 )
 from cardionets_core.model_config import ModelConfig
 from server import rounds
-from server.rounds import run_round
+from server.rounds import LOST, run_round
 
 HEADER = TaskHeader(
     run="run-1",
@@ -96,7 +97,7 @@ def good(site):
     return lambda task, asked: trained(site)
 
 
-def task_for(site, everything):
+def task_for(site, lost):
     return Task(HEADER, WEIGHTS)
 
 
@@ -147,7 +148,7 @@ def test_a_late_site_is_left_behind():
     assert result.seconds >= 1.0
 
 
-@pytest.mark.parametrize("code", sorted(set(SITE_ERROR_CODES) - {MISSING_PARTS}))
+@pytest.mark.parametrize("code", sorted(set(SITE_ERROR_CODES) - set(LOST)))
 def test_a_refusal_is_written_down_and_the_round_goes_on(code):
     grid, result, _ = play({"a": good("a"), "b": lambda task, asked: refusal(code)})
     assert result.accepted == ["a"] and result.refused == {"b": code}
@@ -157,9 +158,9 @@ def test_a_refusal_is_written_down_and_the_round_goes_on(code):
 def test_a_site_that_lost_a_part_is_sent_all_of_them_once():
     asked_for = []
 
-    def make_task(site, everything):
-        asked_for.append((site, everything))
-        extra = {"tokenizer": {"w": np.zeros(3, dtype=np.float32)}} if everything else {}
+    def make_task(site, lost):
+        asked_for.append((site, bool(lost)))
+        extra = {"tokenizer": {"w": np.zeros(3, dtype=np.float32)}} if lost else {}
         return Task(replace(HEADER), WEIGHTS | extra)
 
     def lost(task, asked):
@@ -174,9 +175,25 @@ def test_a_site_that_lost_a_part_is_sent_all_of_them_once():
     assert result.bytes_down["b"] == small + large
 
 
-def test_a_site_that_loses_it_again_is_refused():
-    grid, result, _ = play({"b": lambda task, asked: refusal(MISSING_PARTS)})
-    assert result.refused == {"b": MISSING_PARTS} and len(grid.pushed) == 2
+@pytest.mark.parametrize("code", LOST)
+def test_a_site_that_loses_it_again_is_refused(code):
+    grid, result, _ = play({"b": lambda task, asked: refusal(code)})
+    assert result.refused == {"b": code} and len(grid.pushed) == 2
+
+
+def test_a_site_that_lost_all_is_asked_once_for_each_loss():
+    told = []
+
+    def make_task(site, lost):
+        told.append(lost)
+        return Task(HEADER, WEIGHTS)
+
+    def lost(task, asked):
+        return refusal(LOST[2 - asked]) if asked < 3 else trained("b")
+
+    _, result, _ = play({"b": lost}, make_task=make_task)
+    assert result.accepted == ["b"] and result.memory_lost == ["b"]
+    assert told == [frozenset(), {MISSING_MEMORY}, set(LOST)]
 
 
 def test_a_part_lost_at_the_deadline_makes_the_site_late():
@@ -269,7 +286,7 @@ def test_a_bug_of_ours_is_loud():
 )
 def test_the_stage_chooses_flowers_message_type(stage, kind):
     grid, _, _ = play(
-        {"a": good("a")}, make_task=lambda site, everything: Task(replace(HEADER, stage=stage))
+        {"a": good("a")}, make_task=lambda site, lost: Task(replace(HEADER, stage=stage))
     )
     assert grid.pushed[0].metadata.message_type == kind
 
