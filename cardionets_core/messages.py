@@ -5,6 +5,7 @@ docs/wire_protocol.md lists every field. Nothing else crosses the wall.
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import asdict, dataclass, field
 from math import isfinite
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from numpy.lib import format as npy
 
 from cardionets_core import __version__
 from cardionets_core.config_tree import build
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 
 ARRAYS, CONFIG, REFUSAL = "arrays", "config", "refusal"
 """Names of the records inside a message; the first two are Flower's own words."""
+
+NPY = "numpy.ndarray"
+"""Flower's word for an array in NumPy's npy format."""
 
 SUMS = "sums"
 """Group of the additive float64 sums in an update."""
@@ -262,7 +267,8 @@ class _UpdateHeader:
 
 def _records(header: dict[str, Any], groups: Groups) -> RecordDict:
     flat, manifest = pack(groups)
-    arrays = ArrayRecord({k: Array(v) for k, v in flat.items()})
+    # Each flat array goes as its bytes are made: never two copies of all weights at a time.
+    arrays = ArrayRecord({key: _write_array(flat.pop(key)) for key in list(flat)})
     config = ConfigRecord({"header": json.dumps(header), "manifest": manifest})
     return RecordDict({ARRAYS: arrays, CONFIG: config})
 
@@ -283,15 +289,28 @@ def _contents(content: RecordDict) -> tuple[dict[str, Any], Groups]:
     return header, unpack(flat, str(config.get("manifest", "")))
 
 
+def _write_array(values: NDArray[Any]) -> Array:
+    """Return the array as Flower serialises it (npy), in one copy instead of three."""
+    start = io.BytesIO()
+    npy.write_array_header_1_0(start, npy.header_data_from_array_1_0(values))
+    data = start.getvalue() + values.data
+    return Array(dtype=str(values.dtype), shape=values.shape, stype=NPY, data=data)
+
+
 def _read_array(key: str, array: Array) -> NDArray[Any]:
-    try:
-        values = array.numpy()
+    """Return the array that lies in the message's bytes, without a copy and read-only."""
+    if array.stype != NPY:
+        raise WireError(f"array {key!r} is not serialised as {NPY}")
+    start = io.BytesIO(array.data)
     # NumPy's reader of foreign bytes raises a dozen kinds, from EOFError to tokenize.TokenError.
+    try:
+        if npy.read_magic(start) != (1, 0):
+            raise ValueError("another version of the format")
+        shape, fortran, dtype = npy.read_array_header_1_0(start)
+        values = np.frombuffer(array.data, dtype, offset=start.tell())
+        return values.reshape(shape, order="F" if fortran else "C")
     except Exception:
         raise WireError(f"array {key!r} is not readable") from None
-    if not isinstance(values, np.ndarray):
-        raise WireError(f"array {key!r} is an archive, not an array")
-    return values
 
 
 def _check_numbers(update: _UpdateHeader) -> None:

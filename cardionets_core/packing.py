@@ -56,7 +56,7 @@ def pack(groups: Mapping[str, Mapping[str, NDArray[Any]]]) -> tuple[Arrays, str]
             key = f"{group}|{dtype}"
             flat[key] = np.concatenate([t.reshape(-1) for t in tensors])
             manifest[key] = {
-                "sha256": hashlib.sha256(flat[key].tobytes()).hexdigest(),
+                "sha256": hashlib.sha256(flat[key].data).hexdigest(),
                 "tensors": [[n, list(t.shape)] for n, t in zip(names, tensors, strict=True)],
             }
     return flat, json.dumps(manifest, separators=(",", ":"))
@@ -77,7 +77,8 @@ def unpack(flat: Mapping[str, NDArray[Any]], manifest: str) -> Groups:
         array = flat[key]
         if dtype not in DTYPES or str(array.dtype) != dtype or array.ndim != 1:
             raise WireError(f"array {key!r} is not a flat {dtype or 'array'}")
-        if hashlib.sha256(array.tobytes()).hexdigest() != entries[key].get("sha256"):
+        digest = hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+        if digest != entries[key].get("sha256"):
             raise WireError(f"array {key!r} does not have the SHA-256 of its manifest")
         groups.setdefault(group, {}).update(_split(key, array, tensors))
     return groups
@@ -121,5 +122,5 @@ def fingerprint(arrays: Mapping[str, NDArray[Any]]) -> str:
     for name in sorted(arrays):
         array = arrays[name]
         total.update(f"{name}|{array.dtype}|{array.shape}|".encode())
-        total.update(array.tobytes())
+        total.update(np.ascontiguousarray(array).reshape(-1).data)
     return total.hexdigest()
