@@ -1,156 +1,249 @@
-"""What exact aggregation costs beside a plain float64 sum, and what it buys.
+"""What one update costs the server, and a federation of 1,000 sites x 40 M parameters.
 
-python benchmarks/aggregation.py
+python benchmarks/aggregation.py                    # about 5 minutes on one core
+python benchmarks/aggregation.py --sites 50         # a quick look
 
-Prints time and memory of folding one site's update into the running sum: fixed-point int64 (what
-the server does) against a float64 sum, for the tiny preset and for one array of 40 M numbers (the
-size of `small`); then how many different models five updates give in their 120 orders of arrival,
-also for a float32 mean with weights n / N, as Flower's FedAvg takes it.
+Four tables. The cost of one update from Flower's message to the sum, step by step. 1,000 updates
+folded as they are made, each time beside a running float64 sum of the same numbers: time and peak
+memory. Flower's own average of a few. And how many models five updates give in their 120 orders,
+and a federation in two orders and as a tree of regional servers.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
-import itertools
 import os
 import platform
+import resource
 import sys
 import time
-import tracemalloc
 from typing import TYPE_CHECKING, Any
 
+import flwr
 import numpy as np
 
-from cardionets_core.checkpoint import part_arrays
-from cardionets_core.model_config import ModelConfig
-from cardionets_core.models.cardionet import PARTS, build_model
+from cardionets_core.codec import decode, encode
+from cardionets_core.messages import Update, update_from_records, update_to_records
+from cardionets_core.run_config import StageConfig
+from cardionets_core.screening_config import ScreeningConfig
 from server.aggregation import ExactMean
+from server.screening import Asked, Firewall
+from simulations.faults.flower_average import average, reply
+from simulations.faults.orders import different_models, exact, five_updates, float64_sum
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from cardionets_core.packing import Groups
+    from cardionets_core.wire_config import Codec
 
-REPEATS = 7
-SITES = 5
+    Floats = np.ndarray[Any, np.dtype[Any]]
 
+PART, ARRAYS = "part", 100
+"""Updates have one part of this many arrays."""
 
-class FloatMean:
-    """The plain way: a weighted sum in float64."""
-
-    def __init__(self) -> None:
-        self._sums: Groups = {}
-        self.weight = 0
-
-    def fold(self, delta: Groups, weight: int) -> None:
-        """Add one site's update."""
-        self.weight += weight
-        for part, arrays in delta.items():
-            sums = self._sums.setdefault(part, {})
-            for name, array in arrays.items():
-                product = array.astype(np.float64) * weight
-                if name in sums:
-                    sums[name] += product
-                else:
-                    sums[name] = product
-
-    def mean(self) -> Groups:
-        """Return the weighted mean."""
-        return {
-            part: {n: s / self.weight for n, s in sums.items()} for part, sums in self._sums.items()
-        }
+SEED = 0
+FLOWER_SITES = 8
+CHECKED = 16
+"""Updates of which the sum is taken in two orders and as a tree."""
 
 
-class ShareMean(FloatMean):
-    """A float32 sum of n / N x delta; N is known beforehand, as in a framework that waits."""
+class Sites:
+    """Updates made from a seed: noise of the size that training gives, scaled for every site.
 
-    def fold(self, delta: Groups, weight: int) -> None:
-        """Add one site's share."""
-        self.weight = 1
-        share = np.float32(weight / 1430)
-        sums = self._sums.setdefault("p", {"w": np.zeros(1000, dtype=np.float32)})
-        sums["w"] += delta["p"]["w"] * share
-
-
-def like_tiny() -> Groups:
-    """Return a delta with the shapes of the tiny preset."""
-    model, rng = build_model(ModelConfig()), np.random.default_rng(0)
-    return {p: {n: noise(rng, a.shape) for n, a in part_arrays(model, p).items()} for p in PARTS}
-
-
-def one_large_array() -> Groups:
-    """Return a delta of 40 M numbers in one array."""
-    return {"part": {"w": noise(np.random.default_rng(0), (40_000_000,))}}
-
-
-def noise(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Return updates of the size that training gives."""
-    return np.asarray(rng.standard_normal(shape, dtype=np.float32) * np.float32(1e-3))
-
-
-def seconds_per_fold(make: Callable[[], Any], delta: Groups) -> float:
-    """Return the median time of folding one update into sums that exist."""
-    mean = make()
-    mean.fold(delta, 10)
-    times = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        mean.fold(delta, 10)
-        times.append(time.perf_counter() - start)
-    return float(np.median(times))
-
-
-def peak_bytes(make: Callable[[], Any], delta: Groups) -> int:
-    """Return the peak of allocated memory over five folds, the update itself left out."""
-    tracemalloc.start()
-    mean = make()
-    for _ in range(SITES):
-        mean.fold(delta, 10)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    return peak
-
-
-def models_of_120_orders(make: Callable[[], Any], decades: float) -> int:
-    """Return how many different models five updates give, over all orders of arrival.
-
-    Args:
-        make: the mean.
-        decades: over how many powers of ten the size of the 1000 numbers is spread.
+    Drawing 40 M numbers takes longer than all that a server does with them, so they are drawn once.
     """
-    rng, found = np.random.default_rng(3), set()
-    sizes = 10.0 ** rng.uniform(-decades, 0, (5, 1000))
-    deltas = [(noise(rng, (1000,)) * size).astype(np.float32) for size in sizes]
-    updates = list(zip(deltas, (17, 280, 1033, 4, 96), strict=True))
-    for order in itertools.permutations(updates):
-        mean = make()
-        for delta, weight in order:
-            mean.fold({"p": {"w": delta}}, weight)
-        found.add(hashlib.sha256(mean.mean()["p"]["w"].tobytes()).hexdigest())
-    return len(found)
+
+    def __init__(self, parameters: int) -> None:
+        rng = np.random.default_rng(SEED)
+        self._base = rng.standard_normal(parameters, dtype=np.float32) * np.float32(1e-3)
+        self._buffer = np.empty_like(self._base)
+        self._scales = rng.uniform(0.5, 2.0, 10_000).astype(np.float32)
+        self._studies = rng.integers(50, 5000, 10_000)
+
+    def studies(self, site: int) -> int:
+        """Return the training studies of a site."""
+        return int(self._studies[site])
+
+    def update(self, site: int) -> Floats:
+        """Return a site's numbers, in memory that the next call overwrites."""
+        return np.multiply(self._base, self._scales[site], out=self._buffer)
+
+
+def grouped(values: Floats) -> Groups:
+    """Return one update of many arrays; none is copied."""
+    return {PART: {f"w{i:03d}": a for i, a in enumerate(np.array_split(values, ARRAYS))}}
+
+
+def peak_mb() -> float:
+    """Return the largest memory that this process ever held, in 10^6 bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+
+def timed(times: list[float], do: Callable[[], Any]) -> Any:
+    """Return what `do` returns and add its seconds to `times`."""
+    start = time.perf_counter()
+    result = do()
+    times.append(time.perf_counter() - start)
+    return result
+
+
+def stream(sites: Sites, count: int, parameters: int, base_mb: float) -> None:
+    """Fold `count` updates as they are made; beside it, the same in a running float64 sum."""
+    made: list[float] = []
+    folds: list[float] = []
+    peers: list[float] = []
+    mean = ExactMean()
+    for site in range(count):
+        values = timed(made, lambda site=site: sites.update(site))
+        delta, weight = grouped(values), sites.studies(site)
+        timed(folds, lambda d=delta, w=weight: mean.fold(d, w))
+    result = timed([], mean.mean)[PART]
+    peak, model = peak_mb() - base_mb, parameters * 4 / 1e6
+    total = np.zeros(parameters)
+    for site in range(count):
+        values, weight = sites.update(site), sites.studies(site)
+        timed(peers, lambda v=values, w=weight: np.add(total, v.astype(np.float64) * w, out=total))
+    total /= mean.weight
+    worst = max(
+        float(np.abs(a - b).max())
+        for a, b in zip(result.values(), np.array_split(total, ARRAYS), strict=True)
+    )
+    fold, peer = float(np.median(folds)), float(np.median(peers))
+    print(f"\n{count} sites x {parameters / 1e6:g} M parameters, folded one by one")
+    print(f"  making an update   {np.median(made) * 1e3:7.0f} ms   (no part of a server's work)")
+    print(f"  exact fold         {fold * 1e3:7.0f} ms   {sum(folds):.0f} s in all")
+    print(f"  float64 sum        {peer * 1e3:7.0f} ms   exact / float64 {fold / peer:.2f}")
+    print(
+        f"  peak memory        {peak:7.0f} MB   {(peak - 2 * model) / model:.2f} x the model:",
+        end="",
+    )
+    print(
+        f" the sums and what is folded ({2 * model:.0f} MB of numbers to make updates from left out)"
+    )
+    print(f"  largest difference between the two means {worst:.1e}")
+
+
+def cost_of_one(sites: Sites, parameters: int, repeats: int) -> None:
+    """Print what one update costs from the message to the sum, for every codec."""
+    print(
+        f"\none update of {parameters * 4 / 1e6:g} MB, message to sum, milliseconds (median of {repeats})"
+    )
+    print(
+        f"  {'codec':10}{'MB sent':>8}{'unpack':>8}{'decode':>8}{'screen':>8}{'fold':>8}{'all':>8}"
+    )
+    for codec in ("float32", "bfloat16", "int8"):
+        message = _message(grouped(sites.update(0)), codec)
+        steps: list[list[float]] = [[], [], [], []]
+        mean = ExactMean()
+        for _ in range(repeats):
+            _serve(message, codec, mean, steps)
+        sent = sum(len(a.data) for a in message["arrays"].values()) / 1e6
+        costs = [float(np.median(s)) * 1e3 for s in steps]
+        numbers = "".join(f"{c:8.0f}" for c in [*costs, sum(costs)])
+        print(f"  {codec:10}{sent:8.0f}{numbers}")
+
+
+def _message(delta: Groups, codec: Codec) -> Any:
+    wire, _ = encode(delta, codec, {})
+    head = {"site": "a", "run": "r", "stage": "ecg_masked", "round": 1, "num_examples": 400}
+    return update_to_records(Update(**head, delta=wire))
+
+
+def _serve(message: Any, codec: Codec, mean: ExactMean, steps: list[list[float]]) -> None:
+    """Do with a message what a round does, and write down the seconds of each step."""
+    unpacked = timed(steps[0], lambda: update_from_records(message))
+    delta = timed(steps[1], lambda: decode(unpacked.delta, codec))
+    update = Update(**{**vars(unpacked), "delta": delta})
+    asked = Asked("r", "ecg_masked", 1, delta, sites=1000)
+    firewall = Firewall(asked, config=ScreeningConfig(), settings=StageConfig(), records=())
+    reason = timed(steps[2], lambda: firewall.judge("a", update, max_examples=5000))
+    if reason is not None:
+        raise SystemExit(f"the firewall refused a clean update: {reason}")
+    timed(steps[3], lambda: mean.fold(update.delta, update.num_examples))
+
+
+def flower(sites: Sites, parameters: int) -> None:
+    """Print what Flower's own FedAvg costs, which holds all replies."""
+    before = peak_mb()
+    replies = [
+        reply(
+            {n: a for n, a in grouped(sites.update(i))[PART].items()}, sites.studies(i), node=2 + i
+        )
+        for i in range(FLOWER_SITES)
+    ]
+    times: list[float] = []
+    timed(times, lambda: average(replies))
+    grown = (peak_mb() - before) / (parameters * 4 / 1e6)
+    print(
+        f"\nFlower {flwr.__version__}, FedAvg.aggregate_train over {FLOWER_SITES} replies it holds"
+    )
+    print(
+        f"  {times[0] / FLOWER_SITES * 1e3:.0f} ms per update, {grown:.1f} x the model beyond the peak above"
+    )
+
+
+def sha_of(groups: Groups) -> str:
+    """Return one SHA-256 over all arrays."""
+    total = hashlib.sha256()
+    for name in sorted(groups[PART]):
+        total.update(groups[PART][name].data)
+    return total.hexdigest()
+
+
+def folded(sites: Sites, order: Iterable[int]) -> ExactMean:
+    """Return the sum of some sites in an order."""
+    mean = ExactMean()
+    for site in order:
+        mean.fold(grouped(sites.update(site)), sites.studies(site))
+    return mean
+
+
+def orders(sites: Sites) -> None:
+    """Print how many models come of one set of updates."""
+    print("\ndifferent models of 5 updates in 120 orders of arrival")
+    for decades in (0.0, 8.0):
+        updates = five_updates(seed=3, decades=decades)
+        print(
+            f"  sizes over {decades:.0f} decades   exact {different_models(exact, updates)}   "
+            f"float64 sum {different_models(float64_sum, updates)}   "
+            f"Flower's FedAvg {different_models(flower_mean, updates)}"
+        )
+    there = sha_of(folded(sites, range(CHECKED)).mean())
+    back = sha_of(folded(sites, reversed(range(CHECKED))).mean())
+    tree = ExactMean()
+    for region in range(4):
+        tree.merge(folded(sites, range(region, CHECKED, 4)))
+    print(f"  {CHECKED} full updates: SHA-256 {there[:16]}")
+    print(f"    in the opposite order {'the same' if back == there else 'ANOTHER'}")
+    print(f"    as 4 regional sums    {'the same' if sha_of(tree.mean()) == there else 'ANOTHER'}")
+
+
+def flower_mean(updates: Any) -> Floats:
+    """Average as Flower's FedAvg does."""
+    arrays = average([reply({"w": d}, n, node=2 + i) for i, (d, n) in enumerate(updates)])
+    if arrays is None:
+        raise SystemExit("Flower gave no average")
+    return arrays["w"]
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description="The cost of aggregation.")
+    parser.add_argument("--sites", type=int, default=1000)
+    parser.add_argument("--parameters", type=int, default=40_000_000)
+    parser.add_argument("--repeats", type=int, default=7)
+    given = parser.parse_args()
     print(f"command    python {' '.join(sys.argv)}")
     print(f"machine    {platform.platform()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}")
-    print(f"versions   Python {platform.python_version()}, NumPy {np.__version__}")
-    for title, delta in (("tiny preset", like_tiny()), ("40 M in one array", one_large_array())):
-        size = sum(a.nbytes for arrays in delta.values() for a in arrays.values())
-        exact, plain = seconds_per_fold(ExactMean, delta), seconds_per_fold(FloatMean, delta)
-        most, least = peak_bytes(ExactMean, delta), peak_bytes(FloatMean, delta)
-        print(f"\n{title}: {size / 1e6:.1f} MB per update")
-        print(f"  time     exact {exact * 1e3:8.1f} ms   float64 {plain * 1e3:8.1f} ms", end="")
-        print(f"   ratio {exact / plain:.2f}")
-        print(f"  memory   exact {most / 1e6:8.1f} MB   float64 {least / 1e6:8.1f} MB", end="")
-        print(f"   ratio {most / least:.2f}   ({most / size:.1f} x the update)")
-    print(f"\ndifferent models of {SITES} updates in 120 orders")
-    for decades in (0.0, 8.0):
-        exact, plain, share = (
-            models_of_120_orders(m, decades) for m in (ExactMean, FloatMean, ShareMean)
-        )
-        print(f"  sizes over {decades:.0f} decades   exact {exact}   float64 {plain}", end="")
-        print(f"   float32 shares {share}")
+    print(f"versions   Python {platform.python_version()}, NumPy {np.__version__}, seed {SEED}")
+    base = peak_mb()
+    sites = Sites(given.parameters)
+    stream(sites, given.sites, given.parameters, base)
+    cost_of_one(sites, given.parameters, given.repeats)
+    flower(sites, given.parameters)
+    orders(sites)
 
 
 if __name__ == "__main__":
