@@ -16,6 +16,7 @@ import hashlib
 import os
 import platform
 import resource
+import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,9 @@ SEED = 0
 FLOWER_SITES = 8
 CHECKED = 16
 """Updates of which the sum is taken in two orders and as a tree."""
+
+
+COLUMNS = ("MB sent", "unpack", "decode", "screen", "fold", "all")
 
 
 class Sites:
@@ -115,24 +119,16 @@ def stream(sites: Sites, count: int, parameters: int, base_mb: float) -> None:
     print(f"  making an update   {np.median(made) * 1e3:7.0f} ms   (no part of a server's work)")
     print(f"  exact fold         {fold * 1e3:7.0f} ms   {sum(folds):.0f} s in all")
     print(f"  float64 sum        {peer * 1e3:7.0f} ms   exact / float64 {fold / peer:.2f}")
-    print(
-        f"  peak memory        {peak:7.0f} MB   {(peak - 2 * model) / model:.2f} x the model:",
-        end="",
-    )
-    print(
-        f" the sums and what is folded ({2 * model:.0f} MB of numbers to make updates from left out)"
-    )
+    above = (peak - 2 * model) / model
+    print(f"  peak memory        {peak:7.0f} MB   {above:.2f} x the model", end="")
+    print(f" (without {2 * model:.0f} MB that only make the updates)")
     print(f"  largest difference between the two means {worst:.1e}")
 
 
 def cost_of_one(sites: Sites, parameters: int, repeats: int) -> None:
     """Print what one update costs from the message to the sum, for every codec."""
-    print(
-        f"\none update of {parameters * 4 / 1e6:g} MB, message to sum, milliseconds (median of {repeats})"
-    )
-    print(
-        f"  {'codec':10}{'MB sent':>8}{'unpack':>8}{'decode':>8}{'screen':>8}{'fold':>8}{'all':>8}"
-    )
+    print(f"\none update of {parameters * 4 / 1e6:g} MB, message to sum, ms (median of {repeats})")
+    print(f"  {'codec':10}" + "".join(f"{title:>8}" for title in COLUMNS))
     for codec in ("float32", "bfloat16", "int8"):
         message = _message(grouped(sites.update(0)), codec)
         steps: list[list[float]] = [[], [], [], []]
@@ -166,22 +162,19 @@ def _serve(message: Any, codec: Codec, mean: ExactMean, steps: list[list[float]]
 
 def flower(sites: Sites, parameters: int) -> None:
     """Print what Flower's own FedAvg costs, which holds all replies."""
-    before = peak_mb()
     replies = [
-        reply(
-            {n: a for n, a in grouped(sites.update(i))[PART].items()}, sites.studies(i), node=2 + i
-        )
+        reply(grouped(sites.update(i))[PART], sites.studies(i), node=2 + i)
         for i in range(FLOWER_SITES)
     ]
     times: list[float] = []
     timed(times, lambda: average(replies))
-    grown = (peak_mb() - before) / (parameters * 4 / 1e6)
+    size = f"{parameters * 4 / 1e6}"
+    command = [sys.executable, "-m", "simulations.faults.flower_memory", str(FLOWER_SITES), size]
+    models = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     print(
         f"\nFlower {flwr.__version__}, FedAvg.aggregate_train over {FLOWER_SITES} replies it holds"
     )
-    print(
-        f"  {times[0] / FLOWER_SITES * 1e3:.0f} ms per update, {grown:.1f} x the model beyond the peak above"
-    )
+    print(f"  {times[0] / FLOWER_SITES * 1e3:.0f} ms per update, peak {models:.1f} x the model")
 
 
 def sha_of(groups: Groups) -> str:
