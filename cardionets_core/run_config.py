@@ -80,6 +80,13 @@ class StageConfig:
         for name in ("patience", "budget_s"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
+        for part, sites in self.part_sites.items():
+            if sites < 1:
+                raise ValueError(f"part_sites.{part} is {sites}; it must be at least 1")
+
+    def sites_for(self, part: str) -> int:
+        """Return how many sites must have trained a part in a round."""
+        return self.part_sites.get(part, self.min_sites)
 
     def lr_at(self, round_index: int) -> float:
         """Return the learning rate of a round (0-based): linear warm-up, then half-cosine."""

@@ -109,6 +109,7 @@ StageName = Literal[
     "handshake",
     "ecg_masked",
     "cmr_masked",
+    "masked",
     "tokenizer",
     "contrastive",
     "distill",

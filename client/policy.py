@@ -10,9 +10,10 @@ import numpy as np
 
 from cardionets_core import __version__
 from cardionets_core.errors import SiteError
+from cardionets_core.training.stages import STAGES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from numpy.typing import NDArray
 
@@ -42,10 +43,32 @@ def admit(policy: SitePolicy, header: TaskHeader) -> None:
             raise SiteError("refused_task")
     if header.version != __version__:
         raise SiteError("refused_version")
-    if policy.stages and header.stage not in policy.stages:
+    members = asked_members(header)
+    if not allows(policy, header.stage, members):
         raise SiteError("refused_stage")
     if header.train is not None and header.train.local_epochs > policy.max_local_epochs:
         raise SiteError("refused_task")
+
+
+def asked_members(header: TaskHeader) -> tuple[str, ...]:
+    """Return the members of a stage that a task asks this site to train, where it has members."""
+    stage = STAGES.get(header.stage)
+    if stage is None or not stage.members:
+        return ()
+    return tuple(member.name for member in stage.training(header.trains))
+
+
+def allows(policy: SitePolicy, stage: str, members: Collection[str] = ()) -> bool:
+    """Return whether the policy lets a stage in: it, or each of its members, stands in the list.
+
+    Args:
+        policy: the site's own; an empty list allows every stage.
+        stage: its name.
+        members: of a stage that is made of several, those that this site would train.
+    """
+    if not policy.stages or stage in policy.stages:
+        return True
+    return bool(members) and set(members) <= set(policy.stages)
 
 
 def require_patients(policy: SitePolicy, header: TaskHeader, patients: int) -> None:

@@ -15,6 +15,8 @@ import numpy as np
 from cardionets_core.errors import RunError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from cardionets_core.packing import Arrays, Groups
@@ -42,7 +44,8 @@ that it lets through always fit together.
 class ExactMean:
     """Folds updates in one by one and forgets them: memory does not grow with the sites.
 
-    A part is averaged over the sites whose updates hold it; `weight` counts all sites.
+    A part is averaged over the sites whose updates hold it, its owners. `weight` counts all sites,
+    each with the most studies that it has for a part.
     """
 
     def __init__(self) -> None:
@@ -51,28 +54,33 @@ class ExactMean:
         self._load = 0.0
         self.weight = 0
 
-    def fold(self, delta: Groups, weight: int) -> None:
-        """Add one site's update with its weight (training patients).
+    def fold(self, delta: Groups, weight: int | Mapping[str, int]) -> None:
+        """Add one site's update.
+
+        Args:
+            delta: of the parts that the site trained.
+            weight: its training studies, for all of them or for each part.
 
         Raises:
             RunError: the sums might overflow; nothing of the update is then in them.
         """
+        weights = dict.fromkeys(delta, weight) if isinstance(weight, int) else weight
         load = 0.0
         for part, arrays in delta.items():
             for name, array in arrays.items():
-                load = max(load, magnitude(array) * weight)
+                load = max(load, magnitude(array) * weights[part])
                 if not self._load + load <= LIMIT:  # also refuses NaN
                     raise RunError(f"update of {part}.{name} is too large to aggregate exactly")
         self._load += load
-        self.weight += weight
+        self.weight += max((weights[part] for part in delta), default=0)
         for part, arrays in delta.items():
-            self._weights[part] = self._weights.get(part, 0) + weight
+            self._weights[part] = self._weights.get(part, 0) + weights[part]
             sums = self._sums.setdefault(part, {})
             for name, array in arrays.items():
                 if name not in sums:
                     sums[name] = np.zeros(array.shape, dtype=np.int64)
-                small = load * SCALE < EXACT
-                add_steps(sums[name].reshape(-1), array.reshape(-1), weight * SCALE, small=small)
+                small, factor = load * SCALE < EXACT, weights[part] * SCALE
+                add_steps(sums[name].reshape(-1), array.reshape(-1), factor, small=small)
 
     def merge(self, other: ExactMean) -> None:
         """Add the sums of another server, over sites of its own: as if they had been folded here.

@@ -67,12 +67,37 @@ def evaluation_options(config: RunConfig) -> EvaluationOptions:
     return replace(config.evaluation, sections=sections)
 
 
-def evaluated_parts(modalities: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the parts that a site needs to score what it can serve."""
-    parts = ("ecg_encoder", "phenotype_head", "disease_head")
-    if "cine" not in modalities:
-        return parts
-    return (*parts, "ecg_projector", "cmr_encoder", "cmr_projector", "tokenizer", "generator")
+def evaluated_parts(modalities: tuple[str, ...], sections: tuple[Section, ...]) -> tuple[str, ...]:
+    """Return the parts that a site needs for what it can serve of the evaluation.
+
+    A site without ECGs has nothing to score, but helps to fit: its labels the covariates-only
+    reference, its cines the probe that measures phenotypes on generated ones (CMR encoder only).
+    """
+    parts: tuple[str, ...] = ()
+    if "ecg" in modalities:
+        parts = ("ecg_encoder", "phenotype_head", "disease_head")
+    if "pairs" in modalities:
+        return (*parts, "ecg_projector", "cmr_encoder", "cmr_projector", "tokenizer", "generator")
+    if "cine" in modalities and "generation" in sections:
+        return (*parts, "cmr_encoder")
+    return parts
+
+
+def _asked(run: Run, state: RunState, action: Action) -> list[str]:
+    """Return the sites of a round, sorted: all that scores is read from ECGs.
+
+    Raises:
+        RunError: no site has what the round needs.
+    """
+    sites = sorted(run.nodes)
+    if action == "score":
+        sites = [site for site in sites if "ecg" in state.sites[site].modalities]
+    if not sites:
+        raise RunError(
+            "evaluate: no site has ECGs, so there is nothing to score. Leave the stage out, or "
+            "enrol a site with ECGs; the run can be resumed."
+        )
+    return sites
 
 
 def _collect(
@@ -91,6 +116,7 @@ def _collect(
         sums[site] = dict(update.sums)
         return None
 
+    options = evaluation_options(run.config)
     heads = {
         site: header(
             run,
@@ -98,10 +124,10 @@ def _collect(
             "evaluate",
             action=action,
             number=number,
-            parts=evaluated_parts(state.sites[site].modalities),
-            evaluation=evaluation_options(run.config),
+            parts=evaluated_parts(state.sites[site].modalities, options.sections),
+            evaluation=options,
         )
-        for site in sorted(run.nodes)
+        for site in _asked(run, state, action)
     }
     result = send_round(run, state, heads, accept, DEADLINE_S, extra)
     if not sums:

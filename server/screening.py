@@ -54,6 +54,9 @@ class Asked:
         expected: the weights that were sent for the trained parts: names, shapes and dtypes.
         sites: how many sites were asked; the range of the exact sum is shared among them.
         learned: see `learned_names`; a part that is not named is all learned.
+        shares: site -> part that it was asked to train -> training studies that it declared for
+            it; a site that is not named was asked for every part of `expected`.
+        together: parts that one objective trains: an update holds all of them or none.
     """
 
     run: str
@@ -62,6 +65,8 @@ class Asked:
     expected: Groups
     sites: int = 1
     learned: Mapping[str, Collection[str]] = field(default_factory=dict)
+    shares: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    together: Sequence[Collection[str]] = ()
 
 
 def misdirected(update: Update, *, site: str, run: str, stage: str, number: int) -> str | None:
@@ -85,6 +90,40 @@ def misdirected(update: Update, *, site: str, run: str, stage: str, number: int)
     return None
 
 
+def due_parts(update: Update, asked: Asked) -> Groups | None:
+    """Return what the parts of an update must look like, or None: it holds others than asked.
+
+    A site may leave out what it has too few patients for, but never half of what belongs together.
+    """
+    due = set(asked.shares.get(update.site, asked.expected))
+    groups = [set(g) for g in asked.together] or [due]
+    held = set(update.delta)
+    whole = {part for group in groups if group <= held & due for part in group}
+    if not held or held != whole:
+        return None
+    return {part: arrays for part, arrays in asked.expected.items() if part in held}
+
+
+def counts_allowed(update: Update, *, max_examples: int, shares: Mapping[str, int]) -> bool:
+    """Return whether an update counts no more studies than its site declared, part by part.
+
+    Args:
+        update: a site's answer to a training task.
+        max_examples: training studies that the site declared in the handshake.
+        shares: part -> those of them that have what the part is trained on.
+    """
+    if not 1 <= update.num_examples <= max_examples:
+        return False
+    if update.examples:
+        counts = update.examples
+        is_whole = set(counts) == set(update.delta)
+        if not is_whole or not max(counts.values()) <= update.num_examples <= sum(counts.values()):
+            return False
+    else:
+        counts = dict.fromkeys(update.delta, update.num_examples)
+    return all(1 <= n <= shares.get(part, max_examples) for part, n in counts.items())
+
+
 def screen(update: Update, *, expected: Groups, max_examples: int, sites: int = 1) -> str | None:
     """Return why an update cannot be added to a sum, or None; looks at nothing but the update.
 
@@ -94,7 +133,7 @@ def screen(update: Update, *, expected: Groups, max_examples: int, sites: int = 
         max_examples: training studies that the site declared in the handshake.
         sites: how many sites share the range of the exact sum.
     """
-    if not 1 <= update.num_examples <= max_examples:
+    if not counts_allowed(update, max_examples=max_examples, shares={}):
         return "num_examples"
     if set(update.delta) != set(expected):
         return "parts"
@@ -161,6 +200,11 @@ def mark_of(delta: Groups) -> str:
     return total.hexdigest()[:MARK_DIGITS]
 
 
+def part_of(key: str) -> str:
+    """Return the part that a key of `norms_of` speaks of."""
+    return key.removesuffix(STATISTICS)
+
+
 def travel(key: str, num_examples: int, *, settings: StageConfig, number: int) -> float:
     """Return how far honest local training moves, up to a factor that all sites of a stage share.
 
@@ -185,9 +229,10 @@ def usual_sizes(rounds: History, settings: StageConfig) -> dict[str, list[float]
     for record in rounds:
         for site, norms in record["screening"]["norms"].items():
             for key, norm in norms.items():
+                studies = record.get("examples", {}).get(site, {})
                 far = travel(
                     key,
-                    record["num_examples"][site],
+                    studies.get(part_of(key), record["num_examples"][site]),
                     settings=settings,
                     number=record["round"],
                 )
@@ -277,7 +322,7 @@ class Firewall:
         asked = self._asked
         reason = misdirected(
             update, site=site, run=asked.run, stage=asked.stage, number=asked.round
-        ) or screen(update, expected=asked.expected, max_examples=max_examples, sites=asked.sites)
+        ) or self._unfit(update, max_examples)
         if reason is not None:
             return reason
         if site in self._passed:
@@ -289,17 +334,30 @@ class Firewall:
             return "replay"
         if 0 < self._config.max_norm < max(norms.values(), default=0.0):
             return "max_norm"
-        if any(norm > self.bound(key, update.num_examples) for key, norm in norms.items()):
-            return "norm"
+        for key, norm in norms.items():
+            studies = update.examples.get(part_of(key), update.num_examples)
+            if norm > self.bound(key, studies):
+                return "norm"
         self._passed[site] = (norms, mark)
         return None
+
+    def _unfit(self, update: Update, max_examples: int) -> str | None:
+        """Return why an update of the site that was asked cannot be added to a sum, or None."""
+        asked = self._asked
+        shares = asked.shares.get(update.site, {})
+        if not counts_allowed(update, max_examples=max_examples, shares=shares):
+            return "num_examples"
+        expected = due_parts(update, asked)
+        if expected is None:
+            return "parts"
+        return screen(update, expected=expected, max_examples=max_examples, sites=asked.sites)
 
     def bound(self, key: str, num_examples: int) -> float:
         """Return the largest norm that the median bound lets through; infinite while it is silent.
 
         Args:
             key: of `norms_of`: a model part, or its statistics.
-            num_examples: the update's own; more steps go further.
+            num_examples: training studies behind it; more steps go further.
         """
         usual = self._usual.get(key, 0.0)
         if usual <= 0:

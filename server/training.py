@@ -8,12 +8,21 @@ from typing import TYPE_CHECKING
 
 from cardionets_core.checkpoint import load_parts, part_arrays
 from cardionets_core.codec import decode
-from cardionets_core.errors import ConfigError, RunError
+from cardionets_core.errors import RunError
 from cardionets_core.faults import fault_place, fault_point
 from cardionets_core.messages import TaskHeader, TrainPlan, Update
 from cardionets_core.models.cardionet import build_model
-from cardionets_core.training.stages import HEADS, STAGES, Stage, configured
+from cardionets_core.training.stages import HEADS, Stage, configured
 from server.exchange import Run, header, round_record, send_round
+from server.owners import (
+    head_for,
+    owners_of,
+    part_examples,
+    present,
+    require_sites,
+    shares_of,
+    short_parts,
+)
 from server.screening import Asked, Firewall, learned_names
 from server.state import RunState, save_state
 from server.strategies.averaging import fedavg, moving_average
@@ -21,7 +30,7 @@ from server.strategies.combine import Combiner, combining
 from server.strategies.optimizers import MOMENTS, optimise, start_moments
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from cardionets_core.packing import Groups
     from cardionets_core.run_config import RunConfig, StageConfig
@@ -41,18 +50,13 @@ def train_stage(run: Run, state: RunState, name: str) -> RunState:
     """Run the rounds of one training stage that are still to do.
 
     Raises:
-        ConfigError: this or a later stage has too few sites for the strategy.
+        ConfigError: this or a later stage has too few sites for the strategy, or for a part.
         RunError: too few sites offer what the stage needs, or too few answered a round.
     """
     require_sites(run, state)
     settings = run.config.stage[name]
     stage = configured(name, settings.options, run.config.model)
-    sites = serving(run, state, stage)
-    if len(sites) < settings.min_sites:
-        raise RunError(
-            f"stage {name}: {len(sites)} sites offer {stage.modality!r}, {settings.min_sites} "
-            "are needed. Leave the stage out, or lower its min_sites."
-        )
+    sites = list(shares_of(run.config, stage, present(run, state)))
     if state.round == 0:
         state = _prepared(state, stage, run.config)
     for round_index in range(state.round, settings.rounds):
@@ -66,32 +70,6 @@ def train_stage(run: Run, state: RunState, name: str) -> RunState:
         run.report(state.history[-1])
     # What the optimizer remembers is of this stage's loss; the next one begins anew.
     return replace(state, moments={})
-
-
-def serving(run: Run, state: RunState, stage: Stage) -> list[str]:
-    """Return the sites that can serve a stage, sorted by name."""
-    return [n for n in sorted(run.nodes) if stage.modality in state.sites[n].modalities]
-
-
-def require_sites(run: Run, state: RunState) -> None:
-    """Check that every stage to come has the sites that the strategy needs.
-
-    Raises:
-        ConfigError: one has not; better said before the first round than after the last but one.
-    """
-    strategy = run.config.strategy
-    needed, why = strategy.sites_needed()
-    for name in run.config.stages[state.stage :]:
-        if name not in STAGES:
-            continue
-        stage = configured(name, run.config.stage[name].options, run.config.model)
-        sites = serving(run, state, stage)
-        if strategy.robust and len(sites) < needed:
-            raise ConfigError(
-                f"stage {name}: {len(sites)} sites offer {stage.modality!r} "
-                f"({', '.join(sites) or 'none'}), and strategy {strategy.name} needs {needed} "
-                f"({why}). Enrol more sites, leave the stage out, or choose another strategy."
-            )
 
 
 def _prepared(state: RunState, stage: Stage, config: RunConfig) -> RunState:
@@ -130,11 +108,22 @@ def train_round(
     )
     before = {p: state.weights[p] for p in stage.trains}
     learned = learned_names(head.model, stage.trains)
-    asked = Asked(run.config.name, stage.name, head.round, before, len(sites), learned)
+    shares = shares_of(run.config, stage, {site: state.sites[site] for site in sites})
+    asked = Asked(
+        run.config.name,
+        stage.name,
+        head.round,
+        expected=before,
+        sites=len(sites),
+        learned=learned,
+        shares=shares,
+        together=[member.trains for member in stage.members],
+    )
     firewall = Firewall(
         asked, config=run.config.screening, settings=settings, records=state.history
     )
-    result, updates, delta, chosen = _gathered(run, state, head, sites, firewall)
+    heads = {site: head_for(head, share) for site, share in shares.items()}
+    result, updates, delta, chosen = _gathered(run, state, head, heads, firewall)
     if state.moments:
         weights, moments = optimise(run.config.strategy, before, delta, state.moments)
         state = replace(state, moments=moments)
@@ -142,11 +131,12 @@ def train_round(
         weights = fedavg(before, delta)
     record = round_record(stage.name, head.round, settings.rounds, result, updates)
     record["screening"] = firewall.record(result.accepted)
+    if stage.members:
+        record["examples"] = {site: u.examples for site, u in sorted(updates.items())}
     if chosen:
         record["chosen"] = chosen
     state = replace(state, weights=state.weights | weights, history=(*state.history, record))
-    patients = sum(u.num_examples for u in updates.values())
-    return _averaged(state, stage, settings, patients)
+    return _averaged(state, stage, settings, updates)
 
 
 def train_plan(config: RunConfig, settings: StageConfig, round_index: int) -> TrainPlan:
@@ -170,9 +160,16 @@ Gathered = tuple["RoundResult", dict[str, Update], "Groups", list[str]]
 
 
 def _gathered(
-    run: Run, state: RunState, head: TaskHeader, sites: list[str], firewall: Firewall
+    run: Run,
+    state: RunState,
+    head: TaskHeader,
+    heads: Mapping[str, TaskHeader],
+    firewall: Firewall,
 ) -> Gathered:
-    """Ask the sites until enough of them answered.
+    """Ask the sites until enough of them answered, for every part.
+
+    Args:
+        head: of the whole round; a site's own, in `heads`, asks for the parts that it can train.
 
     Raises:
         RunError: too few did, TRIES times.
@@ -184,17 +181,19 @@ def _gathered(
         firewall.start_try()
         with combining(run.config.strategy, run.folder / SPOOL) as combiner:
             accept = _gate(state, firewall, combiner, updates, codec=run.config.wire.codec)
-            heads = dict.fromkeys(sites, head)
             result = send_round(run, state, heads, accept, settings.deadline_s)
-            if len(result.accepted) >= needed:
+            owners = owners_of(head.trains, {s: updates[s].examples for s in result.accepted})
+            short = short_parts(run.config, settings, owners)
+            if len(result.accepted) >= needed and not short:
                 return result, updates, combiner.combined(), combiner.chosen()
         log.warning(
             "stage %s round %d: try %d had too few replies", head.stage, head.round, attempt
         )
+    lacking = "".join(f"{part} came back from {few} sites needed. " for part, few in short.items())
     raise RunError(
         f"stage {head.stage}, round {head.round}: {len(result.accepted)} of "
         f"{needed} sites needed gave a usable update "
-        f"(refused: {result.refused or 'none'}). "
+        f"(refused: {result.refused or 'none'}). {lacking}"
         "The run can be resumed from its last round."
     )
 
@@ -212,23 +211,31 @@ def _gate(
     def accept(site: str, update: Update) -> str | None:
         # Raises WireError, which the round turns into `unreadable`.
         update = replace(update, delta=decode(update.delta, codec))
-        studies = state.sites[site].counts.get("train_studies", 0)
-        reason = firewall.judge(site, update, max_examples=studies)
+        most = state.sites[site].counts.get("train_studies", 0)
+        reason = firewall.judge(site, update, max_examples=most)
         if reason is None:
-            combiner.fold(site, update.delta, update.num_examples)
-            updates[site] = replace(update, delta={})
+            studies = part_examples(update)
+            combiner.fold(site, update.delta, studies)
+            updates[site] = replace(update, delta={}, examples=studies)
             fault_point("mid_aggregation")
         return reason
 
     return accept
 
 
-def _averaged(state: RunState, stage: Stage, settings: StageConfig, patients: int) -> RunState:
+def _averaged(
+    state: RunState, stage: Stage, settings: StageConfig, updates: Mapping[str, Update]
+) -> RunState:
+    """Return the state with the moving average of each part moved by the studies behind it."""
     if settings.ema_half_life <= 0:
         return state
-    newest = {p: state.weights[p] for p in stage.trains}
-    average = {p: state.average.get(p, newest[p]) for p in newest}
-    average = moving_average(
-        average, newest, examples=patients * settings.local_epochs, half_life=settings.ema_half_life
-    )
-    return replace(state, average=state.average | average)
+    average = dict(state.average)
+    for part in stage.trains:
+        newest = {part: state.weights[part]}
+        average |= moving_average(
+            {part: average.get(part, newest[part])},
+            newest,
+            examples=settings.local_epochs * sum(u.examples.get(part, 0) for u in updates.values()),
+            half_life=settings.ema_half_life,
+        )
+    return replace(state, average=average)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from cardionets_core.errors import ConfigError, nearest
 from cardionets_core.training.objectives import KINDS, make_objective
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from cardionets_core.model_config import ModelConfig
     from cardionets_core.run_config import RunConfig
@@ -19,11 +20,13 @@ class Stage:
     """One training stage.
 
     Attributes:
-        name: also the name of its objective (training/objectives.py).
+        name: also the name of its objective (training/objectives.py), where it has no members.
         trains: parts of the model that it trains, the only ones that travel every round.
         uses: frozen parts that it builds on; a site is sent them once and keeps them.
         needs: what a patient must have to be trained on (words of SiteDataset.indices).
         modality: what a site must offer to be asked (words of SiteDataset.modalities).
+        members: the stages that it is made of, which share no part. A site trains those that it has
+            the records for, one after the other; empty: the stage is one of its own.
     """
 
     name: str
@@ -31,11 +34,23 @@ class Stage:
     needs: frozenset[str]
     modality: str
     uses: tuple[str, ...] = ()
+    members: tuple[Stage, ...] = ()
 
     @property
     def parts(self) -> tuple[str, ...]:
         """Every part that a site needs for this stage."""
         return self.trains + self.uses
+
+    def at(self, modalities: Collection[str]) -> tuple[Stage, ...]:
+        """Return what a site that offers `modalities` trains: this stage or members; () is none."""
+        if self.members:
+            return tuple(m for m in self.members if m.at(modalities))
+        return (self,) if {self.modality, *self.needs} <= set(modalities) else ()
+
+    def training(self, parts: Collection[str]) -> tuple[Stage, ...]:
+        """Return the stage, or the members of it, that train exactly `parts`; () is none."""
+        found = tuple(m for m in self.members or (self,) if set(m.trains) <= set(parts))
+        return found if {p for m in found for p in m.trains} == set(parts) else ()
 
 
 def _stage(name: str, modality: str, *uses: str) -> Stage:
@@ -43,11 +58,20 @@ def _stage(name: str, modality: str, *uses: str) -> Stage:
     return Stage(name, kind.parts, kind.needs, modality, uses)
 
 
+_ECG_MASKED, _CMR_MASKED = _stage("ecg_masked", "ecg"), _stage("cmr_masked", "cine")
+
 STAGES: dict[str, Stage] = {
     s.name: s
     for s in (
-        _stage("ecg_masked", "ecg"),
-        _stage("cmr_masked", "cine"),
+        _ECG_MASKED,
+        _CMR_MASKED,
+        Stage(
+            "masked",
+            trains=_ECG_MASKED.trains + _CMR_MASKED.trains,
+            needs=frozenset(),
+            modality="ecg or cine",
+            members=(_ECG_MASKED, _CMR_MASKED),
+        ),
         _stage("tokenizer", "cine"),
         _stage("contrastive", "pairs"),
         _stage("distill", "pairs", "cmr_encoder", "cmr_projector"),
@@ -78,11 +102,22 @@ def configured(name: str, options: Mapping[str, float], model: ModelConfig) -> S
 
 
 def check_plan(config: RunConfig) -> None:
-    """Check what only the objectives know of a plan, before anything is started.
+    """Check what only stages and objectives know of a plan, before anything is started.
 
     Raises:
-        ConfigError: an option that an objective does not have, with the nearest right one.
+        ConfigError: an option that an objective does not have, or a part that its stage does not
+            train, with the nearest right one.
     """
     for name in config.stages:
-        if name in STAGES:
-            make_objective(name, config.stage[name].options, 0.0)
+        if name not in STAGES:
+            continue
+        settings = config.stage[name]
+        stage = configured(name, settings.options, config.model)
+        for member in stage.members or (stage,):
+            make_objective(member.name, settings.options, 0.0)
+        for part in settings.part_sites:
+            if part not in stage.trains:
+                raise ConfigError(
+                    f"stage.{name}.part_sites: {part!r} is no part that {name} trains"
+                    f"{nearest(part, stage.trains)}. It trains: {', '.join(stage.trains)}."
+                )

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cardionets_core.training.stages import STAGES
+from cardionets_core.training.stages import STAGES, Stage
 from client.checks.findings import Finding, StageVerdict, error, ok, warning
 from client.local_training import persons
+from client.policy import allows
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cardionets_core.data.dataset import SiteDataset
     from cardionets_core.run_config import RunConfig
     from cardionets_core.site_config import SitePolicy
@@ -35,19 +38,37 @@ def judge_stages(
     """
     everyone = dataset.counts()["patients"]
     verdicts = [_judge("handshake", policy, everyone, plan)]
-    for stage in STAGES.values():
-        if stage.modality not in dataset.modalities:
-            verdicts.append(StageVerdict(stage.name, False, 0, OFFERS[stage.modality]))
-            continue
-        patients = persons(dataset, dataset.indices("train", stage.needs))
-        verdicts.append(_judge(stage.name, policy, patients, plan))
+    verdicts += [_judge_training(stage, policy, dataset, plan) for stage in STAGES.values()]
     return (*verdicts, _judge("evaluate", policy, everyone, plan))
 
 
-def _judge(name: str, policy: SitePolicy, patients: int, plan: RunConfig) -> StageVerdict:
+def _judge_training(
+    stage: Stage, policy: SitePolicy, dataset: SiteDataset, plan: RunConfig
+) -> StageVerdict:
+    """Return the verdict on a training stage; one with members goes by the largest of them."""
+    served = stage.at(dataset.modalities)
+    if not served:
+        lacks = OFFERS.get(stage.modality, "no ECG and no cine")
+        if stage.modality in dataset.modalities:
+            lacks = next(OFFERS[n] for n in sorted(stage.needs) if n not in dataset.modalities)
+        return StageVerdict(stage.name, False, 0, lacks)
+    groups = {m.name: persons(dataset, dataset.indices("train", m.needs)) for m in served}
+    floor = max(policy.min_patients, plan.min_patients, 1)
+    members = [name for name, patients in groups.items() if patients >= floor]
+    members = members if stage.members else []
+    return _judge(stage.name, policy, max(groups.values()), plan, members)
+
+
+def _judge(
+    name: str,
+    policy: SitePolicy,
+    patients: int,
+    plan: RunConfig,
+    members: Sequence[str] = (),
+) -> StageVerdict:
     floor = max(policy.min_patients, plan.min_patients, 1)
     settings = plan.stage.get(name)
-    if policy.stages and name not in policy.stages:
+    if not allows(policy, name, members):
         return StageVerdict(name, False, patients, "policy.stages does not list it")
     if patients < floor:
         return StageVerdict(name, False, patients, f"fewer persons than the floor of {floor}")

@@ -20,7 +20,7 @@ from cardionets_core.models.cost import UseCost, stage_costs
 from cardionets_core.runtime import pick_device, set_up
 from cardionets_core.training.loop import train_locally
 from cardionets_core.training.objectives import make_objective
-from cardionets_core.training.stages import configured
+from cardionets_core.training.stages import STAGES, configured
 from client.checks.findings import Finding, Trial, error
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ def run_trial(
     Args:
         config: the site's device and whether it compiles.
         dataset: the site's records.
-        stages: training stages that the site can serve, at least one.
+        stages: training stages that the site can serve, at least one; of one with members, each
+            member counts by itself.
         plan: the default plan of a run, with the model's sizes; says batch sizes and epochs.
         seconds: how long to train; one step is taken in any case.
 
@@ -57,7 +58,9 @@ def run_trial(
         What was measured, None where training failed; and then why.
     """
     cost_of = costs(plan.sized_model())
-    name = max(stages, key=lambda s: cost_of[s].flops)
+    members = [m for s in stages for m in STAGES[s].at(dataset.modalities)]
+    single = {m.name for m in members if len(dataset.indices("train", m.needs))}
+    name = max(sorted(single), key=lambda s: cost_of[s].flops)
     device = pick_device(config.device)
     try:
         with _threads(plan.threads):

@@ -13,7 +13,7 @@ from server.strategies.robust import add_distances, krum_choice, median, trimmed
 from server.strategies.spool import Spool, SpoolError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 class Combiner(Protocol):
     """Takes the screened updates of a round in any order and makes one of them."""
 
-    def fold(self, site: str, delta: Groups, weight: int) -> None:
-        """Take a site's update with its weight (training studies)."""
+    def fold(self, site: str, delta: Groups, weight: int | Mapping[str, int]) -> None:
+        """Take a site's update with its weight (training studies), for all parts or for each."""
 
     def combined(self) -> Groups:
         """Return the update of the round, float64, per part over the sites that trained it."""
@@ -65,7 +65,7 @@ class _Mean:
     def __init__(self) -> None:
         self._mean = ExactMean()
 
-    def fold(self, site: str, delta: Groups, weight: int) -> None:
+    def fold(self, site: str, delta: Groups, weight: int | Mapping[str, int]) -> None:
         self._mean.fold(delta, weight)
 
     def combined(self) -> Groups:
@@ -83,7 +83,7 @@ class _Robust:
         self._spool = spool
         self._chosen: set[str] = set()
 
-    def fold(self, site: str, delta: Groups, weight: int) -> None:
+    def fold(self, site: str, delta: Groups, weight: int | Mapping[str, int]) -> None:
         self._spool.add(site, delta)
 
     def combined(self) -> Groups:

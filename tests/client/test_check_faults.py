@@ -120,7 +120,7 @@ def codes(result: CheckResult) -> set[str]:
 def test_a_good_site_has_no_fault(bench):
     result = bench.check()
     assert codes(result) == EXPECTED_WARNINGS
-    assert result.joinable == ("ecg_masked", "phenotypes", "diseases")
+    assert result.joinable == ("ecg_masked", "masked", "phenotypes", "diseases")
     assert result.exit_code == 0
     assert {f.area for f in result.findings} == {
         "configuration", "permissions", "versions", "disk", "data", "policy", "device",

@@ -78,12 +78,12 @@ def test_a_good_site_on_screen_and_page(site, tmp_path, narrow):
     result = invoke(site, tmp_path)
     assert result.exit_code == 0, result.output
     assert result.stderr == ""
-    assert "Can join: ecg_masked, phenotypes, diseases." in result.output
+    assert "Can join: ecg_masked, masked, phenotypes, diseases." in result.output
     assert max(len(line) for line in result.output.splitlines() if "page  " not in line) <= 100
     assert len(result.output.splitlines()) <= 50  # one screen
     page = tmp_path / "check.html"
     assert page.stat().st_mode & 0o077 == 0
-    assert "Can join: ecg_masked, phenotypes, diseases." in page.read_text()
+    assert "Can join: ecg_masked, masked, phenotypes, diseases." in page.read_text()
     assert not (tmp_path / "check.log").exists()
 
 

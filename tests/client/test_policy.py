@@ -44,6 +44,34 @@ def code_of(act):
     return caught.value.code
 
 
+MASKED = replace(HEADER, stage="masked")
+ECG, CMR = ("ecg_encoder", "ecg_decoder"), ("cmr_encoder", "cmr_decoder")
+
+
+@pytest.mark.parametrize(
+    ("listed", "trains", "allowed"),
+    [
+        (("masked",), (*ECG, *CMR), True),
+        (("ecg_masked",), ECG, True),  # an ECG-only site: its only member is listed
+        (("ecg_masked", "cmr_masked"), (*ECG, *CMR), True),
+        (("ecg_masked",), (*ECG, *CMR), False),
+        (("cmr_masked",), ECG, False),
+        (("ecg_masked",), (), False),
+        (("ecg_masked",), ("ecg_encoder",), False),  # half of a member is none
+        (("contrastive",), ECG, False),
+        ((), (*ECG, *CMR), True),
+    ],
+)
+def test_a_stage_of_several_is_allowed_by_its_name_or_by_all_that_is_trained(
+    listed, trains, allowed
+):
+    header = replace(MASKED, trains=trains)
+    if allowed:
+        admit(SitePolicy(stages=listed), header)
+    else:
+        assert code_of(lambda: admit(SitePolicy(stages=listed), header)) == "refused_stage"
+
+
 def test_what_the_policy_allows_is_let_in():
     admit(SitePolicy(), HEADER)
     admit(SitePolicy(stages=("contrastive",), max_local_epochs=4), HEADER)

@@ -1,0 +1,147 @@
+"""Who trains what: the sites that serve a stage, their parts of it, and whether those are enough.
+
+Sites differ: one has ECGs, one cines, one both. Each is asked for the parts that it has records
+for, and every part must have owners enough of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from cardionets_core.errors import ConfigError, RunError
+from cardionets_core.training.stages import STAGES, Stage, check_plan, configured
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from cardionets_core.messages import TaskHeader, Update
+    from cardionets_core.run_config import RunConfig, StageConfig
+    from server.exchange import Run
+    from server.state import RunState, SiteRecord
+
+Shares = dict[str, dict[str, int]]
+"""Site -> part that it is asked to train -> training studies that it declared for it."""
+
+
+def shares_of(config: RunConfig, stage: Stage, sites: Mapping[str, SiteRecord]) -> Shares:
+    """Return what each site that can serve a stage is asked for; other sites are not in it."""
+    found = {n: _share(record, stage, config.min_patients) for n, record in sorted(sites.items())}
+    return {site: share for site, share in found.items() if share}
+
+
+def present(run: Run, state: RunState) -> dict[str, SiteRecord]:
+    """Return the sites that are there now, with what they said of themselves."""
+    return {name: state.sites[name] for name in sorted(run.nodes)}
+
+
+def _share(record: SiteRecord, stage: Stage, least: int) -> dict[str, int]:
+    """Return part -> declared studies of one site.
+
+    Of a stage with members, those are left out that the site has too few studies for: its other
+    ones go on. A stage of its own is asked for all the same, and the site says what it lacks.
+    """
+    share: dict[str, int] = {}
+    for member in stage.at(record.modalities):
+        studies = declared(record, member)
+        if not stage.members or studies >= max(least, 1):
+            share |= dict.fromkeys(member.trains, studies)
+    return share
+
+
+def declared(record: SiteRecord, stage: Stage) -> int:
+    """Return the training studies that a site declared for a stage (no member of it).
+
+    A site that named no number for a modality is held to all of its training studies.
+    """
+    studies = record.counts.get("train_studies", 0)
+    needs = {stage.modality, *stage.needs}
+    return min([studies, *(record.counts.get(f"train_{need}", studies) for need in needs)])
+
+
+def head_for(head: TaskHeader, parts: Iterable[str]) -> TaskHeader:
+    """Return the header of a site that trains `parts` only: no other trained part travels to it."""
+    trains = tuple(parts)
+    others = set(head.trains) - set(trains)
+    marks = {part: mark for part, mark in head.parts.items() if part not in others}
+    return replace(head, trains=trains, parts=marks)
+
+
+def part_examples(update: Update) -> dict[str, int]:
+    """Return part -> training studies behind it."""
+    return dict(update.examples or dict.fromkeys(update.delta, update.num_examples))
+
+
+def part_quorum(config: RunConfig, settings: StageConfig, part: str) -> int:
+    """Return how many sites must have trained a part in a round."""
+    return max(settings.sites_for(part), config.strategy.sites_needed()[0])
+
+
+def short_parts(
+    config: RunConfig, settings: StageConfig, owners: Mapping[str, Iterable[str]]
+) -> dict[str, str]:
+    """Return the parts with too few owners, each with `OWNERS of NEEDED`.
+
+    Args:
+        config: the run's plan.
+        settings: of the stage.
+        owners: every part of the stage -> the sites that trained it.
+    """
+    counts = {part: len(list(sites)) for part, sites in owners.items()}
+    needs = {part: part_quorum(config, settings, part) for part in owners}
+    return {p: f"{n} of {needs[p]}" for p, n in counts.items() if n < needs[p]}
+
+
+def owners_of(parts: Iterable[str], shares: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
+    """Return each of `parts` -> the sites that hold it, sorted.
+
+    Args:
+        parts: of a stage.
+        shares: site -> the parts that it trains, or has trained.
+    """
+    held = {site: set(share) for site, share in shares.items()}
+    return {part: sorted(s for s, share in held.items() if part in share) for part in parts}
+
+
+def require_sites(run: Run, state: RunState) -> None:
+    """Check that every stage to come has the sites that it and the strategy need.
+
+    Better said before the first round than after the last but one. For the stages after this one a
+    site counts that is away just now: it may be back by then.
+
+    Raises:
+        ConfigError: the strategy, or the quorum of a part, asks for more sites than there are.
+        RunError: a stage has fewer sites than its `min_sites`.
+    """
+    check_plan(run.config)
+    for index, name in enumerate(run.config.stages):
+        if index < state.stage or name not in STAGES:
+            continue
+        settings = run.config.stage[name]
+        stage = configured(name, settings.options, run.config.model)
+        sites = present(run, state) if index == state.stage else state.sites
+        _require_stage(run.config, settings, stage, shares_of(run.config, stage, sites))
+
+
+def _require_stage(config: RunConfig, settings: StageConfig, stage: Stage, shares: Shares) -> None:
+    strategy, count = config.strategy, len(shares)
+    needed, why = strategy.sites_needed()
+    offer = f"stage {stage.name}: {count} sites offer {stage.modality!r}"
+    if strategy.robust and count < needed:
+        raise ConfigError(
+            f"{offer} ({', '.join(sorted(shares)) or 'none'}), and strategy {strategy.name} needs "
+            f"{needed} ({why}). Enrol more sites, leave the stage out, or choose another strategy."
+        )
+    if count < settings.min_sites:
+        raise RunError(
+            f"{offer}, {settings.min_sites} are needed. Leave the stage out, or lower its "
+            "min_sites."
+        )
+    owners = owners_of(stage.trains, shares)
+    for part, few in short_parts(config, settings, owners).items():
+        lower = f"lower stage.{stage.name}.part_sites.{part}"
+        raise ConfigError(
+            f"stage {stage.name}: {few} sites needed can train {part} "
+            f"({', '.join(owners[part]) or 'none'}). Enrol more sites with what it is trained on, "
+            f"or {'choose another strategy' if strategy.robust else lower}."
+        )
