@@ -80,7 +80,7 @@ class PlainFederation:
         try:
             server_launch.write_connection(self._home("cli"), port=self.port)
             self.start_superlink()
-            self._await(lambda: healthy(self.port), "the SuperLink did not answer")
+            self.wait_until_up()
             for name in self.sites:
                 self.start_site(name)
             self._await(self._all_online, "not every SuperNode came online")
@@ -106,6 +106,10 @@ class PlainFederation:
         argv = ["flower-superlink", "--insecure", "--host", LOOPBACK, "--port", str(self.port)]
         argv += ["--database", str(self._home(SUPERLINK) / "superlink.db")]
         self.processes.start(SUPERLINK, Command(tuple(argv), self._quiet(SUPERLINK)))
+
+    def wait_until_up(self) -> None:
+        """Wait until the SuperLink answers."""
+        self._await(lambda: healthy(self.port), "the SuperLink did not answer")
 
     def start_site(self, name: str) -> None:
         """Start a site's SuperNode (again, after it was killed)."""

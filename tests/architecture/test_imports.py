@@ -76,6 +76,8 @@ DOORS: dict[str, frozenset[str]] = {
             "server.exchange",  # the Grid, as a type
             "server.rounds",
             "server.server_app",
+            "simulations.faults.flower_average",
+            "simulations.faults.flower_side",
             "simulations.grid",
             "simulations.ray_client",
         }
@@ -99,7 +101,13 @@ DOORS: dict[str, frozenset[str]] = {
     ),
     "ray": frozenset(),
     "matplotlib": frozenset({"cardionets_core.drawing", "simulations.report_figures"}),
-    "psutil": frozenset({"simulations.process_group", "simulations.watchdog"}),
+    "psutil": frozenset(
+        {
+            "simulations.faults.plain_federation",
+            "simulations.process_group",
+            "simulations.watchdog",
+        }
+    ),
     "typer": frozenset({*(f"{p}.cli" for p in PACKAGES), "simulations.faults.cli"}),
     "rich": frozenset({*(f"{p}.cli" for p in PACKAGES), "simulations.faults.cli"}),
 }
