@@ -15,7 +15,6 @@ import argparse
 import hashlib
 import os
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -32,6 +31,7 @@ from server.aggregation import ExactMean
 from server.screening import Asked, Firewall
 from simulations.faults.flower_average import average, reply
 from simulations.faults.orders import different_models, exact, five_updates, float64_sum
+from simulations.faults.peak import peak_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -80,11 +80,6 @@ def grouped(values: Floats) -> Groups:
     return {PART: {f"w{i:03d}": a for i, a in enumerate(np.array_split(values, ARRAYS))}}
 
 
-def peak_mb() -> float:
-    """Return the largest memory that this process ever held, in 10^6 bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-
-
 def timed(times: list[float], do: Callable[[], Any]) -> Any:
     """Return what `do` returns and add its seconds to `times`."""
     start = time.perf_counter()
@@ -93,7 +88,7 @@ def timed(times: list[float], do: Callable[[], Any]) -> Any:
     return result
 
 
-def stream(sites: Sites, count: int, parameters: int, base_mb: float) -> None:
+def stream(sites: Sites, count: int, parameters: int, base: int) -> None:
     """Fold `count` updates as they are made; beside it, the same in a running float64 sum."""
     made: list[float] = []
     folds: list[float] = []
@@ -104,7 +99,7 @@ def stream(sites: Sites, count: int, parameters: int, base_mb: float) -> None:
         delta, weight = grouped(values), sites.studies(site)
         timed(folds, lambda d=delta, w=weight: mean.fold(d, w))
     result = timed([], mean.mean)[PART]
-    peak, model = peak_mb() - base_mb, parameters * 4 / 1e6
+    peak, model = (peak_bytes() - base) / 1e6, parameters * 4 / 1e6
     total = np.zeros(parameters)
     for site in range(count):
         values, weight = sites.update(site), sites.studies(site)
@@ -231,7 +226,7 @@ def main() -> None:
     print(f"command    python {' '.join(sys.argv)}")
     print(f"machine    {platform.platform()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}")
     print(f"versions   Python {platform.python_version()}, NumPy {np.__version__}, seed {SEED}")
-    base = peak_mb()
+    base = peak_bytes()
     sites = Sites(given.parameters)
     stream(sites, given.sites, given.parameters, base)
     cost_of_one(sites, given.parameters, given.repeats)
