@@ -8,7 +8,6 @@ Prints the growth of this process's peak memory over the aggregation, replies in
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import numpy as np
 
@@ -28,9 +27,7 @@ def peak_models(sites: int, megabytes: float) -> float:
     rng = np.random.default_rng(0)
     numbers = int(megabytes * 1e6 / 4 / ARRAYS)
     average([reply({"w": np.zeros(2, dtype=np.float32)}, 1)])  # what an import allocates is ours
-    before = _memory("VmRSS")
-    # The peak is inherited from whoever started this process; 5 sets it back to the present.
-    Path("/proc/self/clear_refs").write_text("5")
+    before = peak_bytes()
     replies = [
         reply(
             {f"w{i}": rng.standard_normal(numbers, dtype=np.float32) for i in range(ARRAYS)},
@@ -40,14 +37,7 @@ def peak_models(sites: int, megabytes: float) -> float:
         for node in range(sites)
     ]
     average(replies)
-    return (_memory("VmHWM") - before) / (megabytes * 1e6)
-
-
-def _memory(name: str) -> int:
-    """Return bytes of this process from /proc: `VmRSS` now, `VmHWM` at its peak."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    (line,) = (line for line in lines if line.startswith(name))
-    return int(line.split()[1]) * 1024
+    return (peak_bytes() - before) / (megabytes * 1e6)
 
 
 if __name__ == "__main__":
