@@ -30,12 +30,12 @@ LAYERS: tuple[frozenset[str], ...] = (
             "drawing",
         }
     ),
-    frozenset({"site_config", "run_config", "messages", "codec"}),
+    frozenset({"site_config", "run_config", "messages", "supervision", "codec"}),
     frozenset({"data", "cohort", "models", "labels"}),
     frozenset({"sources", "quality"}),
     frozenset({"preparation"}),
     frozenset({"training", "evaluation", "checkpoint"}),
-    frozenset({"ecg_checks", "inference"}),
+    frozenset({"ecg_checks", "inference", "local_parts"}),
     frozenset({"predict_report"}),
     frozenset({"cli"}),
     frozenset({"server", "client"}),
@@ -103,6 +103,7 @@ DOORS: dict[str, frozenset[str]] = {
     "matplotlib": frozenset({"cardionets_core.drawing", "simulations.report_figures"}),
     "psutil": frozenset(
         {
+            "cardionets_core.supervision",
             "simulations.faults.plain_federation",
             "simulations.process_group",
             "simulations.watchdog",

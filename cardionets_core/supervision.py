@@ -1,0 +1,228 @@
+"""Keep child processes alive: started again when they end, with a pause that grows.
+
+    processes = Processes()
+    kept = [Kept("superlink", command, processes, say=print)]
+    with stopping(processes):
+        while True:
+            for one in kept:
+                one.tick(time.monotonic())
+            time.sleep(TICK_S)
+
+Nothing here waits: `tick` looks once and returns, so that one loop can look after all of them.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import psutil
+
+from cardionets_core.errors import EngineError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import FrameType
+
+    from cardionets_core.flower_command import Command
+
+TICK_S = 0.25
+"""Seconds between two looks."""
+
+TERMINATE_S = 6.0
+"""Seconds that a process may take to end by itself; Flower's own processes force an end after 5."""
+
+
+class Starts(Protocol):
+    """Starts processes by name and knows which have ended (`Processes`, or a test's fake)."""
+
+    def start(self, name: str, command: Command) -> None:
+        """Start a process under a name that no living process has."""
+
+    def ended(self, name: str) -> int | None:
+        """Return the exit code of a process that has ended, None while it lives."""
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """How long to wait before a process is started again.
+
+    Attributes:
+        first_s: the first pause; each one that follows without a healthy time is twice as long.
+        longest_s: no pause is longer.
+        healthy_s: a process that lived this long starts again with the first pause.
+    """
+
+    first_s: float = 0.5
+    longest_s: float = 20.0
+    healthy_s: float = 60.0
+
+    def pause(self, failures: int) -> float:
+        """Return the pause after this many ends in a row (from 1), in seconds."""
+        return float(min(self.longest_s, self.first_s * 2.0 ** min(failures - 1, 30)))
+
+
+class Kept:
+    """One process that is started again whenever it ends.
+
+    Args:
+        name: of the process; part of what is said.
+        command: how it is started.
+        processes: starts it.
+        say: is told each end and each start that follows, one line each.
+        backoff: how long to wait in between.
+
+    Attributes:
+        restarts: how often it was started again.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Command,
+        processes: Starts,
+        *,
+        say: Callable[[str], None],
+        backoff: Backoff | None = None,
+    ) -> None:
+        self.name = name
+        self.restarts = 0
+        self._command = command
+        self._processes = processes
+        self._say = say
+        self._backoff = backoff or Backoff()
+        self._since: float | None = None  # started at; None: not running
+        self._next: float | None = None  # start at; None: at once
+        self._failures = 0
+
+    @property
+    def running(self) -> bool:
+        """Whether it was alive at the last look."""
+        return self._since is not None
+
+    def tick(self, now: float) -> None:
+        """Look once: note an end, or start what is due.
+
+        Args:
+            now: seconds of a clock that only goes forward.
+        """
+        if self._since is not None:
+            code = self._processes.ended(self.name)
+            if code is None:
+                return
+            self._note_end(code, now, lived=now - self._since)
+        elif self._next is None or now >= self._next:
+            self._processes.start(self.name, self._command)
+            self._since = now
+
+    def _note_end(self, code: int, now: float, *, lived: float) -> None:
+        self._failures = 1 if lived >= self._backoff.healthy_s else self._failures + 1
+        pause = self._backoff.pause(self._failures)
+        self._since, self._next = None, now + pause
+        self.restarts += 1
+        self._say(f"{self.name} ended with {exit_words(code)}; it is started again in {pause:g} s")
+
+
+class Processes:
+    """Named child processes, each a session of its own, whose output goes to this terminal."""
+
+    def __init__(self) -> None:
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str, command: Command) -> None:
+        """Start a process under a name.
+
+        Raises:
+            EngineError: the program is not there.
+        """
+        try:
+            self._running[name] = subprocess.Popen(
+                command.argv,
+                env=command.environment(os.environ),
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        except FileNotFoundError:
+            raise EngineError(
+                f"{command.argv[0]} was not found; Flower is not installed in this environment: "
+                "pip install cardionets"
+            ) from None
+
+    def ended(self, name: str) -> int | None:
+        """Return the exit code of a process that has ended, None while it lives."""
+        return self._running[name].poll()
+
+    def pid(self, name: str) -> int:
+        """Return the id of the process that was last started under a name."""
+        return self._running[name].pid
+
+    def stop(self) -> None:
+        """End all: SIGTERM in the reverse order of their start, SIGKILL to what is left."""
+        for process in reversed(self._running.values()):
+            if process.poll() is None:
+                process.terminate()
+        for process in self._running.values():
+            try:
+                process.wait(timeout=TERMINATE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+class Stopped(BaseException):
+    """A service manager or a person asked this process to end; no error."""
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Turn SIGTERM, SIGINT and SIGHUP into `Stopped`, so that `finally` blocks run.
+
+    Does nothing outside the main thread, where Python allows no signal handlers.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = {number: signal.signal(number, _stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    # A second signal must not break off the ending of the children.
+    for one in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(one, signal.SIG_IGN)
+    raise Stopped(signal.Signals(number).name)
+
+
+def process_start(pid: int) -> float | None:
+    """Return when a living process was started (seconds since 1970), or None without one.
+
+    An id is given again to another process some day; together with its start it never is.
+    A process that has ended and was not yet collected by its parent does not live.
+    """
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        return process.create_time()
+    except (psutil.Error, ValueError):
+        return None
+
+
+def exit_words(code: int) -> str:
+    """Return an exit code in words: `exit code 1`, or the signal that ended the process."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
