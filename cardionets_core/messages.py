@@ -63,6 +63,8 @@ class TrainPlan:
         budget_s: seconds that local training may take; 0 is no limit.
         partial: at the budget, answer with the steps done; False: refuse with the code `budget`.
         optimizer: of the local steps.
+        control: SCAFFOLD's control variate of the site: `start` it at zero, `keep` the one that it
+            remembers; `none` is another strategy.
         codec: how the update's floating arrays travel.
     """
 
@@ -78,6 +80,7 @@ class TrainPlan:
     budget_s: float = 0.0
     partial: bool = False
     optimizer: Optimizer = "adamw"
+    control: Literal["none", "start", "keep"] = "none"
     codec: Codec = "float32"
 
 

@@ -7,23 +7,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cardionets_core.checkpoint import load_parts, part_arrays
-from cardionets_core.codec import encode
+from cardionets_core.codec import decode, encode
 from cardionets_core.errors import SiteError, WireError
 from cardionets_core.evaluation.evaluate import fit_sums, score_sums
 from cardionets_core.faults import fault_place, fault_point
 from cardionets_core.messages import MISSING_PARTS, Task, TaskHeader, Update
-from cardionets_core.models.cardionet import PARTS, CardioNet, build_model
 from cardionets_core.packing import Groups, fingerprint
 from cardionets_core.runtime import derive_seed, pick_device, set_up, versions
 from cardionets_core.training.loop import measure, train_locally
 from cardionets_core.training.objectives import make_objective
 from cardionets_core.training.stages import STAGES, configured
-from client.memory import RESIDUAL, Memory, RunMemory, remembers, task_mark
+from client.memory import CONTROL, LOCAL, RESIDUAL, Memory, RunMemory, remembers, task_mark
 from client.policy import admit, floored, outgoing, require_patients, site_options
+from client.weights import Controls, difference, load_model, personal
 
 if TYPE_CHECKING:
     from cardionets_core.data.dataset import SiteDataset
+    from cardionets_core.models.cardionet import CardioNet
     from cardionets_core.training.objective import Objective
     from cardionets_core.training.stages import Stage
     from client.site import Site
@@ -116,7 +116,9 @@ def _trained(task: Task, site: Site, stage: Stage, memory: Memory) -> tuple[Upda
     require_patients(site.config.policy, header, patients)
     device = pick_device(site.config.device)
     weights = gather_weights(task, site)
-    model = load_model(header, weights).to(device)
+    model = load_model(header, weights, memory.groups.get(LOCAL, {})).to(device)
+    sent_weights = {p: weights[p] for p in stage.trains if p in weights}
+    control = Controls.of(task, memory, sent_weights)
     objective = make_objective(stage.name, plan.options, plan.progress)
     before = _held_out(model, dataset, objective, site=site, task=task)
     result = train_locally(
@@ -129,13 +131,14 @@ def _trained(task: Task, site: Site, stage: Stage, memory: Memory) -> tuple[Upda
         seed=derive_seed(header.seed, site.name),
         device=device,
         compile_step=site.config.compile,
+        correction=control.correction(),
     )
     fault_point("trained")
     if stage.name == "tokenizer":
         update_latent_statistics(model, dataset, indices, plan.batch_size)
     metrics = {f"train_{k}": v for k, v in result.means.items()}
     metrics |= {f"validation_{k}": v for k, v in before.items()}
-    delta = difference(model, {p: weights[p] for p in stage.trains})
+    delta = difference(model, sent_weights)
     sent, residual = encode(delta, plan.codec, memory.groups.get(RESIDUAL, {}))
     update = Update(
         site=site.name,
@@ -145,8 +148,15 @@ def _trained(task: Task, site: Site, stage: Stage, memory: Memory) -> tuple[Upda
         num_examples=result.num_examples,
         metrics=outgoing(metrics),
         delta=sent,
+        steps=result.steps,
     )
-    return update, Memory(stage.name, {RESIDUAL: residual})
+    after = {
+        LOCAL: memory.groups.get(LOCAL, {}) | personal(model, stage.trains, header.local),
+        RESIDUAL: memory.groups.get(RESIDUAL, {}) | residual,
+        # From what the server gets of the update, so that both go on from the same numbers.
+        CONTROL: control.after(model, decode(sent, plan.codec), steps=result.steps, lr=plan.lr),
+    }
+    return update, Memory(stage.name, after)
 
 
 def _held_out(
@@ -178,7 +188,9 @@ def _evaluate(task: Task, site: Site) -> Update:
     require_patients(site.config.policy, header, dataset.counts()["patients"])
     options = site_options(site.config.policy, header.evaluation)
     weights = gather_weights(task, site)
-    model = load_model(header, weights).to(pick_device(site.config.device)).eval()
+    named = header.memory if header.local else ""
+    own = RunMemory(site.runs, header).read(named).groups.get(LOCAL, {})
+    model = load_model(header, weights, own).to(pick_device(site.config.device)).eval()
     if header.action == "fit":
         sums = fit_sums(model, dataset, options)
     else:
@@ -213,21 +225,6 @@ def gather_weights(task: Task, site: Site) -> Groups:
 def persons(dataset: SiteDataset, indices: np.ndarray) -> int:
     """Return how many different patients stand behind these studies."""
     return int(dataset.manifest.table["patient_id"].iloc[indices].nunique())
-
-
-def load_model(header: TaskHeader, weights: Groups) -> CardioNet:
-    """Build the model of a task and load the parts that it names."""
-    model = build_model(header.model)
-    load_parts(model, {p: a for p, a in weights.items() if p in PARTS})
-    return model
-
-
-def difference(model: CardioNet, before: Groups) -> Groups:
-    """Return new minus old weights of the parts in `before`, in their dtypes."""
-    return {
-        part: {n: new - old[n] for n, new in part_arrays(model, part).items()}
-        for part, old in before.items()
-    }
 
 
 def update_latent_statistics(

@@ -167,7 +167,9 @@ class RunMemory:
 
 def remembers(header: TaskHeader) -> bool:
     """Return whether a training task leaves anything to remember; the server judges alike."""
-    return bool(header.local) or (header.train is not None and header.train.codec != "float32")
+    plan = header.train
+    asks = plan is not None and (plan.codec != "float32" or plan.control != "none")
+    return bool(header.local) or asks
 
 
 def task_mark(task: Task, config: SiteConfig) -> str:

@@ -13,7 +13,7 @@ from cardionets_core.faults import fault_point
 from cardionets_core.runtime import autocast
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torch import Tensor, nn
 
@@ -43,18 +43,23 @@ def train_locally(
     seed: int,
     device: torch.device,
     compile_step: bool = False,
+    correction: Mapping[str, Tensor] | None = None,
 ) -> TrainResult:
     """Train the parts `trains` of `model` in place on the patients `indices`.
 
     Args:
         seed: fixes the order of patients, the ECG crops and every random number of the objective.
+        correction: name of a parameter -> what is added to its gradient, after clipping: the
+            gradient is the site's own, and SCAFFOLD's c - c_i no part of it.
 
     Raises:
         SiteError: code `diverged`, at the first loss or gradient that is not finite.
     """
     freeze_all_but(model, trains)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=plan.lr, weight_decay=plan.weight_decay)
+    named = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    parameters = list(named.values())
+    corrected = [(named[n], c.to(device)) for n, c in (correction or {}).items()]
+    optimizer = make_optimizer(parameters, plan)
     order = np.random.default_rng([seed, 0])
     crops = np.random.default_rng([seed, 1])
     noise_source = torch.Generator().manual_seed(seed)
@@ -78,6 +83,9 @@ def train_locally(
             pull_back(parameters, anchors, plan.proximal_mu)
         norm = clip_gradients(parameters, plan.clip_norm)
         _require_finite(norm)
+        for parameter, addend in corrected:
+            if parameter.grad is not None:
+                parameter.grad.add_(addend)
         optimizer.step()
         terms = {"loss": losses.per_patient, **losses.terms}
         for name, values in terms.items():
@@ -113,6 +121,13 @@ def measure(
         for name, values in {"loss": losses.per_patient, **losses.terms}.items():
             sums[name] = sums.get(name, 0.0) + float(values.double().sum())
     return {k: v / len(indices) for k, v in sums.items()} if len(indices) else {}
+
+
+def make_optimizer(parameters: Sequence[nn.Parameter], plan: TrainPlan) -> torch.optim.Optimizer:
+    """Return the optimizer of a plan's local steps: AdamW, or SGD without momentum."""
+    if plan.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=plan.lr, weight_decay=plan.weight_decay)
+    return torch.optim.AdamW(parameters, lr=plan.lr, weight_decay=plan.weight_decay)
 
 
 def freeze_all_but(model: nn.Module, parts: Sequence[str]) -> None:
