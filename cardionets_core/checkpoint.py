@@ -2,7 +2,8 @@
 
 A folder holds `checkpoint.json`, which names its weights file and that file's SHA-256, and the
 weights of this and the previous round. The JSON is replaced last, so a crash leaves the previous
-pair in force.
+pair in force. It carries a SHA-256 of itself, so that a changed digit is found, too.
+`previous.json` names the generation before; a resumed run goes on from it where the last is torn.
 """
 
 from __future__ import annotations
@@ -26,8 +27,13 @@ from cardionets_core.model_config import ModelConfig
 from cardionets_core.models.cardionet import CardioNet, build_model
 from cardionets_core.packing import Arrays, Groups
 
-FORMAT = 1
+FORMAT = 2
+UNSEALED = 1
+"""The format before this one: the same without a SHA-256 of the JSON; still read."""
+
 FILE_NAME = "checkpoint.json"
+PREVIOUS = "previous.json"
+SEAL = "seal"
 
 
 @dataclass(frozen=True)
@@ -85,34 +91,78 @@ def write_checkpoint(folder: Path, info: CheckpointInfo, tensors: Arrays, *, num
     data = save_tensors(tensors)
     name = f"weights-{number:06d}.safetensors"
     written = to_mapping(info) | {"weights": name, "sha256": hashlib.sha256(data).hexdigest()}
-    _write_file(folder / name, data)
-    fault_point("saved_not_committed")
-    current = folder / FILE_NAME
-    if current.exists():
-        _write_file(folder / "previous.json", current.read_bytes())
-    _write_file(current, json.dumps(written, indent=1, allow_nan=False).encode())
+    try:
+        _write_file(folder / name, data)
+        fault_point("saved_not_committed")
+        current = folder / FILE_NAME
+        if current.exists():
+            _write_file(folder / PREVIOUS, current.read_bytes())
+        sealed = written | {SEAL: seal(written)}
+        _write_file(current, json.dumps(sealed, indent=1, allow_nan=False).encode())
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder} cannot be written ({error.strerror}); the generation before is whole. "
+            "Make room or mend the folder's rights, then resume the run."
+        ) from error
     _drop_old(folder)
 
 
-def read_info(folder: Path) -> CheckpointInfo:
-    """Read `checkpoint.json`.
+def has_checkpoint(folder: Path) -> bool:
+    """Return whether a folder holds a generation, be it a torn one."""
+    return any((folder / name).exists() for name in (FILE_NAME, PREVIOUS))
+
+
+def read_info(folder: Path, name: str = FILE_NAME) -> CheckpointInfo:
+    """Read `checkpoint.json`, or the JSON of the generation before it.
 
     Raises:
-        CheckpointError: absent, unreadable or of another format.
+        CheckpointError: absent, unreadable, torn, changed or of another format.
     """
-    path = folder / FILE_NAME
+    path = folder / name
     if not path.is_file():
         raise CheckpointError(
-            f"{folder} holds no {FILE_NAME}; "
+            f"{folder} holds no {name}; "
             "name the `checkpoint` folder of a run (outputs/RUN/checkpoint)."
         )
     try:
         values = json.loads(path.read_text())
-        if not isinstance(values, dict) or values.get("format") != FORMAT:
+        if not isinstance(values, dict) or values.get("format") not in (FORMAT, UNSEALED):
             raise ValueError("it is of another format")
-        return build(CheckpointInfo, values, FILE_NAME)
-    except (ValueError, ConfigError) as error:
+        mark = values.pop(SEAL, None)
+        if mark != seal(values) and (mark is not None or values["format"] != UNSEALED):
+            raise ValueError("it is torn or changed: its SHA-256 is not the one that it names")
+        return build(CheckpointInfo, values, name)
+    except (ValueError, RecursionError, ConfigError) as error:
         raise CheckpointError(f"{path} is not a checkpoint of format {FORMAT}: {error}") from None
+
+
+def seal(values: dict[str, Any]) -> str:
+    """Return the SHA-256 of an info's values, however the JSON is laid out."""
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_newest(folder: Path) -> tuple[CheckpointInfo, Arrays, str]:
+    """Read the newest whole generation; where it is not the last, put it in force again.
+
+    Returns:
+        Info, tensors, and what was wrong with the last generation (empty: nothing).
+
+    Raises:
+        CheckpointError: neither this generation nor the one before is whole.
+    """
+    try:
+        info = read_info(folder)
+        return info, read_tensors(folder, info), ""
+    except CheckpointError as torn:
+        try:
+            info = read_info(folder, PREVIOUS)
+            tensors = read_tensors(folder, info)
+        except CheckpointError:
+            raise torn from None
+        # A later save must never keep the torn generation as its previous one.
+        _write_file(folder / FILE_NAME, (folder / PREVIOUS).read_bytes())
+        return info, tensors, str(torn)
 
 
 def read_tensors(folder: Path, info: CheckpointInfo) -> Arrays:
@@ -191,19 +241,25 @@ def to_groups(tensors: Arrays, prefix: str = "model") -> Groups:
 
 def _write_file(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)  # half a file must not fill a full disk
+        raise
 
 
 def _drop_old(folder: Path) -> None:
     """Delete weights that neither the current nor the previous info names."""
     kept = set()
-    for name in (FILE_NAME, "previous.json"):
-        if (folder / name).exists():
-            kept.add(json.loads((folder / name).read_text())["weights"])
+    for name in (FILE_NAME, PREVIOUS):
+        try:
+            kept.add(read_info(folder, name).weights)
+        except CheckpointError:
+            continue  # a torn one names nothing that could be used
     for path in folder.glob("weights-*.safetensors"):
         if path.name not in kept:
             path.unlink()

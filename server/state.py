@@ -10,8 +10,7 @@ import numpy as np
 from cardionets_core.checkpoint import (
     CheckpointInfo,
     part_arrays,
-    read_info,
-    read_tensors,
+    read_newest,
     to_groups,
     to_tensors,
     write_checkpoint,
@@ -56,6 +55,7 @@ class RunState:
         history: one record per round, for the summary and the curves.
         metrics: result of the evaluate stage.
         saves: checkpoints written so far.
+        notes: what a person should know of how the run went, e.g. that a checkpoint was torn.
     """
 
     weights: Groups
@@ -70,6 +70,7 @@ class RunState:
     history: tuple[dict[str, Any], ...] = ()
     metrics: dict[str, Any] = field(default_factory=dict)
     saves: int = 0
+    notes: tuple[str, ...] = ()
 
     def deployed(self) -> Groups:
         """Return the weights that evaluation and prediction use: the average where there is one."""
@@ -107,6 +108,7 @@ def save_state(state: RunState, config: RunConfig, folder: Path) -> RunState:
             "round": state.round,
             "saves": state.saves,
             "history": list(state.history),
+            "notes": list(state.notes),
         },
     )
     tensors = to_tensors(state.deployed())
@@ -121,25 +123,29 @@ def save_state(state: RunState, config: RunConfig, folder: Path) -> RunState:
 
 
 def load_state(config: RunConfig, folder: Path) -> RunState:
-    """Read the state back.
+    """Read the state back; where it is torn, that of the generation before, with a note.
 
     Raises:
-        CheckpointError: torn, or of another configuration.
+        CheckpointError: both generations are torn, or of another configuration.
     """
-    info = read_info(folder)
+    info, tensors, torn = read_newest(folder)
     if info.provenance.get("config_hash") != digest(config):
         raise CheckpointError(
             f"{folder} belongs to another configuration than this run's config.json; "
             "resume with the run folder as it was written, or start a new run."
         )
-    tensors = read_tensors(folder, info)
     try:
-        return _state_from(info, tensors)
+        state = _state_from(info, tensors)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{folder} does not say where its run stood ({error!r}); it can serve predictions, "
             "not a resumed run."
         ) from None
+    if not torn:
+        return state
+    place = f"stage {state.stage}, round {state.round}"
+    note = f"{torn} The run went on from the generation before it ({place})."
+    return replace(state, notes=(*state.notes, note))
 
 
 def _state_from(info: CheckpointInfo, tensors: Arrays) -> RunState:
@@ -161,6 +167,7 @@ def _state_from(info: CheckpointInfo, tensors: Arrays) -> RunState:
         history=tuple(info.state["history"]),
         metrics=info.metrics,
         saves=int(info.state["saves"]),
+        notes=tuple(info.state.get("notes", ())),
     )
 
 

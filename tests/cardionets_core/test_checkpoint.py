@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import pickle
 import random
@@ -16,7 +17,9 @@ from cardionets_core.checkpoint import (
     part_arrays,
     read_checkpoint,
     read_info,
+    read_newest,
     read_tensors,
+    seal,
     to_groups,
     to_tensors,
     write_checkpoint,
@@ -161,13 +164,92 @@ def test_bytes_that_are_no_text_are_refused(tmp_path):
 
 
 def changed_info(folder, **changes):
+    """Change an info as somebody would who knows its seal."""
     path = folder / "checkpoint.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    values = {k: v for k, v in json.loads(path.read_text()).items() if k != "seal"} | changes
+    path.write_text(json.dumps(values | {"seal": seal(values)}))
+
+
+def spoil(path, place=-30):
+    raw = bytearray(path.read_bytes())
+    raw[place] ^= 1
+    path.write_bytes(bytes(raw))
+
+
+def test_200_flipped_bytes_of_the_info_are_noticed_or_change_nothing(tmp_path):
+    write_checkpoint(tmp_path, INFO, small(), number=1)
+    path, draw = tmp_path / "checkpoint.json", random.Random(1)
+    whole, info, refused = path.read_bytes(), read_info(tmp_path), 0
+    for _ in range(200):
+        raw = bytearray(whole)
+        raw[draw.randrange(len(raw))] ^= 1 << draw.randrange(8)
+        path.write_bytes(bytes(raw))
+        try:
+            assert read_info(tmp_path) == info  # a changed blank between two values
+        except CheckpointError:
+            refused += 1
+    assert refused > 100
+
+
+def test_an_info_of_the_format_before_is_read_and_one_that_lost_its_seal_is_not(tmp_path):
+    write_checkpoint(tmp_path, INFO, small(), number=1)
+    path = tmp_path / "checkpoint.json"
+    values = json.loads(path.read_text())
+    del values["seal"]
+    path.write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match="torn or changed"):
+        read_info(tmp_path)
+    path.write_text(json.dumps(values | {"format": 1}))
+    assert read_info(tmp_path).scaler_mean == INFO.scaler_mean
+
+
+@pytest.mark.parametrize("torn", ["checkpoint.json", "weights-000002.safetensors"])
+def test_where_a_generation_is_torn_the_one_before_is_put_in_force(tmp_path, torn):
+    for number in (1, 2):
+        write_checkpoint(tmp_path, INFO, small(number), number=number)
+    assert read_newest(tmp_path)[2] == ""
+    spoil(tmp_path / torn)
+    _, tensors, why = read_newest(tmp_path)
+    assert tensors["model.p.scale"] == 1 and torn in why and "torn or changed" in why
+    # Whatever happens to the next save, a whole generation stays.
+    write_checkpoint(tmp_path, INFO, small(5), number=2)
+    spoil(tmp_path / "checkpoint.json")
+    assert read_newest(tmp_path)[1]["model.p.scale"] == 1
+
+
+def test_where_both_generations_are_torn_the_newest_is_named(tmp_path):
+    for number in (1, 2):
+        write_checkpoint(tmp_path, INFO, small(number), number=number)
+    for name in ("weights-000001.safetensors", "weights-000002.safetensors"):
+        spoil(tmp_path / name)
+    with pytest.raises(CheckpointError, match=r"weights-000002\.safetensors is torn"):
+        read_newest(tmp_path)
+
+
+def test_a_torn_previous_info_does_no_harm_to_a_save(tmp_path):
+    for number in (1, 2):
+        write_checkpoint(tmp_path, INFO, small(number), number=number)
+    (tmp_path / "previous.json").write_text("{")
+    write_checkpoint(tmp_path, INFO, small(3), number=3)
+    assert read_newest(tmp_path)[1]["model.p.scale"] == 3
+    assert read_info(tmp_path, "previous.json").weights == "weights-000002.safetensors"
+
+
+def test_a_disk_that_is_full_is_named_and_the_generation_before_stays(tmp_path, monkeypatch):
+    write_checkpoint(tmp_path, INFO, small(1), number=1)
+
+    def full(number):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module.os, "fsync", full)
+    with pytest.raises(CheckpointError, match=r"No space left on device.*is whole.*Make room"):
+        write_checkpoint(tmp_path, INFO, small(2), number=2)
+    assert read_newest(tmp_path)[1]["model.p.scale"] == 1
 
 
 def test_another_format_is_refused(tmp_path):
     write_checkpoint(tmp_path, INFO, small(), number=1)
-    changed_info(tmp_path, format=2)
+    changed_info(tmp_path, format=3)
     with pytest.raises(CheckpointError, match="format"):
         read_info(tmp_path)
 

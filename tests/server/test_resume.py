@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import server.training
+from cardionets_core.checkpoint import read_info
 from cardionets_core.errors import CheckpointError
 from server.progress import Progress, read_progress
 from server.tracking import embedded_uri
@@ -144,30 +145,49 @@ def half(whole, tmp_path):
     return folder
 
 
-def test_a_flipped_byte_is_refused_by_name(half, federate, two):
-    info = json.loads((half / "checkpoint" / "checkpoint.json").read_text())
-    weights = half / "checkpoint" / info["weights"]
-    data = bytearray(weights.read_bytes())
+def flip(path):
+    data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
-    weights.write_bytes(data)
-    with pytest.raises(CheckpointError, match=rf"{info['weights']} is torn or changed"):
-        federate(half, two)
-    assert not (half / "summary.json").exists()
-    assert "torn or changed" in read_progress(half)[-1]["reason"]
+    path.write_bytes(data)
 
 
-def test_missing_weights_are_refused_by_name(half, federate, two):
+def unlink(path):
+    path.unlink()
+
+
+def weights_of(folder):
+    return json.loads((folder / "summary.json").read_text())["weights_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("what", "damage", "words"),
+    [
+        ("weights", flip, "is torn or changed"),
+        ("weights", unlink, "is missing"),
+        ("checkpoint.json", flip, "is not a checkpoint"),
+        ("checkpoint.json", unlink, "holds no checkpoint.json"),
+        ("previous.json", flip, ""),
+    ],
+)
+def test_a_torn_generation_is_told_and_the_one_before_leads_to_the_same_weights(
+    half, whole, federate, two, what, damage, words
+):
     info = json.loads((half / "checkpoint" / "checkpoint.json").read_text())
-    (half / "checkpoint" / info["weights"]).unlink()
-    with pytest.raises(CheckpointError, match=rf"{info['weights']} is missing"):
-        federate(half, two)
+    damage(half / "checkpoint" / (info["weights"] if what == "weights" else what))
+    federate(half, two)
+    assert weights_of(half) == weights_of(whole)
+    notes = read_info(half / "checkpoint").state["notes"]
+    assert [words in note for note in notes] == [True] * bool(words)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"format": 1}'], ids=["torn", "list", "no model"])
-def test_a_broken_checkpoint_json_is_refused_by_name(half, federate, two, text):
-    (half / "checkpoint" / "checkpoint.json").write_text(text)
+def test_two_torn_generations_are_refused_by_name(half, federate, two, text):
+    for name in ("checkpoint.json", "previous.json"):
+        (half / "checkpoint" / name).write_text(text)
     with pytest.raises(CheckpointError, match=r"checkpoint\.json is not a checkpoint"):
         federate(half, two)
+    assert not (half / "summary.json").exists()
+    assert "is not a checkpoint" in read_progress(half)[-1]["reason"]
 
 
 def test_an_edited_plan_is_refused(half, federate, two):
