@@ -6,8 +6,6 @@ Every function is `(work: Path) -> str` and measures anew; what Flower has nothi
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -18,15 +16,18 @@ from cardionets_core.messages import Update
 from simulations.faults.attacks import FIGURE_12, count_attacks
 from simulations.faults.flower_average import average, error_reply, flat, reply
 from simulations.faults.flower_kills import server_app_killed, site_killed, superlink_killed
+from simulations.faults.orders import different_models, five_updates
 from simulations.faults.row import NO_SUCH_THING, is_quick
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from flwr.app import Message
 
     from cardionets_core.packing import Groups
     from simulations.faults.flower_average import Named
+    from simulations.faults.orders import Floats, Weighted
 
 SHAPES = {"a": (64, 33), "b": (33,), "c": (7, 5, 3)}
 
@@ -97,16 +98,13 @@ def flower_7(work: Path) -> str:
 
 def flower_8(work: Path) -> str:
     """Average five updates in all orders of arrival: how many different models."""
-    rng, hashes = np.random.default_rng(8), set()
-    studies = (17, 280, 1033, 4, 96)
-    replies = [
-        reply({"w": rng.normal(0, 1e-3, 1000).astype(np.float32)}, n, node=2 + i)
-        for i, n in enumerate(studies)
-    ]
-    for order in itertools.permutations(replies):
-        arrays = average(order) or {}
-        hashes.add(hashlib.sha256(arrays["w"].tobytes()).hexdigest())
-    return f"{len(hashes)} different models in 120 orders"
+
+    def fedavg(updates: Sequence[Weighted]) -> Floats:
+        replies = [reply({"w": w}, n, node=2 + i) for i, (w, n) in enumerate(updates)]
+        return (average(replies) or {})["w"]
+
+    found = different_models(fedavg, five_updates(seed=3, decades=0.0))
+    return f"{found} different models in 120 orders"
 
 
 def flower_9(work: Path) -> str:

@@ -76,6 +76,7 @@ DOORS: dict[str, frozenset[str]] = {
             "server.exchange",  # the Grid, as a type
             "server.rounds",
             "server.server_app",
+            "simulations.faults.figures_screening",  # a site's app that attacks
             "simulations.faults.flower_average",
             "simulations.faults.flower_side",
             "simulations.grid",

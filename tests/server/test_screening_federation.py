@@ -6,131 +6,31 @@ import json
 import logging
 import os
 from contextlib import nullcontext
-from dataclasses import replace
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from flwr.app import Message
-from flwr.clientapp import ClientApp
 
 import client.local_training
 import client.site
 from cardionets_core.config_tree import digest
 from cardionets_core.errors import UPDATE_REFUSALS
-from cardionets_core.messages import (
-    refusal,
-    task_from_records,
-    update_from_records,
-    update_to_records,
-)
 from cardionets_core.run_config import CONF, compose, run_config_from
 from cardionets_core.site_config import load_own_site_config
 from cardionets_core.training.loop import TrainResult
-from client.client_app import answer
 from client.site import Site
 from server.progress import Progress, read_progress
 from server.server_app import app as server_app
 from server.server_app import write_config
+from simulations.faults.attacks import ATTACKS, scaled
+from simulations.faults.figures_screening import MALICIOUS, site_app, unable
 from simulations.grid import run_in_process
 
-MALICIOUS, ROUND = "hill", 2
-PART = "ecg_encoder"
+ROUND = 2
 PLAN = (
     "stages=[handshake,ecg_masked]",
     "stage.ecg_masked.min_sites=2",
     "screening.norm_after=3",
 )
-
-
-def tensor_of(update):
-    """Return the name and value of the first floating tensor with more than one number."""
-    return next(
-        (n, a)
-        for n, a in sorted(update.delta[PART].items())
-        if a.dtype == np.float32 and a.size > 1
-    )
-
-
-def changed(update, value):
-    """Return the update with another first tensor, or without it."""
-    name, _ = tensor_of(update)
-    arrays = dict(update.delta[PART]) | {name: value}
-    if value is None:
-        del arrays[name]
-    return replace(update, delta=update.delta | {PART: arrays})
-
-
-def full(value):
-    return lambda update, past: changed(update, np.full_like(tensor_of(update)[1], value))
-
-
-def scaled(factor):
-    def attack(update, past):
-        delta = {
-            part: {n: (a * factor).astype(a.dtype) for n, a in arrays.items()}
-            for part, arrays in update.delta.items()
-        }
-        return replace(update, delta=delta)
-
-    return attack
-
-
-def with_extra_key(update, past):
-    arrays = update.delta[PART] | {"more": np.zeros(2, dtype=np.float32)}
-    return replace(update, delta=update.delta | {PART: arrays})
-
-
-def replayed(update, past):
-    return replace(update, delta=past[0].delta)
-
-
-ATTACKS = {
-    "sign-flip x 10": (scaled(-10), "norm"),
-    "NaN": (full(np.nan), "not_finite"),
-    "Inf": (full(-np.inf), "not_finite"),
-    "1e30": (full(1e30), "too_large"),
-    "n = 0": (lambda u, past: replace(u, num_examples=0), "num_examples"),
-    "n = -9": (lambda u, past: replace(u, num_examples=-9), "unreadable"),
-    "n = 1e12": (lambda u, past: replace(u, num_examples=10**12), "num_examples"),
-    "broadcastable shape": (lambda u, past: changed(u, np.zeros(1, dtype=np.float32)), "shape"),
-    "dtype change": (
-        lambda u, past: changed(u, tensor_of(u)[1].astype(np.float64)),
-        "shape",
-    ),
-    "missing key": (lambda u, past: changed(u, None), "keys"),
-    "extra key": (with_extra_key, "keys"),
-    "stale round": (lambda u, past: past[0], "wrong_round"),
-    "replay": (replayed, "replay"),
-    "wrong site": (lambda u, past: replace(u, site="north"), "wrong_site"),
-    "wrong run": (lambda u, past: replace(u, run="attack-0"), "wrong_run"),
-    "wrong stage": (lambda u, past: replace(u, stage="contrastive"), "wrong_stage"),
-}
-
-
-def site_app(attacks):
-    """Return the sites' app; the malicious one sends what attacks[ROUND] makes of its update.
-
-    An attack gets the update and those of the rounds before, and may return a refusal's code.
-    """
-    past = []
-
-    def answered(message, context):
-        header = task_from_records(message.content).header
-        content = answer(message.content)
-        name = Path(os.environ["SITE_CONFIG"]).stem
-        if name == MALICIOUS and header.action == "train":
-            past.append(update_from_records(content))
-            if header.round in attacks:
-                spoilt = attacks[header.round](past[-1], past)
-                content = refusal(spoilt) if isinstance(spoilt, str) else update_to_records(spoilt)
-        return Message(content, reply_to=message)
-
-    app = ClientApp()
-    for register in (app.query(), app.train(), app.evaluate()):
-        register(answered)
-    return app
 
 
 def quick_training(model, dataset, objective, *, trains, indices, plan, seed, **more):
@@ -187,11 +87,6 @@ def run(folder, sites, nano, attacks, *, rounds=3, quick=True):
             outputs=folder.parent,
         )
     return json.loads((folder / "summary.json").read_text())
-
-
-def unable(update, past):
-    """What an honest site answers that cannot serve a round."""
-    return "internal"
 
 
 def told(caplog):

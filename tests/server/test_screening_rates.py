@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +14,7 @@ from cardionets_core.messages import Update
 from cardionets_core.run_config import StageConfig
 from cardionets_core.screening_config import ScreeningConfig
 from server.screening import Asked, Firewall
+from simulations.faults.clean_updates import false_refusals, federation
 
 
 def judged(wall, update, site="a"):
@@ -108,58 +108,9 @@ def test_no_mutated_update_passes(pair, kind):
 # ------------------------------------------------------------------------------ false refusals
 
 
-def federation(rounds, seed, *, factor=5.0, gain=0.0):
-    """Play rounds of sites whose sizes and gradients have heavy tails.
-
-    Patients are log-normal (a median of 60, one in twenty above 700); each local step moves the
-    weights by lr x a random direction plus a drift that all steps share, times a log-normal
-    strength per site and round. Sites with more steps so drift faster than the root of them.
-
-    Yields:
-        each record, after round 1; with `gain`, site 0 sends gain x its update from round 3 on.
-    """
-    rng = np.random.default_rng(seed)
-    stage = StageConfig(rounds=rounds, batch_size=16, lr=1e-3, warmup_rounds=2)
-    studies = np.maximum(5, np.exp(rng.normal(np.log(60), 1.5, 10)).astype(int))
-    expected = {"ecg_encoder": {"w": rng.normal(0, 0.05, 200).astype(np.float32)}}
-    records = []
-    for number in range(1, rounds + 1):
-        asked = Asked("run-1", "ecg_masked", number, expected, len(studies))
-        wall = Firewall(
-            asked,
-            config=ScreeningConfig(norm_factor=factor),
-            settings=stage,
-            records=records,
-        )
-        wall.start_try()
-        reasons = {}
-        for i, n in enumerate(studies):
-            steps = max(1, math.ceil(n / stage.batch_size))
-            walk = rng.normal(0, math.sqrt(steps), 200) + 0.15 * steps * rng.normal(0, 1, 200)
-            w = stage.lr_at(number - 1) * walk * math.exp(rng.normal(0, 0.25))
-            w *= gain if gain and i == 0 and number > 2 else 1.0
-            delta = {"ecg_encoder": {"w": w.astype(np.float32)}}
-            update = Update(f"s{i}", "run-1", "ecg_masked", number, int(n), delta=delta)
-            reasons[f"s{i}"] = wall.judge(f"s{i}", update, max_examples=int(n))
-        accepted = [s for s, r in reasons.items() if r is None]
-        records.append(
-            {
-                "stage": "ecg_masked",
-                "round": number,
-                "accepted": accepted,
-                "refused": {s: r for s, r in reasons.items() if r},
-                "num_examples": {f"s{i}": int(n) for i, n in enumerate(studies)},
-                "screening": wall.record(accepted),
-            }
-        )
-    return records[1:]
-
-
 def test_at_most_one_clean_update_of_1000_is_refused(capsys):
     """RELIABILITY.md figure 12. Judged updates only: round 1, where nothing is, does not count."""
-    records = [r for seed in range(10) for r in federation(11, seed)]
-    judged_updates = sum(len(r["accepted"]) + len(r["refused"]) for r in records)
-    refused = sum(len(r["refused"]) for r in records)
+    refused, judged_updates = false_refusals()
     with capsys.disabled():
         print(f"\nclean updates refused: {refused} of {judged_updates}")
     assert judged_updates == 1000 and refused <= 1
