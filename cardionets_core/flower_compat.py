@@ -29,20 +29,23 @@ if TYPE_CHECKING:
 __all__ = [
     "CLIENT_APP_RAISED",
     "FLOWER_VERSION",
+    "LOST_CODES",
     "NodeInfo",
     "Run",
     "Scalars",
     "TaskIdentity",
+    "around_upload",
     "as_delivered",
     "build_bundle",
-    "call_within_upload",
     "client_app_program",
     "copy_records",
     "empty_run",
+    "engine_lost",
     "fuse_run_config",
     "online_node",
     "raised_reply",
     "run_supernode",
+    "server_app_program",
     "stamp_message_id",
     "task_identity",
 ]
@@ -52,6 +55,18 @@ FLOWER_VERSION = "1.41.0"
 
 CLIENT_APP_RAISED = int(ErrorCode.CLIENT_APP_RAISED_EXCEPTION)
 """Code of an error reply when the ClientApp raised (2)."""
+
+LOST_CODES = frozenset(
+    int(code)
+    for code in (
+        ErrorCode.MESSAGE_UNAVAILABLE,
+        ErrorCode.REPLY_MESSAGE_UNAVAILABLE,
+        ErrorCode.NODE_UNAVAILABLE,
+        ErrorCode.CLIENT_APP_CRASHED,
+    )
+)
+"""Codes of error replies that the engine makes when a message, a reply, a node or a ClientApp's
+process was lost (3, 4, 5, 8). The other codes are answers of a site that could not serve."""
 
 Scalars = Mapping[str, str | int | float | bool]
 
@@ -132,27 +147,49 @@ def client_app_program() -> Callable[[], None]:
     return flwr_clientapp
 
 
-def call_within_upload(interrupt: Callable[[], None]) -> None:
-    """Have this process of a ClientApp call `interrupt` when a part of its reply is at its node.
+def around_upload(*, within: Callable[[], None], after: Callable[[], None]) -> None:
+    """Have this process of a ClientApp call functions while and after it hands over its reply.
 
-    The SuperNode has then been told of the reply and waits for the rest.
+    Args:
+        within: called when a part is at its SuperNode, which was told of the reply and waits for
+            the rest.
+        after: called when the SuperNode has acknowledged all of it.
     """
     from flwr.supernode.runtime import run_clientapp
 
     push_objects = vars(run_clientapp)["push_objects"]
 
-    def push_and_interrupt(
+    def push_and_tell(
         objects: dict[str, InflatableObject],
         push_object: Callable[[str, bytes], None],
         **limits: Any,
     ) -> None:
         def push_one(name: str, content: bytes) -> None:
             push_object(name, content)
-            interrupt()
+            within()
 
         push_objects(objects, push_one, **limits)
+        after()
 
-    vars(run_clientapp)["push_objects"] = push_and_interrupt
+    vars(run_clientapp)["push_objects"] = push_and_tell
+
+
+def server_app_program() -> Callable[[], None]:
+    """Import and return what `flwr-serverapp` runs: it reads sys.argv, leaves by SystemExit."""
+    from flwr.superlink.cli import flwr_serverapp
+
+    return flwr_serverapp
+
+
+def engine_lost(error: BaseException) -> bool:
+    """Return whether an error of the Grid means that Flower has given our Flower run up.
+
+    The SuperLink was away for more than a minute, or the run was stopped.
+    """
+    from flwr.supercore.run import RunNotRunningException
+    from httpx import HTTPError
+
+    return isinstance(error, (RunNotRunningException, HTTPError))
 
 
 class _ShortSleeps:

@@ -44,9 +44,11 @@ CODES: dict[type[Exception], str] = {
 def _answer(message: Message, context: Context) -> Message:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     if FAULTS_ENV in os.environ:
-        from cardionets_core.flower_compat import call_within_upload
+        from cardionets_core.flower_compat import around_upload
 
-        call_within_upload(lambda: fault_point("half_uploaded"))
+        around_upload(
+            within=lambda: fault_point("half_uploaded"), after=lambda: fault_point("acknowledged")
+        )
     return Message(answer(message.content), reply_to=message)
 
 

@@ -168,7 +168,7 @@ class Federation:
             programs=self.engine / "site-programs" if self._warm else None,
             poll_s=self._site_poll_s,
         )
-        self.processes.start(site_process(name), command)
+        self._start(site_process(name), command)
 
     def submit(self, run_config: server_launch.RunConfig) -> int:
         """Submit the bundle with `flwr run` and return the run's id.
@@ -216,10 +216,10 @@ class Federation:
         began = time.monotonic()
         next_look, was_running = began + FIRST_LOOK_S, False
         while True:
-            self._check_server()
+            self.look()
             if on_tick is not None:
                 on_tick()
-            running, now = self._server_app_runs(), time.monotonic()
+            running, now = self.server_app_runs(), time.monotonic()
             if now > next_look or (was_running and not running):
                 state = self.state(run_id)
                 if state.finished:
@@ -230,6 +230,24 @@ class Federation:
             was_running = running
             time.sleep(TICK_S)
 
+    def look(self) -> None:
+        """Look once whether all is well.
+
+        Raises:
+            EngineError: the SuperLink or its SuperExec has ended.
+        """
+        for name in (SUPERLINK, SUPEREXEC):
+            code = self.processes.ended(name)
+            if code is not None:
+                raise EngineError(
+                    f"{name} stopped with exit code {code} during the run; resume from the last "
+                    f"checkpoint; {self.processes.tail(name)}"
+                )
+
+    def server_app_runs(self) -> bool:
+        """Return whether a ServerApp's process lives."""
+        return self.processes.runs_below(SUPEREXEC, self.server_program)
+
     def stop(self) -> None:
         """End every process of the federation, grandchildren included; may be called twice."""
         try:
@@ -237,6 +255,9 @@ class Federation:
                 self._group.stop()
         finally:
             self._undo.close()
+
+    def _start(self, name: str, command: Command) -> None:
+        self.processes.start(name, command)
 
     def _start_sites(self) -> None:
         if self._warm:
@@ -264,7 +285,7 @@ class Federation:
         write_secret(secret)
         database = self.engine / "superlink.db" if self._keep_database else None
         server_launch.write_connection(self._home("cli"), port=self.port)
-        self.processes.start(
+        self._start(
             SUPERLINK,
             server_launch.superlink(
                 port=self.port,
@@ -274,7 +295,7 @@ class Federation:
                 simulation=self.federation_config is not None,
             ),
         )
-        self.processes.start(
+        self._start(
             SUPEREXEC,
             server_launch.superexec(
                 port=self.port,
@@ -296,9 +317,7 @@ class Federation:
         self._socket = folder / "warm"
         warm.install(self.engine / "site-programs")
         modules = client_modules(self._bundle)
-        self.processes.start(
-            WARM, warm.starter(self._socket, home=self._home(WARM), modules=modules)
-        )
+        self._start(WARM, warm.starter(self._socket, home=self._home(WARM), modules=modules))
 
     def _warm_env(self) -> dict[str, str]:
         return {warm.SOCKET_ENV: str(self._socket)} if self._warm else {}
@@ -339,18 +358,6 @@ class Federation:
                 f"{name} {lacking} within {self._start_s:g} s; if the machine is only slow, allow "
                 f"more time; {self.processes.tail(name)}"
             )
-
-    def _check_server(self) -> None:
-        for name in (SUPERLINK, SUPEREXEC):
-            code = self.processes.ended(name)
-            if code is not None:
-                raise EngineError(
-                    f"{name} stopped with exit code {code} during the run; resume from the last "
-                    f"checkpoint; {self.processes.tail(name)}"
-                )
-
-    def _server_app_runs(self) -> bool:
-        return self.processes.runs_below(SUPEREXEC, self.server_program)
 
     def _ask(self, command: Command) -> dict[str, Any]:
         done = self.processes.run(command, seconds=CLI_S)

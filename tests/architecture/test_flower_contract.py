@@ -107,8 +107,10 @@ def test_the_pauses_of_the_supernode_are_where_we_shorten_them():
 def test_an_upload_is_interrupted_when_a_part_of_it_has_arrived(monkeypatch):
     monkeypatch.setattr(run_clientapp, "push_objects", run_clientapp.push_objects)
     assert "push_objects(" in inspect.getsource(run_clientapp.push_message)
-    arrived, at_interrupt = [], []
-    flower_compat.call_within_upload(lambda: at_interrupt.append(len(arrived)))
+    arrived, seen = [], []
+    flower_compat.around_upload(
+        within=lambda: seen.append(len(arrived)), after=lambda: seen.append("all")
+    )
     content = RecordDict({"c": ConfigRecord({"k": 1})})
     run_clientapp.push_objects(
         {content.object_id: content, content["c"].object_id: content["c"]},
@@ -116,7 +118,7 @@ def test_an_upload_is_interrupted_when_a_part_of_it_has_arrived(monkeypatch):
         object_ids_to_push={content.object_id, content["c"].object_id},
         max_concurrent_pushes=1,
     )
-    assert len(arrived) == 2 and at_interrupt == [1, 2]
+    assert len(arrived) == 2 and seen == [1, 2, "all"]
 
 
 def test_short_sleeps_are_short(monkeypatch):

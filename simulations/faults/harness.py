@@ -1,0 +1,216 @@
+"""One federation of real processes that meets planned faults, and what can be compared afterwards.
+
+    calm = federate(folder / "calm", config, sites)
+    hit = federate(folder / "hit", config, sites, faults)
+    assert hit.weights == calm.weights
+
+The processes run under the supervision that an operator's run under; the harness itself only kills.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import signal
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cardionets_core.config_tree import digest
+from cardionets_core.errors import EngineError
+from cardionets_core.faults import FAULTS_ENV
+from cardionets_core.site_config import compose_site, write_yaml
+from server.progress import read_progress
+from server.server_app import write_config
+from server.status import Queue, standing
+from simulations.faults.plan import OWN_PROCESS, Fault, ask_for
+from simulations.processes import SUPERLINK, site_process
+from simulations.supervised import SupervisedFederation
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from cardionets_core.run_config import RunConfig
+    from simulations.processes import Federation
+
+PATIENCE_S = 900.0
+"""A federation that takes longer has hung."""
+
+LOOK_S = 0.1
+TRAIN_MESSAGE = re.compile(rb"Receiving: train")
+"""How a SuperNode says in its log that it was handed a training task."""
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A fault that happened.
+
+    Attributes:
+        fault: which.
+        time: when, in seconds since 1970.
+        recovered_s: seconds until a site was handed the next training task.
+    """
+
+    fault: Fault
+    time: float
+    recovered_s: float
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What is left of a federation, for comparison with another one.
+
+    Attributes:
+        weights: SHA-256 of the final weights; empty if the run did not complete.
+        rounds: `STAGE-ROUND` -> SHA-256 of the weights after it.
+        sites: `STAGE-ROUND` -> sites whose update was used.
+        repeated: rounds that were told as finished, and later done again.
+        memory: `SITE/FILE` -> SHA-256 of what the site remembers of the run.
+        hits: the faults that happened, in their order.
+        missed: the faults that were asked for and did not happen.
+        seconds: from the submission to the end.
+    """
+
+    weights: str
+    rounds: dict[str, str]
+    sites: dict[str, list[str]]
+    repeated: list[str]
+    memory: dict[str, str]
+    hits: tuple[Hit, ...]
+    missed: tuple[Fault, ...]
+    seconds: float
+
+
+@dataclass
+class Watch:
+    """Kills who is to be killed, and notes when faults happened and tasks were handed out."""
+
+    federation: Federation
+    folder: Path
+    faults: Sequence[Fault]
+    times: dict[Fault, float] = field(default_factory=dict)
+    tasks: list[float] = field(default_factory=list)
+
+    def look(self) -> None:
+        """Look once at all of it."""
+        now, known = time.time(), len(self.tasks)
+        self.tasks += [now] * (self._train_messages() - known)
+        for fault in self.faults:
+            met = fault.met(self.folder) if fault not in self.times else None
+            if met is None:
+                continue
+            when = met[1]
+            if fault.victim not in OWN_PROCESS:
+                when = self._kill(fault)
+                fault.release(self.folder)
+            self.times[fault] = when
+
+    def hits(self) -> tuple[Hit, ...]:
+        """Return what happened, in its order."""
+        found = []
+        for fault, when in sorted(self.times.items(), key=lambda item: item[1]):
+            after = [t for t in self.tasks if t > when]
+            found.append(Hit(fault, when, after[0] - when if after else float("inf")))
+        return tuple(found)
+
+    def _kill(self, fault: Fault) -> float:
+        name = SUPERLINK if fault.victim == "SuperLink" else site_process(fault.site)
+        os.kill(self.federation.processes.processes[name].pid, signal.SIGKILL)
+        return time.time()
+
+    def _train_messages(self) -> int:
+        logs = [self.federation.processes.log_path(site_process(n)) for n in self.federation.sites]
+        return sum(len(TRAIN_MESSAGE.findall(p.read_bytes())) for p in logs if p.exists())
+
+
+def federate(
+    folder: Path,
+    config: RunConfig,
+    sites: Mapping[str, Path],
+    faults: Sequence[Fault] = (),
+    *,
+    patience_s: float = PATIENCE_S,
+) -> Ran:
+    """Run a federation to its end through all of its faults.
+
+    Args:
+        folder: gets the run's folder, and what the sites keep; nobody else's.
+        config: the plan.
+        sites: site name -> YAML; the data are shared between federations, the caches are not.
+        faults: what happens to it.
+        patience_s: seconds after which it counts as hung.
+
+    Raises:
+        EngineError: it hung; the message says where the logs are.
+    """
+    run, plans = folder / "outputs" / config.name, folder / "faults"
+    write_config(run, config)
+    ask_for(faults, plans)
+    own = {name: _own_cache(path, folder / "sites") for name, path in sites.items()}
+    env = {FAULTS_ENV: str(plans), "OMP_NUM_THREADS": str(config.threads)}
+    with SupervisedFederation(run, own, env=env) as federation:
+        watch, began = Watch(federation, plans, faults), time.monotonic()
+        federation.submit({"run": config.name, "config-hash": digest(config)})
+        _follow(federation, run, watch, patience_s)
+        seconds = time.monotonic() - began
+    missed = tuple(f for f in faults if f not in watch.times)
+    return _ran(run, own, watch.hits(), missed, seconds)
+
+
+def _follow(federation: Federation, run: Path, watch: Watch, patience_s: float) -> None:
+    """Look after everything until the run has ended."""
+    deadline = time.monotonic() + patience_s
+    while not standing(run, time.time(), queue=Queue(alive=True, resumes=True)).final:
+        federation.look()
+        watch.look()
+        if time.monotonic() > deadline:
+            raise EngineError(f"no end within {patience_s:g} s; logs in {run / 'logs'}")
+        time.sleep(LOOK_S)
+
+
+def _own_cache(site: Path, folder: Path) -> Path:
+    """Write a site's YAML anew with a cache of its own; return it."""
+    values: dict[str, Any] = compose_site(site)
+    values["data"] = dict(values["data"]) | {"cache": str(folder / site.stem / "cache")}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_yaml(folder / site.name, values)
+    return folder / site.name
+
+
+def _ran(
+    run: Path,
+    sites: Mapping[str, Path],
+    hits: tuple[Hit, ...],
+    missed: tuple[Fault, ...],
+    seconds: float,
+) -> Ran:
+    path = run / "summary.json"
+    summary = json.loads(path.read_text()) if path.exists() else {"rounds": []}
+    rounds = {f"{r['stage']}-{r['round']}": r for r in summary["rounds"]}
+    told = [
+        f"{e['stage']}-{e['round']}"
+        for e in read_progress(run)
+        if e["event"] == "round" and e["stage"] not in ("handshake", "evaluate")
+    ]
+    return Ran(
+        weights=summary.get("weights_sha256", ""),
+        rounds={name: r.get("weights", "") for name, r in rounds.items()},
+        sites={name: r["accepted"] for name, r in rounds.items()},
+        repeated=sorted({name for name in told if told.count(name) > 1}),
+        memory={k: v for name, path in sites.items() for k, v in _memory(name, path).items()},
+        hits=hits,
+        missed=missed,
+        seconds=round(seconds, 1),
+    )
+
+
+def _memory(name: str, site: Path) -> dict[str, str]:
+    """Return the digests of what a site remembers; the number in a file's name is left out."""
+    runs = Path(compose_site(site)["data"]["cache"]) / "runs"
+    return {
+        f"{name}/{p.name.split('-')[-1]}": hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(runs.glob("*/memory-*"))
+    }
