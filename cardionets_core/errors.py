@@ -101,6 +101,7 @@ UPDATE_REFUSALS: dict[str, str] = {
     "wrong_stage": "it was for another stage",
     "wrong_round": "it was for another round",
     "num_examples": "it counted no training study, or more than the site had declared",
+    "steps": "it claimed other numbers of local steps than its studies take",
     "parts": "it held other parts than the task trains",
     "keys": "a tensor was missing or one too many",
     "shape": "a tensor had another shape or dtype",

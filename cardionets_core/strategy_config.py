@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 StrategyName = Literal[
     "fedavg",
     "fedprox",
+    "scaffold",
     "fedavgm",
     "fedadam",
     "fedyogi",
@@ -26,6 +27,7 @@ StrategyName = Literal[
 STRATEGIES: dict[str, dict[str, float]] = {
     "fedavg": {},
     "fedprox": {"mu": 0.01},
+    "scaffold": {"lr": 1.0},
     "fedavgm": {"lr": 1.0, "momentum": 0.9},
     "fedadam": {"lr": 0.01, "beta_1": 0.9, "beta_2": 0.99, "tau": 1e-3},
     "fedyogi": {"lr": 0.01, "beta_1": 0.9, "beta_2": 0.99, "tau": 1e-3},

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 def remembers(config: RunConfig) -> bool:
     """Return whether the sites of a run remember anything from round to round."""
-    return bool(config.local_parts) or config.wire.codec != "float32"
+    asks = config.wire.codec != "float32" or config.strategy.name == "scaffold"
+    return bool(config.local_parts) or asks
 
 
 def generations(config: RunConfig, history: Iterable[Mapping[str, Any]]) -> dict[str, str]:

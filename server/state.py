@@ -17,9 +17,11 @@ from cardionets_core.checkpoint import (
 )
 from cardionets_core.config_tree import digest
 from cardionets_core.errors import CheckpointError
+from cardionets_core.local_parts import check_local_parts, split
 from cardionets_core.models.cardionet import PARTS, build_model
 from cardionets_core.runtime import versions
 from server.strategies.optimizers import FIRST, SECOND
+from server.strategies.scaffold import CONTROL
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,9 +80,15 @@ class RunState:
 
 
 def fresh_state(config: RunConfig) -> RunState:
-    """Return the state before the first round; the weights follow from the config and its seed."""
+    """Return the state before the first round; the weights follow from the config and its seed.
+
+    Raises:
+        ConfigError: the plan's `local_parts` cannot be.
+    """
+    check_local_parts(config)
     model = build_model(config.sized_model(), seed=config.seed)
-    return RunState(weights={part: part_arrays(model, part) for part in PARTS})
+    weights = {part: part_arrays(model, part) for part in PARTS}
+    return RunState(weights=split(weights, config.local_parts)[0])
 
 
 def save_state(state: RunState, config: RunConfig, folder: Path) -> RunState:
@@ -98,6 +106,7 @@ def save_state(state: RunState, config: RunConfig, folder: Path) -> RunState:
             "config_hash": digest(config),
             "seed": config.seed,
             "virtual": config.virtual,
+            "local_parts": list(config.local_parts),
             "stages_done": list(config.stages[: state.stage]),
             "sites": {n: vars(s) for n, s in state.sites.items()},
             "versions": versions(),
@@ -150,7 +159,7 @@ def load_state(config: RunConfig, folder: Path) -> RunState:
 
 def _state_from(info: CheckpointInfo, tensors: Arrays) -> RunState:
     deployed, raw = to_groups(tensors), to_groups(tensors, "raw")
-    moments = {m: to_groups(tensors, m) for m in (FIRST, SECOND)}
+    moments = {m: to_groups(tensors, m) for m in (FIRST, SECOND, CONTROL)}
     return RunState(
         weights={**deployed, **raw},
         average={p: deployed[p] for p in raw},

@@ -24,9 +24,11 @@ def server_control(weights: Groups) -> Groups:
 
 def correction(server: Groups, own: Groups) -> Groups:
     """Return c - c_i, what is added to a gradient; either is zero where it is not named."""
+    negative = {p: {n: -c for n, c in arrays.items()} for p, arrays in own.items()}
     return {
-        part: {n: c - own.get(part, {}).get(n, 0) for n, c in arrays.items()}
-        for part, arrays in server.items()
+        part: negative.get(part, {})
+        | {n: c - own.get(part, {}).get(n, 0) for n, c in server.get(part, {}).items()}
+        for part in server.keys() | own.keys()
     }
 
 

@@ -165,12 +165,22 @@ def _batches(
     for _ in range(plan.local_epochs):
         shuffled = order.permutation(indices)
         # Equal batches rather than a small last one: contrastive losses need company.
-        count = max(1, round(len(shuffled) / plan.batch_size))
+        count = _batches_per_epoch(len(shuffled), plan)
         for rows in np.array_split(shuffled, count):
             if plan.max_steps and steps >= plan.max_steps:
                 return
             yield rows
             steps += 1
+
+
+def _batches_per_epoch(studies: int, plan: TrainPlan) -> int:
+    return max(1, round(studies / plan.batch_size))
+
+
+def planned_steps(studies: int, plan: TrainPlan) -> int:
+    """Return the local steps of a whole round over so many training studies."""
+    steps = plan.local_epochs * _batches_per_epoch(studies, plan)
+    return min(steps, plan.max_steps) if plan.max_steps else steps
 
 
 def _require_finite(value: Tensor) -> None:

@@ -113,6 +113,11 @@ def check_plan(config: RunConfig) -> None:
             continue
         settings = config.stage[name]
         stage = configured(name, settings.options, config.model)
+        if stage.members and config.strategy.name == "scaffold":
+            raise ConfigError(
+                f"stage {name}: its members take different numbers of steps, and strategy scaffold "
+                f"needs to know them. Plan {', '.join(m.name for m in stage.members)} instead."
+            )
         for member in stage.members or (stage,):
             make_objective(member.name, settings.options, 0.0)
         for part in settings.part_sites:
