@@ -18,18 +18,19 @@ from cardionets_core.messages import (
 )
 from cardionets_core.packing import Groups, fingerprint
 from cardionets_core.runtime import derive_seed
+from server.attendance import Attendance
 from server.memory import generations
 from server.rounds import RoundResult, run_round
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from flwr.serverapp import Grid
 
     from cardionets_core.evaluation.options import EvaluationOptions
     from cardionets_core.run_config import RunConfig
-    from server.state import RunState
+    from server.state import RunState, SiteRecord
 
 Action = Literal["describe", "train", "fit", "score"]
 
@@ -46,6 +47,9 @@ class Run:
         nodes: site name -> node id, from the handshake of this Flower run.
         sent: site name -> part -> fingerprint of the frozen weights that the site holds.
         notices: site name -> what its next task tells it of its last answer.
+        waiting: told which sites the run waits for, whenever that changes; [] when it goes on.
+        arrivals: sites that came in since the last round, with what they said of themselves.
+        attendance: which site is at which node, and who is away.
     """
 
     grid: Grid
@@ -55,6 +59,13 @@ class Run:
     nodes: dict[str, int] = field(default_factory=dict)
     sent: dict[str, dict[str, str]] = field(default_factory=dict)
     notices: dict[str, Notice] = field(default_factory=dict)
+    waiting: Callable[[list[str]], None] = lambda sites: None
+    arrivals: dict[str, SiteRecord] = field(default_factory=dict)
+    attendance: Attendance = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Begin with nobody seen."""
+        self.attendance = Attendance(self.grid, self.nodes)
 
     @property
     def checkpoint(self) -> Path:
@@ -74,7 +85,10 @@ def header(
     plan: TrainPlan | None = None,
     evaluation: EvaluationOptions | None = None,
 ) -> TaskHeader:
-    """Make the header of a task; the weights that it names are the deployed ones where frozen."""
+    """Make the header of a task; the weights that it names are the deployed ones where frozen.
+
+    A part that stays at the sites is not named: nothing of it travels.
+    """
     trains, config = tuple(trains), run.config
     frozen = state.deployed()
     return TaskHeader(
@@ -91,10 +105,16 @@ def header(
         scaler_mean=state.scaler_mean,
         scaler_sd=state.scaler_sd,
         trains=trains,
-        parts={p: fingerprint(state.weights[p] if p in trains else frozen[p]) for p in parts},
+        parts={
+            p: fingerprint(state.weights[p] if p in trains else frozen[p])
+            for p in parts
+            if p in frozen
+        },
         min_patients=config.min_patients,
         train=plan,
         evaluation=evaluation,
+        local=config.local_parts,
+        model_seed=config.seed if config.local_parts else 0,
     )
 
 
@@ -105,20 +125,25 @@ def send_round(
     accept: Callable[[str, Update], str | None],
     deadline_s: float,
     extra: Groups | None = None,
+    *,
+    enough: Callable[[Sequence[str]], bool] = bool,
 ) -> RoundResult:
     """Run one round: trained parts always travel, frozen ones where a site lacks them.
+
+    A training task is told how long it may take: what comes after the deadline nobody reads.
 
     Args:
         heads: site -> header of its task; these are the sites that are asked.
         extra: further groups of arrays for every site (the probes of the evaluate stage).
+        enough: whether the updates of these sites make a quorum.
     """
     frozen = state.deployed()
     memories = generations(run.config, state.history)
 
-    def make(site: str, lost: frozenset[str]) -> Task:
-        head = heads[site]
+    def make(site: str, lost: frozenset[str], left_s: float) -> Task:
+        head = within(heads[site], left_s)
         held = {} if MISSING_PARTS in lost else run.sent.setdefault(site, {})
-        weights = {p: state.weights[p] for p in head.trains}
+        weights = {p: state.weights[p] for p in head.trains if p in state.weights}
         for part, mark in head.parts.items():
             if part not in head.trains and held.get(part) != mark:
                 weights[part] = frozen[part]
@@ -127,11 +152,14 @@ def send_round(
         return Task(head, weights | (extra or {}))
 
     result = run_round(
-        run.grid,
-        {s: run.nodes[s] for s in heads},
+        run.attendance,
+        heads,
         make_task=make,
         accept=accept,
         deadline_s=deadline_s,
+        enough=enough,
+        rejoin_s=run.config.rejoin_s,
+        waiting=run.waiting,
     )
     for site in result.accepted:
         head = heads[site]
@@ -140,6 +168,16 @@ def send_round(
     for site, head in heads.items():
         keep_notice(run.notices, head.stage, head.round, site=site, code=result.refused.get(site))
     return result
+
+
+def within(head: TaskHeader, left_s: float) -> TaskHeader:
+    """Return a header whose training ends, at the latest, when nobody would read its update."""
+    if head.train is None:
+        return head
+    # In whole seconds, so that a task has as many bytes in every run.
+    left_s = float(max(1, int(left_s)))
+    budget = min(left_s, head.train.budget_s or left_s)
+    return replace(head, train=replace(head.train, budget_s=budget))
 
 
 def keep_notice(
@@ -173,12 +211,15 @@ def round_record(
     """Return the JSON record of a round: who, how long, how many bytes, mean metrics."""
     total = sum(u.num_examples for u in updates.values())
     names = sorted({k for u in updates.values() for k in u.metrics})
-    lost = {"memory_lost": result.memory_lost} if result.memory_lost else {}
+    lost: dict[str, Any] = {"memory_lost": result.memory_lost} if result.memory_lost else {}
+    if result.losses:
+        lost["losses"] = dict(sorted(result.losses.items()))
     return {
         "stage": stage,
         "round": number,
         "rounds": rounds,
         "seconds": round(result.seconds, 3),
+        "seconds_by_site": {n: round(s, 3) for n, s in sorted(result.seconds_by_site.items())},
         "accepted": result.accepted,
         "refused": result.refused,
         **lost,

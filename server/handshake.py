@@ -2,66 +2,189 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cardionets_core.data.dataset import Scaler
-from cardionets_core.errors import RunError
+from cardionets_core.errors import IncompleteError, RunError
 from cardionets_core.evaluation.sums import merge
+from cardionets_core.faults import fault_place
 from cardionets_core.messages import Task, Update
+from server.attendance import DESCRIBE_S
 from server.exchange import Run, header, round_record
-from server.rounds import RoundResult, run_round
+from server.mail import pause_s
+from server.rounds import RoundResult
+from server.screening import misdirected
 from server.state import RunState, SiteRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 STATISTICS = ("phenotype_n", "phenotype_sum", "phenotype_square")
 """The sums that the scaler is made of."""
+
+log = logging.getLogger("cardionets.server")
 
 
 def greet(run: Run, state: RunState) -> RunState:
     """Learn which node is which site and what each can serve; on the first time also the scaler.
 
+    From here on every node that comes in during a round is greeted, too. A restarted server waits
+    up to `rejoin_s` for the sites that it knew.
+
     Raises:
-        RunError: too few sites, or two nodes under one name.
+        IncompleteError: too few sites came.
+        RunError: two nodes go by one name.
     """
-    nodes = wait_for_nodes(run)
+    fault_place(stage="handshake", number=1)
     updates: dict[str, Update] = {}
-
-    def accept(node: str, update: Update) -> str | None:
-        if not usable_statistics(update, phenotypes=len(run.config.phenotypes)):
-            return "sums"
-        updates[node] = update
-        return None
-
-    def make(node: str, lost: frozenset[str]) -> Task:
-        return Task(header(run, state, "handshake", action="describe"))
-
-    result = run_round(
-        run.grid, nodes, make_task=make, accept=accept, deadline_s=run.config.wait_s * 4
-    )
-    for node, update in updates.items():
-        if update.site in run.nodes:
-            raise RunError(
-                f"two nodes call themselves {update.site!r}; give each site its own name."
-            )
-        run.nodes[update.site] = nodes[node]
-    if len(run.nodes) < run.config.min_sites:
-        refused = ", ".join(f"{n}: {r}" for n, r in result.refused.items()) or "none refused"
-        raise RunError(
-            f"handshake: {len(run.nodes)} of {run.config.min_sites} sites answered ({refused}). "
-            "Look into the logs of the missing sites, or lower min_sites."
-        )
-    by_site = {u.site: u for u in updates.values()}
-    names = {node: u.site for node, u in updates.items()}
-    record = round_record("handshake", 1, 1, _renamed(result, names), {})
-    record["sites"] = {n: {"counts": u.counts} for n, u in sorted(by_site.items())}
+    door = _Door(run, phenotypes=len(run.config.phenotypes), strict=not state.scaler_mean)
+    door.updates = updates
+    attendance = run.attendance
+    attendance.describe = lambda: Task(header(run, state, "handshake", action="describe"))
+    attendance.welcome = door.welcome
+    attendance.expect(sorted(state.sites))
+    started = time.monotonic()
+    _wait(run, known=sorted(state.sites), started=started)
+    record = _record(run, updates, time.monotonic() - started)
     run.report(record)
     if state.scaler_mean:
         # Resumed: the scaler stays, and a site that was not there before may join from here on.
-        return replace(state, sites=state.sites | _records(by_site))
-    return _settled(state, by_site, record)
+        return admitted(run, state)
+    run.arrivals.clear()
+    door.strict = False
+    return _settled(state, updates, record)
+
+
+def admitted(run: Run, state: RunState) -> RunState:
+    """Return the state with the sites that came in since the last round."""
+    sites = state.sites | dict(sorted(run.arrivals.items()))
+    run.arrivals.clear()
+    return replace(state, sites=sites)
+
+
+class _Door:
+    """Takes nodes in by what they said of themselves.
+
+    Args:
+        run: whose nodes and arrivals are kept.
+        phenotypes: how many the run has.
+        strict: two nodes of one name end the run; later the newer one takes over.
+    """
+
+    def __init__(self, run: Run, *, phenotypes: int, strict: bool) -> None:
+        self._run, self._phenotypes = run, phenotypes
+        self.strict = strict
+        self.updates: dict[str, Update] = {}
+
+    def welcome(self, node: int, update: Update) -> str | None:
+        """Take a node in as the site that it says it is, or return why not."""
+        run, name = self._run, update.site
+        astray = misdirected(update, site=name, run=run.config.name, stage="handshake", number=1)
+        if astray is not None:
+            return astray
+        if not usable_statistics(update, phenotypes=self._phenotypes):
+            return "sums"
+        if run.attendance.place(name) is not None:
+            if self.strict:
+                raise RunError(f"two nodes call themselves {name!r}; give each site its own name.")
+            if run.attendance.has_key(run.nodes[name]):
+                return "name_taken"
+            # Without keys, Flower lists a killed node for another minute: the new one is the site.
+            log.warning("site %s has come in under another node; the newer one counts", name)
+        run.nodes[name] = node
+        run.arrivals[name] = SiteRecord(update.modalities, update.counts, update.versions)
+        self.updates[name] = update
+        return None
+
+
+def _wait(run: Run, *, known: list[str], started: float) -> None:
+    """Greet nodes until the sites are there that the run can begin or go on with.
+
+    Args:
+        known: sites that the run knew before its server was restarted.
+
+    Raises:
+        IncompleteError: too few came.
+    """
+    attendance, config = run.attendance, run.config
+    told: list[str] = []
+    while True:
+        elapsed = time.monotonic() - started
+        attendance.look()
+        attendance.greet()
+        attendance.hear()
+        there = len(run.nodes)
+        missing = [site for site in known if attendance.place(site) is None]
+        if there >= config.min_sites:
+            if known and (not missing or elapsed >= config.rejoin_s):
+                break
+            if not known and not attendance.unanswered():
+                break
+        elif _hopeless(run, elapsed):
+            raise _too_few(run, missing)
+        awaited = missing or _others(config.min_sites - len(attendance.online))
+        if awaited != told:
+            run.waiting(awaited)
+            told = awaited
+        time.sleep(pause_s(time.monotonic() - started))
+    if told:
+        run.waiting([])
+
+
+def _hopeless(run: Run, elapsed: float) -> bool:
+    """Return whether no further site is to be expected."""
+    config, attendance = run.config, run.attendance
+    if attendance.unanswered():
+        return elapsed >= config.wait_s + DESCRIBE_S
+    enough_nodes = len(attendance.online) >= config.min_sites
+    return enough_nodes or elapsed >= max(config.wait_s, config.rejoin_s if run.nodes else 0.0)
+
+
+def _others(count: int) -> list[str]:
+    return [f"{count} more"] if count > 0 else []
+
+
+def _too_few(run: Run, missing: list[str]) -> IncompleteError:
+    config, attendance = run.config, run.attendance
+    online = len(attendance.online)
+    if online < config.min_sites:
+        return IncompleteError(
+            f"{online} of {config.min_sites} sites are online after {config.wait_s:.0f} s; start "
+            "the missing ones (`cardionets-site start`), or lower min_sites.",
+            missing,
+        )
+    reasons = {attendance.label(node): why for node, why in attendance.refused.items()}
+    refused = ", ".join(f"{n}: {r}" for n, r in sorted(reasons.items())) or "none refused"
+    return IncompleteError(
+        f"handshake: {len(run.nodes)} of {config.min_sites} sites answered ({refused}). "
+        "Look into the logs of the missing sites, or lower min_sites.",
+        missing,
+    )
+
+
+def _record(run: Run, updates: Mapping[str, Update], seconds: float) -> dict[str, Any]:
+    """Return the round's record; a node that never said whose it is goes by its label."""
+    attendance = run.attendance
+    sites = {node: site for site, node in run.nodes.items()}
+
+    def named(by_node: Mapping[int, int]) -> dict[str, int]:
+        return {sites.get(n) or attendance.label(n): size for n, size in by_node.items()}
+
+    result = RoundResult(
+        accepted=sorted(updates),
+        refused={attendance.label(n): why for n, why in attendance.refused.items()},
+        bytes_down=named(attendance.bytes_down),
+        bytes_up=named(attendance.bytes_up),
+        seconds=seconds,
+    )
+    record = round_record("handshake", 1, 1, result, {})
+    record["sites"] = {n: {"counts": u.counts} for n, u in sorted(updates.items())}
+    return record
 
 
 def _settled(state: RunState, by_site: dict[str, Update], record: dict[str, Any]) -> RunState:
@@ -86,33 +209,3 @@ def usable_statistics(update: Update, *, phenotypes: int) -> bool:
 
 def _records(by_site: dict[str, Update]) -> dict[str, SiteRecord]:
     return {n: SiteRecord(u.modalities, u.counts, u.versions) for n, u in sorted(by_site.items())}
-
-
-def wait_for_nodes(run: Run) -> dict[str, int]:
-    """Wait until `min_sites` nodes are online; return them under provisional names.
-
-    Raises:
-        RunError: too few within `wait_s`.
-    """
-    deadline = time.monotonic() + run.config.wait_s
-    while True:
-        ids = sorted(run.grid.get_node_ids())
-        if len(ids) >= run.config.min_sites:
-            return {f"node-{i}": node for i, node in enumerate(ids)}
-        if time.monotonic() > deadline:
-            raise RunError(
-                f"{len(ids)} of {run.config.min_sites} sites are online after "
-                f"{run.config.wait_s:.0f} s; start the missing ones (`cardionets-site start`), "
-                "or lower min_sites."
-            )
-        time.sleep(0.5)
-
-
-def _renamed(result: RoundResult, names: dict[str, str]) -> RoundResult:
-    return RoundResult(
-        accepted=sorted(names[n] for n in result.accepted),
-        refused=result.refused,
-        bytes_down={names.get(n, n): b for n, b in result.bytes_down.items()},
-        bytes_up={names.get(n, n): b for n, b in result.bytes_up.items()},
-        seconds=result.seconds,
-    )

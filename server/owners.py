@@ -30,11 +30,6 @@ def shares_of(config: RunConfig, stage: Stage, sites: Mapping[str, SiteRecord]) 
     return {site: share for site, share in found.items() if share}
 
 
-def present(run: Run, state: RunState) -> dict[str, SiteRecord]:
-    """Return the sites that are there now, with what they said of themselves."""
-    return {name: state.sites[name] for name in sorted(run.nodes)}
-
-
 def _share(record: SiteRecord, stage: Stage, least: int) -> dict[str, int]:
     """Return part -> declared studies of one site.
 
@@ -106,8 +101,8 @@ def owners_of(parts: Iterable[str], shares: Mapping[str, Iterable[str]]) -> dict
 def require_sites(run: Run, state: RunState) -> None:
     """Check that every stage to come has the sites that it and the strategy need.
 
-    Better said before the first round than after the last but one. For the stages after this one a
-    site counts that is away just now: it may be back by then.
+    Better said before the first round than after the last but one. A site counts that is away just
+    now: a round waits for it.
 
     Raises:
         ConfigError: the strategy, or the quorum of a part, asks for more sites than there are.
@@ -119,8 +114,7 @@ def require_sites(run: Run, state: RunState) -> None:
             continue
         settings = run.config.stage[name]
         stage = configured(name, settings.options, run.config.model)
-        sites = present(run, state) if index == state.stage else state.sites
-        _require_stage(run.config, settings, stage, shares_of(run.config, stage, sites))
+        _require_stage(run.config, settings, stage, shares_of(run.config, stage, state.sites))
 
 
 def _require_stage(config: RunConfig, settings: StageConfig, stage: Stage, shares: Shares) -> None:

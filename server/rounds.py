@@ -1,4 +1,8 @@
-"""One round over Flower's Grid: one message per site, replies handled as they arrive."""
+"""One round over Flower's Grid: one open message per site, replies handled as they arrive.
+
+A site that is lost (its node goes offline, its process dies, its message cannot be delivered) is
+not refused: it is asked again when it is back, while the round goes on (docs/rounds.md).
+"""
 
 from __future__ import annotations
 
@@ -7,31 +11,30 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from flwr.app import Message
-
-from cardionets_core.errors import CardioNetsError, SiteError, WireError
+from cardionets_core.errors import CardioNetsError, WireError
 from cardionets_core.faults import fault_point
+from cardionets_core.flower_compat import LOST_CODES
 from cardionets_core.messages import (
-    MESSAGE_TYPES,
     MISSING_MEMORY,
-    MISSING_PARTS,
     Task,
     Update,
     payload_bytes,
-    task_to_records,
-    update_from_records,
 )
+from server.mail import pause_s, read, send
+from server.round_book import LOST, RoundBook
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Sequence
 
-    from flwr.serverapp import Grid
+    from flwr.app import Message
 
-LOST = (MISSING_PARTS, MISSING_MEMORY)
-"""Codes of a site that can serve the task once it is sent, or told to do without, what it lost."""
+    from server.attendance import Attendance, Place
 
-POLL_S = 0.1
-"""Seconds between two looks for replies."""
+LOSSES = 3
+"""A site that was lost so often in one round is not waited for once there is a quorum."""
+
+AGAIN_S = 5.0
+"""Pause before a site is asked again after its second loss; it grows with every further one."""
 
 log = logging.getLogger("cardionets.server")
 
@@ -42,10 +45,12 @@ class RoundResult:
 
     Attributes:
         accepted: sites whose update was used.
-        refused: site -> reason code: the site's own refusal, a screening reason, or `late`.
+        refused: site -> reason code: its own refusal, a screening reason, `late` or `lost`.
         bytes_down: payload sent to each site.
         bytes_up: payload received from each site.
         seconds: wall time from the first message to the last reply.
+        seconds_by_site: from the sending of the task to the update that was used.
+        losses: how often a site was lost, where it was.
         memory_lost: sites that had lost what they remembered of the run, and began anew.
     """
 
@@ -54,139 +59,203 @@ class RoundResult:
     bytes_down: dict[str, int] = field(default_factory=dict)
     bytes_up: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
+    seconds_by_site: dict[str, float] = field(default_factory=dict)
+    losses: dict[str, int] = field(default_factory=dict)
     memory_lost: list[str] = field(default_factory=list)
 
 
-class RoundBook:
-    """Who was asked in a round and how each of them ended: every site once, whatever arrives.
-
-    Knows message ids and names only, no engine and no clock.
-    """
-
-    def __init__(self) -> None:
-        self._open: dict[str, str] = {}
-        self._lost: dict[str, set[str]] = {}
-        self.accepted: list[str] = []
-        self.refused: dict[str, str] = {}
-
-    @property
-    def waiting(self) -> list[str]:
-        """Ids of the messages that have no answer yet."""
-        return list(self._open)
-
-    def asked(self, message_id: str, site: str) -> None:
-        """Write down that a site was sent a task."""
-        self._open[message_id] = site
-
-    def answered(self, message_id: str) -> str | None:
-        """Return whose task a reply answers; None for a second copy or one of another round."""
-        return self._open.pop(message_id, None)
-
-    def ask_again(self, site: str, code: str = MISSING_PARTS) -> bool:
-        """Return whether a site that lost this may be asked again; true only once."""
-        known = self._lost.setdefault(site, set())
-        first = code not in known
-        known.add(code)
-        return first
-
-    def lost(self, site: str) -> frozenset[str]:
-        """Return the codes of what a site has told to have lost in this round."""
-        return frozenset(self._lost.get(site, ()))
-
-    def settle(self, site: str, reason: str | None) -> None:
-        """Write down how a site ended: with an update that was used, or with a reason."""
-        if reason is None:
-            self.accepted.append(site)
-        else:
-            self.refused[site] = reason
-            log.warning("site %s: %s", site, reason)
-
-    def close(self) -> None:
-        """End the round: who has not answered is late, and what comes later counts nowhere."""
-        self.refused.update(dict.fromkeys(self._open.values(), "late"))
-        self._open.clear()
-        self.accepted.sort()
-
-
 def run_round(
-    grid: Grid,
-    nodes: Mapping[str, int],
+    attendance: Attendance,
+    sites: Iterable[str],
     *,
-    make_task: Callable[[str, frozenset[str]], Task],
+    make_task: Callable[[str, frozenset[str], float], Task],
     accept: Callable[[str, Update], str | None],
     deadline_s: float,
+    enough: Callable[[Sequence[str]], bool] = bool,
+    rejoin_s: float = 0.0,
+    waiting: Callable[[list[str]], None] = lambda sites: None,
 ) -> RoundResult:
     """Send every site its task and hand each update to `accept` as it arrives.
 
     Args:
-        nodes: site name -> Flower node id.
-        make_task: makes a site's task; the second argument says what it has lost (codes of LOST).
+        attendance: who is there.
+        sites: who takes part; one that is away is sent its task when it is back.
+        make_task: makes a site's task, from what it has lost (codes of LOST) and the seconds left.
         accept: uses an update and returns None, or says why it must not be used.
         deadline_s: after this the round goes on without the sites that have not answered; their
             messages expire too, so that no site works on a round that is over.
+        enough: whether the updates of these sites make a quorum. Until they do, all others are
+            waited for until the deadline, lost ones included.
+        rejoin_s: with a quorum, a lost site is waited for at most so long after it was lost.
+        waiting: told which lost sites are waited for, whenever that changes.
     """
-    result, book = RoundResult(), RoundBook()
-    started = time.monotonic()
+    playing = _Round(attendance, sites, make_task=make_task, accept=accept, deadline_s=deadline_s)
+    return playing.play(enough, rejoin_s, waiting)
 
-    def ask(site: str, left: float) -> None:
-        task = make_task(site, book.lost(site))
-        book.asked(_send(grid, site, nodes[site], task, left, result), site)
 
-    fault_point("sent_none")
-    for site in sorted(nodes):
-        ask(site, deadline_s)
-        fault_point("sent_some")
-    fault_point("no_replies")
-    while book.waiting and time.monotonic() - started < deadline_s:
-        for message in list(grid.pull_messages(book.waiting)):
-            who = book.answered(message.metadata.reply_to_message_id)
-            if who is None:
+class _Round:
+    """The state of one round; see run_round for the arguments."""
+
+    def __init__(
+        self,
+        attendance: Attendance,
+        sites: Iterable[str],
+        *,
+        make_task: Callable[[str, frozenset[str], float], Task],
+        accept: Callable[[str, Update], str | None],
+        deadline_s: float,
+    ) -> None:
+        self._attendance = attendance
+        self._make_task, self._accept = make_task, accept
+        self._started = time.monotonic()
+        self._deadline_s = deadline_s
+        self._book = RoundBook(sites)
+        self._result = RoundResult()
+        self._asked_at: dict[str, Place] = {}
+        self._sent: dict[str, tuple[int, float]] = {}
+        self._not_before: dict[str, float] = {}
+
+    def play(
+        self,
+        enough: Callable[[Sequence[str]], bool],
+        rejoin_s: float,
+        waiting: Callable[[list[str]], None],
+    ) -> RoundResult:
+        told: list[str] = []
+        self._attendance.look()
+        fault_point("sent_none")
+        self._ask_due()
+        fault_point("no_replies")
+        while True:
+            self._collect()
+            self._attendance.look()
+            self._ask_due()
+            quorum = enough(sorted(self._book.accepted))
+            awaited = self._awaited(rejoin_s if quorum else None)
+            if awaited != told:
+                waiting(awaited)
+                told = awaited
+            if self._elapsed() >= self._deadline_s or not (awaited or self._at_work(quorum)):
+                break
+            time.sleep(pause_s(self._elapsed()))
+        if told:
+            waiting([])
+        return self._closed()
+
+    def _closed(self) -> RoundResult:
+        book, result = self._book, self._result
+        memory_lost = [s for s in (*book.accepted, *book.refused) if MISSING_MEMORY in book.lost(s)]
+        book.close(away=[s for s in book.pending if not self._is_at_work(s)])
+        fault_point("all_replies")
+        result.accepted, result.refused = book.accepted, book.refused
+        result.memory_lost = sorted(memory_lost)
+        result.seconds = self._elapsed()
+        return result
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._started
+
+    def _ask_due(self) -> None:
+        """Send the task to every site that has not been asked where, and since, it is there."""
+        self._attendance.greet()
+        for site in self._book.pending:
+            place = self._attendance.place(site)
+            if place is None or place == self._asked_at.get(site):
                 continue
-            reason = _take(message, who, accept, result)
-            left = deadline_s - (time.monotonic() - started)
-            if reason in LOST and left <= 0:
-                book.settle(who, "late")
-            elif reason in LOST and book.ask_again(who, reason):
-                ask(who, left)
-            else:
-                book.settle(who, reason)
-                fault_point("some_replies")
-        if book.waiting:
-            time.sleep(POLL_S)
-    book.close()
-    fault_point("all_replies")
-    result.accepted, result.refused = book.accepted, book.refused
-    result.memory_lost = sorted(s for s in nodes if MISSING_MEMORY in book.lost(s))
-    result.seconds = time.monotonic() - started
-    return result
+            if time.monotonic() >= self._not_before.get(site, 0.0):
+                if site in self._asked_at:
+                    self._lose(site)
+                self._ask(site, place)
+                fault_point("sent_some")
 
+    def _ask(self, site: str, place: Place) -> None:
+        left = self._deadline_s - self._elapsed()
+        if left <= 0:
+            return
+        task = self._make_task(site, self._book.lost(site), left)
+        message_id, size = send(self._attendance.grid, place.node, task, left)
+        if message_id is None:
+            self._lose(site)
+            return
+        self._asked_at[site] = place
+        self._result.bytes_down[site] = self._result.bytes_down.get(site, 0) + size
+        self._sent[message_id] = (place.node, time.monotonic())
+        self._book.asked(message_id, site)
 
-def _send(grid: Grid, site: str, node: int, task: Task, ttl: float, result: RoundResult) -> str:
-    content = task_to_records(task)
-    kind = MESSAGE_TYPES.get(task.header.stage, "train")
-    result.bytes_down[site] = result.bytes_down.get(site, 0) + payload_bytes(content)
-    message = Message(content, dst_node_id=node, message_type=kind, ttl=ttl)
-    (message_id,) = grid.push_messages([message])
-    return message_id
+    def _collect(self) -> None:
+        """Take the replies that are there, one at a time: never two models in memory at once."""
+        for message_id in self._book.waiting:
+            node, _ = self._sent[message_id]
+            if self._attendance.is_online(node) and message_id in self._book.waiting:
+                for message in self._attendance.grid.pull_messages([message_id]):
+                    self._take(message)
+        self._attendance.hear()
 
+    def _take(self, message: Message) -> None:
+        message_id = message.metadata.reply_to_message_id
+        site = self._book.answered(message_id)
+        if site is None:
+            return
+        if message.has_error() and message.error.code in LOST_CODES:
+            log.warning("site %s was lost (Flower's code %d)", site, message.error.code)
+            if self._elapsed() >= self._deadline_s:  # expired, rather than lost
+                self._book.settle(site, "late")
+            elif site not in self._book.open_sites:
+                self._lose(site)
+            return
+        reason = self._reason(site, message)
+        if reason in LOST and self._elapsed() >= self._deadline_s:
+            self._book.settle(site, "late")
+        elif reason in LOST and self._book.ask_again(site, reason):
+            self._asked_at.pop(site, None)
+        else:
+            if reason is None:
+                self._result.seconds_by_site[site] = time.monotonic() - self._sent[message_id][1]
+            self._book.settle(site, reason)
+            fault_point("some_replies")
 
-def _take(
-    message: Message,
-    site: str,
-    accept: Callable[[str, Update], str | None],
-    result: RoundResult,
-) -> str | None:
-    """Return None where the update was used, else a reason code."""
-    if message.has_error():
-        # Flower's own text may hold anything; only its number is kept.
-        return f"flower_{message.error.code}"
-    result.bytes_up[site] = result.bytes_up.get(site, 0) + payload_bytes(message.content)
-    try:
-        return accept(site, update_from_records(message.content))
-    except SiteError as error:
-        return error.code
-    except WireError:
-        return "unreadable"
-    except CardioNetsError as error:
-        log.warning("site %s: %s", site, error)
-        return "unusable"
+    def _reason(self, site: str, message: Message) -> str | None:
+        """Return None where the update was used, else a reason code."""
+        if not message.has_error():
+            size = payload_bytes(message.content)
+            self._result.bytes_up[site] = self._result.bytes_up.get(site, 0) + size
+        update = read(message)
+        if isinstance(update, str):
+            return update
+        try:
+            return self._accept(site, update)
+        except WireError:
+            return "unreadable"
+        except CardioNetsError as error:
+            log.warning("site %s: %s", site, error)
+            return "unusable"
+
+    def _lose(self, site: str) -> None:
+        """Write down that a site was lost; it is asked again where it is, after a while."""
+        losses = self._losses(site) + 1
+        self._result.losses[site] = losses
+        self._not_before[site] = time.monotonic() + AGAIN_S * (losses - 1)
+        self._asked_at.pop(site, None)
+
+    def _is_at_work(self, site: str) -> bool:
+        """Return whether a site is there and has a task of this round."""
+        return self._attendance.place(site) is not None and site in self._book.open_sites
+
+    def _at_work(self, quorum: bool) -> bool:
+        """Return whether a site is at work that is waited for."""
+        most = LOSSES if quorum else float("inf")
+        return any(self._is_at_work(s) and self._losses(s) < most for s in self._book.pending)
+
+    def _losses(self, site: str) -> int:
+        return self._result.losses.get(site, 0)
+
+    def _awaited(self, patience_s: float | None) -> list[str]:
+        """Return the lost sites that are waited for; None: without end."""
+        lost = [s for s in self._book.pending if not self._is_at_work(s)]
+        if patience_s is None:
+            return lost
+        now = time.monotonic()
+        since = self._attendance.away_since
+        return [
+            s for s in lost if self._losses(s) < LOSSES and now - since.get(s, now) < patience_s
+        ]

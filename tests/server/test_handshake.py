@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from flwr.app import Message
 
-import server.handshake
-from cardionets_core.errors import RunError
-from cardionets_core.messages import Update
+from cardionets_core.errors import IncompleteError, RunError
+from cardionets_core.flower_compat import NodeInfo, stamp_message_id, task_identity
+from cardionets_core.messages import Update, refusal, update_to_records
 from cardionets_core.model_config import ModelConfig
 from cardionets_core.run_config import RunConfig
+from server import mail
 from server.exchange import Run
-from server.handshake import STATISTICS, greet
-from server.rounds import RoundResult
+from server.handshake import STATISTICS, admitted, greet
 from server.state import RunState
 
 CONFIG = RunConfig(
@@ -26,17 +28,56 @@ CONFIG = RunConfig(
     phenotypes=("lv_edv", "lv_ef"),
     diseases=(),
     wait_s=0.0,
+    rejoin_s=0.0,
 )
 
 
 class Nodes:
-    """A Grid of which the handshake only asks for nodes."""
+    """A Grid of which node 100 + i gives the i-th answer: an update, None for a refusal.
 
-    def __init__(self, count):
-        self.count = count
+    `silent` nodes never answer; `names` and `keys` are as Flower has registered the nodes.
+    """
 
-    def get_node_ids(self):
-        return [100 + i for i in range(self.count)]
+    def __init__(self, answers, *, names=None, keys=None, silent=()):
+        self.answers = {100 + i: answer for i, answer in enumerate(answers)}
+        self.names, self.keys, self.silent = names or {}, keys or {}, set(silent)
+        self.offline = set()
+        self.greeted = []
+        self._open = {}
+
+    def get_nodes(self):
+        return [
+            NodeInfo(node_id=n, name=self.names.get(n, ""), public_key=self.keys.get(n, b""))
+            for n in self.answers
+            if n not in self.offline
+        ]
+
+    def push_messages(self, messages):
+        (message,) = messages
+        message_id = f"m{len(self.greeted)}"
+        stamp_message_id(message, message_id)
+        self.greeted.append(message.metadata.dst_node_id)
+        self._open[message_id] = message
+        return [message_id]
+
+    def pull_messages(self, message_ids):
+        (message_id,) = message_ids
+        message = self._open[message_id]
+        node = message.metadata.dst_node_id
+        if node in self.silent:
+            return []
+        del self._open[message_id]
+        answer = self.answers[node]
+        content = refusal("data") if answer is None else update_to_records(answer)
+        return [Message(content, reply_to=message)]
+
+
+@pytest.fixture(autouse=True)
+def a_server(monkeypatch):
+    monkeypatch.setattr(mail, "POLL_S", 0.002)
+    monkeypatch.setattr(mail, "LONGEST_POLL_S", 0.002)
+    with task_identity(run_id=1, node_id=1):
+        yield
 
 
 def described(site, values, modalities=("ecg", "phenotypes")):
@@ -51,31 +92,18 @@ def described(site, values, modalities=("ecg", "phenotypes")):
     return Update(site, "run-1", "handshake", 1, counts=counts, modalities=modalities, sums=sums)
 
 
-def play(monkeypatch, answers, *, state=None, config=CONFIG):
+def play(answers, *, state=None, config=CONFIG, **nodes):
     """Greet nodes of which the i-th gives the i-th answer (None: it refuses)."""
     records = []
-
-    def run_round(grid, nodes, *, make_task, accept, deadline_s):
-        result = RoundResult(bytes_down=dict.fromkeys(nodes, 1))
-        for node, update in zip(sorted(nodes), answers, strict=True):
-            if update is None:
-                result.refused[node] = "data"
-            elif (reason := accept(node, update)) is None:
-                result.accepted.append(node)
-            else:
-                result.refused[node] = reason
-        return result
-
-    monkeypatch.setattr(server.handshake, "run_round", run_round)
-    run = Run(Nodes(len(answers)), config, None, records.append)
+    run = Run(Nodes(answers, **nodes), config, None, records.append)
     return greet(run, state or RunState({})), run, records
 
 
-def test_the_scaler_is_that_of_all_patients_together(monkeypatch):
+def test_the_scaler_is_that_of_all_patients_together():
     rng = np.random.default_rng(1)
     a, b = rng.normal(150, 30, (7, 2)), rng.normal(120, 10, (12, 2))
     b[3, 1] = np.nan
-    state, run, _ = play(monkeypatch, [described("a", a), described("b", b)])
+    state, run, _ = play([described("a", a), described("b", b)])
     pooled = np.concatenate([a, b])
     np.testing.assert_allclose(state.scaler_mean, np.nanmean(pooled, 0), rtol=1e-12)
     np.testing.assert_allclose(state.scaler_sd, np.nanstd(pooled, 0), rtol=1e-9)
@@ -83,22 +111,22 @@ def test_the_scaler_is_that_of_all_patients_together(monkeypatch):
     assert state.sites["a"].counts["patients"] == 7
 
 
-def test_the_scaler_does_not_depend_on_which_node_is_which_site(monkeypatch):
+def test_the_scaler_does_not_depend_on_which_node_is_which_site():
     rng = np.random.default_rng(2)
     answers = [described(n, rng.normal(size=(5, 2))) for n in ("c", "a", "b")]
-    one, _, _ = play(monkeypatch, answers)
-    two, _, _ = play(monkeypatch, answers[::-1])
+    one, _, _ = play(answers)
+    two, _, _ = play(answers[::-1])
     assert one.scaler_mean == two.scaler_mean and one.scaler_sd == two.scaler_sd
 
 
-def test_the_record_names_sites_and_not_nodes(monkeypatch):
-    _, _, (record,) = play(monkeypatch, [described("b", [[1, 2]]), described("a", [[3, 4]])])
+def test_the_record_names_sites_and_not_nodes():
+    _, _, (record,) = play([described("b", [[1, 2]]), described("a", [[3, 4]])])
     assert record["accepted"] == ["a", "b"] and set(record["bytes_down"]) == {"a", "b"}
 
 
-def test_two_nodes_under_one_name_end_the_run(monkeypatch):
+def test_two_nodes_under_one_name_end_the_run():
     with pytest.raises(RunError, match="'a'"):
-        play(monkeypatch, [described("a", [[1, 2]]), described("a", [[3, 4]])])
+        play([described("a", [[1, 2]]), described("a", [[3, 4]])])
 
 
 @pytest.mark.parametrize(
@@ -111,26 +139,107 @@ def test_two_nodes_under_one_name_end_the_run(monkeypatch):
         {k: np.array([1.0, np.nan]) for k in STATISTICS},
     ],
 )
-def test_a_site_whose_sums_cannot_be_used_is_left_out(monkeypatch, sums):
+def test_a_site_whose_sums_cannot_be_used_is_left_out(sums):
     """One broken site would otherwise end the run, or put NaN into everybody's scaler."""
     bad = replace(described("bad", [[1, 2]]), sums=sums)
-    state, run, _ = play(monkeypatch, [described("a", [[1, 2], [3, 4]]), bad])
+    state, run, _ = play([described("a", [[1, 2], [3, 4]]), bad])
     assert set(run.nodes) == {"a"}
     assert state.scaler_mean == (2.0, 3.0)
 
 
-def test_too_few_sites_end_the_run_with_their_reasons(monkeypatch):
+def test_too_few_sites_end_the_run_with_their_reasons():
     config = replace(CONFIG, min_sites=2)
     with pytest.raises(RunError, match=r"1 of 2 sites answered.*data"):
-        play(monkeypatch, [described("a", [[1, 2]]), None], config=config)
+        play([described("a", [[1, 2]]), None], config=config)
     with pytest.raises(RunError, match=r"1 of 2 sites are online"):
-        play(monkeypatch, [described("a", [[1, 2]])], config=config)
+        play([described("a", [[1, 2]])], config=config)
 
 
-def test_a_resumed_run_keeps_its_scaler_and_takes_new_sites_in(monkeypatch):
-    first, _, _ = play(monkeypatch, [described("a", [[1, 2], [3, 4]])])
+def test_a_node_that_has_not_said_whose_it_is_goes_by_its_number_or_its_registered_name():
+    answers = [described("b", [[1, 2]]), None, None]
+    _, _, (record,) = play(answers, names={101: "st-barts"})
+    assert record["accepted"] == ["b"]
+    assert record["refused"] == {"st-barts": "data", "node-2": "data"}
+    assert set(record["bytes_down"]) == {"b", "st-barts", "node-2"} == set(record["bytes_up"])
+
+
+def test_a_first_handshake_waits_for_all_that_are_online_but_not_for_a_node_that_went():
+    """Flower lists a killed node for a minute: its answer never comes."""
+    nodes = Nodes([described("a", [[1, 2]]), described("b", [[3, 4]])], silent=[101])
+    run = Run(nodes, CONFIG, None, lambda record: None)
+    looks = 0
+    listed = nodes.get_nodes
+
+    def get_nodes():
+        nonlocal looks
+        looks += 1
+        nodes.offline = {101} if looks > 20 else set()
+        return listed()
+
+    nodes.get_nodes = get_nodes
+    state = greet(run, RunState({}))
+    assert set(state.sites) == {"a"} and 20 < looks < 30
+
+
+def restarted(known, answers, *, config=CONFIG, **nodes):
+    """Greet as a server that knew these sites; return who was waited for, too."""
+    before, _, _ = play([described(n, [[1, 2]]) for n in known])
+    run = Run(Nodes(answers, **nodes), config, None, lambda record: None)
+    waited = []
+    run.waiting = waited.append
+    return greet(run, before), run, waited
+
+
+def test_a_restarted_server_goes_on_at_once_when_all_that_it_knew_are_there():
+    config = replace(CONFIG, rejoin_s=600.0)
+    answers = [described("a", [[1, 2]]), described("b", [[1, 2]]), described("c", [[1, 2]])]
+    _, run, waited = restarted("ab", answers, config=config, silent=[102])
+    assert set(run.nodes) == {"a", "b"} and waited == []
+    assert run.attendance.unanswered()  # whoever else comes is taken in by a later round
+
+
+def test_a_restarted_server_waits_for_the_sites_that_it_knew_but_not_for_ever():
+    config = replace(CONFIG, rejoin_s=0.3)
+    started = time.monotonic()
+    state, run, waited = restarted("ab", [described("a", [[1, 2]])], config=config)
+    assert time.monotonic() - started >= 0.3
+    assert set(run.nodes) == {"a"} and set(state.sites) == {"a", "b"}
+    assert waited[-2:] == [["b"], []]
+
+
+def test_a_restarted_server_without_its_quorum_ends_incomplete_and_names_the_sites():
+    config = replace(CONFIG, min_sites=2)
+    with pytest.raises(IncompleteError, match="1 of 2 sites are online") as caught:
+        restarted("ab", [described("a", [[1, 2]])], config=config)
+    assert caught.value.sites == ("b",)
+
+
+@pytest.mark.parametrize("keys", [{}, {100: b"k", 101: b"l"}])
+def test_a_site_that_comes_in_under_another_node_takes_its_place_unless_keys_speak_against_it(keys):
+    _, run, _ = play([described("a", [[1, 2]])], keys=keys)
+    run.attendance.grid.answers[101] = described("a", [[1, 2]])
+    run.attendance.look()
+    run.attendance.greet()
+    run.attendance.hear()
+    assert run.nodes == {"a": 100 if keys else 101}
+    assert run.attendance.refused == ({101: "name_taken"} if keys else {})
+
+
+def test_a_site_that_comes_in_later_is_part_of_the_next_rounds():
+    state, run, _ = play([described("a", [[1, 2]])])
+    run.attendance.grid.answers[101] = described("late", [[9, 9]], ("ecg",))
+    run.attendance.look()
+    run.attendance.greet()
+    run.attendance.hear()
+    state = admitted(run, state)
+    assert run.nodes == {"a": 100, "late": 101} and state.sites["late"].modalities == ("ecg",)
+    assert state.scaler_mean == (1.0, 2.0) and run.arrivals == {}
+
+
+def test_a_resumed_run_keeps_its_scaler_and_takes_new_sites_in():
+    first, _, _ = play([described("a", [[1, 2], [3, 4]])])
     answers = [described("a", [[1, 2], [3, 4]]), described("late", [[9, 9]], ("ecg",))]
-    again, run, _ = play(monkeypatch, answers, state=first)
+    again, run, _ = play(answers, state=first)
     assert again.scaler_mean == first.scaler_mean and again.scaler_sd == first.scaler_sd
     assert set(run.nodes) <= set(again.sites)
     assert again.sites["late"].modalities == ("ecg",)

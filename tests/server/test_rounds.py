@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cardionets_core.errors import SITE_ERROR_CODES, RunError
-from cardionets_core.flower_compat import stamp_message_id, task_identity
+from cardionets_core.flower_compat import NodeInfo, stamp_message_id, task_identity
 from cardionets_core.messages import (
     MISSING_MEMORY,
     MISSING_PARTS,
@@ -26,8 +26,10 @@ from cardionets_core.messages import (
     update_to_records,
 )
 from cardionets_core.model_config import ModelConfig
-from server import rounds
-from server.rounds import LOST, run_round
+from server import mail, rounds
+from server.attendance import Attendance
+from server.round_book import LOST
+from server.rounds import run_round
 
 HEADER = TaskHeader(
     run="run-1",
@@ -46,7 +48,8 @@ WEIGHTS = {"ecg_encoder": {"w": np.ones(4, dtype=np.float32)}}
 
 @pytest.fixture(autouse=True)
 def a_server(monkeypatch):
-    monkeypatch.setattr(rounds, "POLL_S", 0.002)
+    monkeypatch.setattr(mail, "POLL_S", 0.002)
+    monkeypatch.setattr(rounds, "AGAIN_S", 0.002)
     with task_identity(run_id=1, node_id=1):
         yield
 
@@ -61,7 +64,11 @@ class FakeGrid:
         self.sites = sites
         self.pushed = []
         self.asked = {}
+        self.online = dict.fromkeys(sites, "")
         self._open = {}
+
+    def get_nodes(self):
+        return [NodeInfo(node_id=n, last_activated_at=since) for n, since in self.online.items()]
 
     def push_messages(self, messages):
         ids = []
@@ -97,11 +104,11 @@ def good(site):
     return lambda task, asked: trained(site)
 
 
-def task_for(site, lost):
+def task_for(site, lost, left_s):
     return Task(HEADER, WEIGHTS)
 
 
-def play(sites, *, accept=None, make_task=task_for, deadline_s=60.0):
+def play(sites, *, accept=None, make_task=task_for, deadline_s=60.0, **rest):
     """Run a round over `sites` (name -> behaviour) and return grid, result and updates."""
     nodes = {name: 100 + i for i, name in enumerate(sites)}
     grid = FakeGrid({nodes[n]: behaviour for n, behaviour in sites.items()})
@@ -112,7 +119,12 @@ def play(sites, *, accept=None, make_task=task_for, deadline_s=60.0):
         return None
 
     result = run_round(
-        grid, nodes, make_task=make_task, accept=accept or keep, deadline_s=deadline_s
+        Attendance(grid, nodes),
+        nodes,
+        make_task=make_task,
+        accept=accept or keep,
+        deadline_s=deadline_s,
+        **rest,
     )
     return grid, result, updates
 
@@ -158,7 +170,7 @@ def test_a_refusal_is_written_down_and_the_round_goes_on(code):
 def test_a_site_that_lost_a_part_is_sent_all_of_them_once():
     asked_for = []
 
-    def make_task(site, lost):
+    def make_task(site, lost, left_s):
         asked_for.append((site, bool(lost)))
         extra = {"tokenizer": {"w": np.zeros(3, dtype=np.float32)}} if lost else {}
         return Task(replace(HEADER), WEIGHTS | extra)
@@ -184,7 +196,7 @@ def test_a_site_that_loses_it_again_is_refused(code):
 def test_a_site_that_lost_all_is_asked_once_for_each_loss():
     told = []
 
-    def make_task(site, lost):
+    def make_task(site, lost, left_s):
         told.append(lost)
         return Task(HEADER, WEIGHTS)
 
@@ -250,8 +262,8 @@ def test_a_reply_that_comes_twice_counts_once():
 
     grid, seen = Doubling({1: good("a"), 2: good("b")}), []
     result = run_round(
-        grid,
-        {"a": 1, "b": 2},
+        Attendance(grid, {"a": 1, "b": 2}),
+        ["a", "b"],
         make_task=task_for,
         accept=lambda site, update: seen.append(site),
         deadline_s=5.0,
@@ -268,7 +280,13 @@ def test_a_reply_to_another_message_is_not_used():
             return replies
 
     grid = Confused({1: good("a")})
-    result = run_round(grid, {"a": 1}, make_task=task_for, accept=lambda s, u: None, deadline_s=0.2)
+    result = run_round(
+        Attendance(grid, {"a": 1}),
+        ["a"],
+        make_task=task_for,
+        accept=lambda s, u: None,
+        deadline_s=0.2,
+    )
     assert result.accepted == [] and result.refused == {"a": "late"}
 
 
@@ -286,7 +304,7 @@ def test_a_bug_of_ours_is_loud():
 )
 def test_the_stage_chooses_flowers_message_type(stage, kind):
     grid, _, _ = play(
-        {"a": good("a")}, make_task=lambda site, lost: Task(replace(HEADER, stage=stage))
+        {"a": good("a")}, make_task=lambda site, lost, left_s: Task(replace(HEADER, stage=stage))
     )
     assert grid.pushed[0].metadata.message_type == kind
 
@@ -324,8 +342,8 @@ def test_in_any_schedule_every_site_counts_once_or_has_a_reason(kinds, doubled):
         grid.pull_messages = lambda ids: [m for reply in pull(ids) for m in (reply, reply)]
     seen = []
     result = run_round(
-        grid,
-        nodes,
+        Attendance(grid, nodes),
+        names,
         make_task=task_for,
         accept=lambda site, update: seen.append(site),
         deadline_s=0.15 if "never" in kinds else 30.0,

@@ -24,7 +24,8 @@ from cardionets_core.screening_config import ScreeningConfig
 from cardionets_core.training.stages import configured
 from server.aggregation import ExactMean
 from server.exchange import Run
-from server.rounds import RoundBook, RoundResult
+from server.round_book import RoundBook
+from server.rounds import RoundResult
 from server.screening import Asked, Firewall
 from server.state import RunState, SiteRecord
 
@@ -53,7 +54,7 @@ class Play:
         self.history = []  # honest updates that a sum holds
 
     def round(self, number):
-        book = RoundBook()
+        book = RoundBook(self.sites)
         asked = Asked("run-1", "ecg_masked", number, WEIGHTS, len(self.sites))
         wall = Firewall(
             asked,
@@ -244,7 +245,7 @@ def value_of(site):
 def dropouts(draw, tries):
     """Return a stand-in for send_round in which each site answers, fails, is late or cheats."""
 
-    def send_round(run, state, heads, accept, deadline_s, extra=None):
+    def send_round(run, state, heads, accept, deadline_s, extra=None, enough=None):
         result = RoundResult()
         share = draw.random()
         for site, head in heads.items():
@@ -279,7 +280,7 @@ def test_a_bound_that_is_wrong_costs_one_try_and_not_the_run(tmp_path, monkeypat
     state = RunState(weights=weights, sites=dict.fromkeys(sites, record))
     tries = []
 
-    def send_round(run, state, heads, accept, deadline_s, extra=None):
+    def send_round(run, state, heads, accept, deadline_s, extra=None, enough=None):
         result = RoundResult()
         scale = 1e-3 if head_round(heads) == 1 else 1.0
         for site, head in heads.items():

@@ -25,6 +25,7 @@ from cardionets_core.strategy_config import StrategyConfig
 from server.exchange import Run
 from server.rounds import RoundResult
 from server.state import SiteRecord, fresh_state, load_state, save_state
+from server.status_file import Status
 from server.strategies.optimizers import FIRST, SECOND
 from server.summary import summarise_run
 from server.training import train_plan, train_stage
@@ -82,7 +83,7 @@ def play(monkeypatch, *, missing=(), heads_seen=None):
     """Let the sites answer in turn, last name first; `missing` holds (try of a round, site)."""
     tries: dict[tuple[str, int], int] = {}
 
-    def send_round(run, state, heads, accept, deadline_s, extra=None):
+    def send_round(run, state, heads, accept, deadline_s, extra=None, enough=None):
         result = RoundResult()
         head = next(iter(heads.values()))
         place = (head.stage, head.round)
@@ -239,7 +240,7 @@ def test_only_fedprox_pulls_and_its_sites_are_told_how_much():
 def test_the_summary_names_the_strategy_with_every_number(fresh, tmp_path):
     config = config_of("fedyogi", lr=0.5)
     state = save_state(fresh, config, tmp_path / "checkpoint")
-    summary = summarise_run(tmp_path, config, state, status="completed", seconds=1.0)
+    summary = summarise_run(tmp_path, config, state, final=Status("COMPLETED"), seconds=1.0)
     numbers = {"lr": 0.5, "beta_1": 0.9, "beta_2": 0.99, "tau": 1e-3}
     assert summary["strategy"] == {"name": "fedyogi", "options": numbers}
     assert run_config_from(to_mapping(config)) == config

@@ -43,7 +43,7 @@ def start(fresh, tmp_path, *sites):
 def play(monkeypatch, answers):
     """Let send_round hand these updates (site -> function of the sent weights) to `accept`."""
 
-    def send_round(run, state, heads, accept, deadline_s, extra=None):
+    def send_round(run, state, heads, accept, deadline_s, extra=None, enough=None):
         result = RoundResult()
         for site in heads:
             reason = accept(site, answers[site](state.weights))

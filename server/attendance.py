@@ -1,0 +1,165 @@
+"""Who is there: which site is at which node, since when a site is away, and who comes in.
+
+Flower knows nodes. A site that was killed may come back under another node id, and is known again
+by the name that it says when it is asked to describe itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cardionets_core.flower_compat import LOST_CODES
+from cardionets_core.messages import Task, Update, payload_bytes
+from server.mail import read, send
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flwr.serverapp import Grid
+
+    from cardionets_core.flower_compat import NodeInfo
+
+DESCRIBE_S = 1200.0
+"""Seconds that a site may take to describe itself: the first time it reads all of its files."""
+
+log = logging.getLogger("cardionets.server")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A node in one of its lives: Flower writes down when it came online.
+
+    Attributes:
+        node: its id.
+        since: when it came online, in Flower's words; another one: it was away in between.
+    """
+
+    node: int
+    since: str
+
+
+class Attendance:
+    """Which site is at which node of the engine, and since when a site has been away.
+
+    Before the reply of a node is asked for, the node is looked for in the engine's list. Asked for
+    the reply of a node that is offline, Flower answers with an error and deletes the message: what
+    a site worked on while its line was cut would be lost.
+
+    Args:
+        grid: Flower's message door.
+        nodes: site name -> node id; changed here as sites come in.
+
+    Attributes:
+        away_since: site -> monotonic time at which it was first missed.
+        describe: makes the task that a node is greeted with; None: nobody is greeted.
+        welcome: takes what a node said of itself in; returns None, or why it must stay out.
+        refused: node -> why it stays out.
+        bytes_down: node -> payload of its greeting.
+        bytes_up: node -> payload of its answer.
+    """
+
+    def __init__(self, grid: Grid, nodes: dict[str, int]) -> None:
+        self.grid = grid
+        self.nodes = nodes
+        self.away_since: dict[str, float] = {}
+        self.describe: Callable[[], Task] | None = None
+        self.welcome: Callable[[int, Update], str | None] | None = None
+        self.refused: dict[int, str] = {}
+        self.bytes_down: dict[int, int] = {}
+        self.bytes_up: dict[int, int] = {}
+        self._online: dict[int, NodeInfo] = {}
+        self._greeted: dict[int, str] = {}
+        self._greetings: dict[str, int] = {}
+
+    @property
+    def online(self) -> list[int]:
+        """Ids of the nodes that are online, sorted."""
+        return sorted(self._online)
+
+    def look(self) -> None:
+        """Ask the engine who is online."""
+        self._online = {info.node_id: info for info in self.grid.get_nodes()}
+        now = time.monotonic()
+        for site in self.nodes:
+            if self.place(site) is None:
+                self.away_since.setdefault(site, now)
+            else:
+                self.away_since.pop(site, None)
+
+    def expect(self, sites: list[str]) -> None:
+        """Take sites that are known from before as away until they come in."""
+        now = time.monotonic()
+        for site in sites:
+            if site not in self.nodes:
+                self.away_since.setdefault(site, now)
+
+    def is_online(self, node: int) -> bool:
+        """Return whether a node is online."""
+        return node in self._online
+
+    def place(self, site: str) -> Place | None:
+        """Return where a site is now; None where it is away."""
+        info = self._online.get(self.nodes.get(site, -1))
+        return None if info is None else Place(info.node_id, info.last_activated_at)
+
+    def label(self, node: int) -> str:
+        """Return what a node is called that has not said whose it is: as registered, or node-N."""
+        info = self._online.get(node)
+        named = info.name if info is not None else ""
+        return named or f"node-{sorted({*self._online, *self._greeted, node}).index(node)}"
+
+    def has_key(self, node: int) -> bool:
+        """Return whether a node is known to Flower by a key, so that its id is surely its own."""
+        info = self._online.get(node)
+        return info is not None and bool(info.public_key)
+
+    def unanswered(self) -> bool:
+        """Return whether a node is online of which it is not known yet whose it is."""
+        known = {*self.nodes.values(), *self.refused}
+        return any(node not in known for node in self._online)
+
+    def greet(self) -> None:
+        """Ask every node that nobody knows yet to describe itself."""
+        if self.describe is None:
+            return
+        known = set(self.nodes.values())
+        for node in self.online:
+            since = self._online[node].last_activated_at
+            if node in known or self._greeted.get(node) == since:
+                continue
+            self._greeted[node] = since
+            message_id, size = send(self.grid, node, self.describe(), DESCRIBE_S)
+            if message_id is not None:
+                self._greetings[message_id] = node
+                self.bytes_down[node] = size
+
+    def hear(self) -> None:
+        """Take in what greeted nodes have answered since the last time."""
+        for message_id, node in list(self._greetings.items()):
+            if node not in self._online:
+                continue
+            for message in self.grid.pull_messages([message_id]):
+                if self._greetings.pop(message.metadata.reply_to_message_id, None) is None:
+                    continue  # a second copy
+                if message.has_error() and message.error.code in LOST_CODES:
+                    self._greeted.pop(node)  # it is greeted again when it is seen again
+                    continue
+                if not message.has_error():
+                    self.bytes_up[node] = payload_bytes(message.content)
+                self._take(node, read(message))
+
+    def _take(self, node: int, update: Update | str) -> None:
+        if isinstance(update, str):
+            reason: str | None = update
+        elif self.welcome is None:
+            return
+        else:
+            reason = self.welcome(node, update)
+        if reason is None:
+            self.refused.pop(node, None)
+        else:
+            self.refused[node] = reason
+            log.warning("%s stays out: %s", self.label(node), reason)
