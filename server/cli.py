@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import shutil
-import signal
 import socket
-import subprocess
 import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -22,10 +21,15 @@ from cardionets_core.config_tree import digest, to_mapping
 from cardionets_core.errors import ConfigError, EngineError, RunError
 from cardionets_core.flower_command import LOOPBACK, Command, ServerTls
 from cardionets_core.run_config import CONF, compose, run_config_from
+from cardionets_core.supervision import TICK_S, Kept, Processes, Stopped, ended_by_signals
 from cardionets_core.training.stages import check_plan
 from server import launch
+from server.flower_cli import FlowerCli
 from server.progress import read_progress
 from server.server_app import load_config, write_config
+from server.status import FAILURES, Queue, standing, words
+from server.status_file import HEARTBEAT_S, Submission, read_submission, write_submission
+from server.supervisor import Supervisor, queue_of, rounds_done
 
 if TYPE_CHECKING:
     from cardionets_core.run_config import RunConfig
@@ -41,8 +45,8 @@ console = Console()
 Output = Annotated[Path, typer.Option(help="Folder of all runs.")]
 ENGINE = ".engine"
 
-LOOK_S = 30.0
-"""Seconds between two questions to Flower whether the run still goes on."""
+SILENT_S = 4 * HEARTBEAT_S
+"""A server that lives and has given no sign of life for this long is pointed out."""
 
 
 @app.command()
@@ -54,47 +58,47 @@ def start(
     authority: Annotated[
         Path | None, typer.Option(help="The authority that signed it (PEM).")
     ] = None,
+    resume: Annotated[
+        bool, typer.Option(help="Go on with runs that have lost their server.")
+    ] = True,
     print_command: Annotated[
         bool, typer.Option("--print-command", help="Only print them.")
     ] = False,
 ) -> None:
-    """Start the SuperLink and its SuperExec; Ctrl-C ends both.
+    """Start the SuperLink and its SuperExec and keep them alive, and with them every run.
 
-    Without certificates the SuperLink speaks plain HTTP: for one machine only.
+    Runs that a crash left behind go on by themselves. Ctrl-C ends all; the runs go on at the next
+    start. Without certificates the SuperLink speaks plain HTTP: for one machine only.
     """
     with told_plainly():
         tls = _tls(certificate, key, authority)
         if not print_command:
             _require_free(port)
         home = (output / ENGINE).resolve()
-        home.mkdir(parents=True, exist_ok=True)
-        secret = home / "superexec.secret"
-        if not secret.exists():
-            secret.touch(mode=0o600)
-            secret.write_bytes(secrets.token_bytes(48))
+        secret = _secret(home)
         trust = tls.authority if tls is not None else None
         launch.write_connection(home / "cli", port=port, root_certificates=trust)
-        commands = (
-            launch.superlink(
+        commands = {
+            "superlink": launch.superlink(
                 port=port,
                 home=home / "superlink",
                 secret=secret,
                 database=home / "superlink.db",
                 tls=tls,
             ),
-            launch.superexec(
+            "superexec": launch.superexec(
                 port=port,
                 home=home / "superexec",
                 secret=secret,
                 outputs=output.resolve(),
                 root_certificates=trust,
             ),
-        )
+        }
         if print_command:
-            for command in commands:
+            for command in commands.values():
                 typer.echo(command.shell())
             return
-        _run_together(commands)
+        _keep_running(commands, output.resolve(), port=port, resume=resume)
 
 
 @app.command()
@@ -108,7 +112,10 @@ def run(
         bool, typer.Option("--print-config", help="Only print the plan.")
     ] = False,
 ) -> None:
-    """Submit a run to the coordinator that `start` brought up, and follow it to its end."""
+    """Submit a run to the coordinator that `start` brought up, and follow it to its end.
+
+    Ctrl-C ends the following, not the run.
+    """
     with told_plainly():
         if resume and overrides:
             raise ConfigError(f"{overrides[0]}: a resumed run keeps its plan; leave it out.")
@@ -117,45 +124,104 @@ def run(
             typer.echo(json.dumps(to_mapping(config), indent=1))
             return
         folder = output.resolve() / config.name
-        home = output.resolve() / ENGINE / "cli"
-        if not home.exists():
+        home = output.resolve() / ENGINE
+        if not (home / "cli").exists():
             raise EngineError(
                 f"no coordinator was started in {output}; `cardionets-coordinator start`."
             )
         if folder.exists() and not resume:
             raise ConfigError(f"{folder} exists; choose another name=, or --resume {config.name}.")
+        if resume and not standing(folder, time.time(), queue=queue_of(home)).final:
+            raise ConfigError(f"{folder} is not at its end; `cardionets-coordinator status`.")
         before = len(read_progress(folder))
         write_config(folder, config)
         try:
-            answer = _ask(
-                launch.submit({"run": config.name, "config-hash": digest(config)}, home=home)
+            number = FlowerCli(home / "cli").submit(
+                {"run": config.name, "config-hash": digest(config)}
             )
         except EngineError:
             if not resume:
                 shutil.rmtree(folder)  # nothing began, so the name stays free
             raise
-        typer.echo(f"run {answer['run-id']} submitted; {folder}")
-        _follow(folder, before, int(answer["run-id"]), home)
+        done = rounds_done(folder)
+        write_submission(folder, Submission(number, time=time.time(), rounds_done=done))
+        typer.echo(f"run {number} submitted; {folder}")
+        follow(folder, before, queue=lambda: queue_of(home))
+
+
+@app.command()
+def stop(
+    name: Annotated[str, typer.Argument(help="Name of the run.")],
+    output: Output = Path("outputs"),
+) -> None:
+    """Stop a run for good: FAILED(stopped), until somebody resumes it."""
+    with told_plainly():
+        folder, home = output.resolve() / name, output.resolve() / ENGINE
+        submission = read_submission(folder)
+        how = standing(folder, time.time(), queue=queue_of(home))
+        if submission is None or how.final:
+            raise ConfigError(f"{folder} is {words(how)}; there is nothing to stop.")
+        write_submission(folder, replace(submission, stop=True))
+        FlowerCli(home / "cli").stop(submission.flower_run)
+        typer.echo(f"{name} is being stopped; `cardionets-coordinator status` shows when it is")
 
 
 @app.command()
 def status(output: Output = Path("outputs")) -> None:
-    """Show the runs of the output folder and how each stands."""
-    table = Table("run", "state", "stage", "round", "refused in it")
+    """Show the runs of the output folder and how each truly stands."""
+    table = Table("run", "state", "stage", "round", "refused in it", "notes")
     for path in sorted(output.glob("*/config.json")):
-        entries = read_progress(path.parent)
-        rounds = [e for e in entries if e["event"] == "round"]
-        last: dict[str, Any] = rounds[-1] if rounds else {"stage": "-", "round": "-"}
-        refused: dict[str, str] = last.get("refused", {})
-        state = entries[-1]["event"] if entries else "submitted"
+        folder = path.parent
+        how = standing(folder, time.time(), queue=queue_of(output / ENGINE, folder / "engine"))
+        rounds = [e for e in read_progress(folder) if e["event"] == "round"]
+        refused: dict[str, str] = rounds[-1].get("refused", {}) if rounds else {}
+        notes = [how.tracking] if how.tracking else []
+        if how.silent_s > SILENT_S:
+            notes.append(f"no sign of life for {how.silent_s:.0f} s")
         table.add_row(
-            path.parent.name,
-            "running" if state == "round" else state,
-            last["stage"],
-            str(last["round"]),
+            folder.name,
+            words(how),
+            how.stage or "-",
+            f"{how.round}/{how.rounds}" if how.stage else "-",
             ", ".join(f"{site}: {code}" for site, code in sorted(refused.items())) or "-",
+            "; ".join(notes) or "-",
         )
     console.print(table)
+
+
+def follow(folder: Path, shown: int, *, queue: Callable[[], Queue]) -> None:
+    """Print one line per round and per change of state, until the run has ended.
+
+    Args:
+        folder: the run's.
+        shown: entries of its progress file that belong to an earlier try.
+        queue: who gives the run a server.
+
+    Raises:
+        RunError: it ended, and not with COMPLETED.
+    """
+    while True:
+        how = standing(folder, time.time(), queue=queue())
+        # Read after the look: a run that has ended has written its last word before.
+        entries = read_progress(folder)
+        for entry in entries[shown:]:
+            if entry["event"] == "round":
+                sites = ", ".join(entry["accepted"])
+                place = f"{entry['stage']} {entry['round']}/{entry['rounds']}"
+                typer.echo(f"{place}  {entry['seconds']:.1f} s  {sites}")
+            elif entry["event"] == "waiting":
+                typer.echo(f"waiting for {', '.join(entry['sites'])}")
+        shown = len(entries)
+        if how.state == "COMPLETED":
+            typer.echo(f"summary    {folder / 'summary.json'}\ncheckpoint {folder / 'checkpoint'}")
+            return
+        if how.final:
+            reason = entries[-1].get("reason", "") if entries else ""
+            why = reason or FAILURES.get(how.code, "too few sites took part")
+            raise RunError(
+                f"the run is {words(how)}: {why}. Go on with it: --resume {folder.name}."
+            )
+        time.sleep(0.5)
 
 
 def _plan(overrides: list[str]) -> RunConfig:
@@ -194,85 +260,62 @@ def _require_free(port: int) -> None:
             ) from None
 
 
-def _run_together(commands: tuple[Command, ...]) -> None:
-    """Run the processes until one of them ends or the user stops them; then end the others."""
-    # A service manager says SIGTERM where a person says Ctrl-C: neither may leave one behind.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    running = [
-        subprocess.Popen(c.argv, env=c.environment(os.environ), start_new_session=True)
-        for c in commands
-    ]
-    try:
-        while all(p.poll() is None for p in running):
-            time.sleep(0.5)
-        raise EngineError("the SuperLink or its SuperExec ended; the lines above say why.")
-    except KeyboardInterrupt:
-        typer.echo("stopping")
-    finally:
-        for process in reversed(running):
-            process.terminate()
-        for process in running:
-            process.wait()
+def _secret(home: Path) -> Path:
+    """Return the file of the secret that SuperLink and SuperExec share; made once."""
+    home.mkdir(parents=True, exist_ok=True)
+    secret = home / "superexec.secret"
+    if not secret.exists():
+        secret.touch(mode=0o600)
+        secret.write_bytes(secrets.token_bytes(48))
+    return secret
 
 
-def _ask(command: Command) -> dict[str, Any]:
-    done = subprocess.run(
-        command.argv,
-        env=command.environment(os.environ),
-        capture_output=True,
-        text=True,
-        check=False,
+def _keep_running(
+    commands: Mapping[str, Command], output: Path, *, port: int, resume: bool
+) -> None:
+    """Keep the coordinator's processes and its runs alive until a signal ends it."""
+    home, processes = output / ENGINE, Processes()
+    kept = [Kept(name, command, processes, say=_say) for name, command in commands.items()]
+    supervisor = Supervisor(
+        output,
+        home=home,
+        kept=kept,
+        engine=FlowerCli(home / "cli"),
+        say=_say,
+        resume=resume,
+        ready=lambda: _answers(port),
+        ended=_tell_mlflow,
     )
-    start = done.stdout.find("{")
-    answer = json.loads(done.stdout[start:]) if start >= 0 else {}
-    if not answer.get("success"):
-        words = answer.get("error-message") or done.stderr.strip() or "it did not answer"
-        raise EngineError(f"the SuperLink refused the run: {words}")
-    return dict(answer)
+    try:
+        with ended_by_signals():
+            supervisor.start()
+            while True:
+                supervisor.tick(time.monotonic())
+                time.sleep(TICK_S)
+    except Stopped:
+        _say("stopping; runs go on at the next start")
+    finally:
+        processes.stop()
 
 
-def _follow(folder: Path, shown: int, run_id: int, home: Path) -> None:
-    """Print one line per round until the run has ended, by its own word or by Flower's.
-
-    Args:
-        folder: the run's.
-        shown: entries of its progress file that belong to an earlier try.
-        run_id: Flower's number of the run.
-        home: FLWR_HOME that holds the connection.
-
-    Raises:
-        RunError: it failed.
-    """
-    next_look = time.monotonic() + LOOK_S
-    while True:
-        ended = time.monotonic() > next_look and _ended(run_id, home)
-        if time.monotonic() > next_look:
-            next_look = time.monotonic() + LOOK_S
-        # Read after the look: a run that has ended has written its last word before.
-        entries = read_progress(folder)
-        for entry in entries[shown:]:
-            if entry["event"] == "round":
-                sites = ", ".join(entry["accepted"])
-                place = f"{entry['stage']} {entry['round']}/{entry['rounds']}"
-                typer.echo(f"{place}  {entry['seconds']:.1f} s  {sites}")
-            elif entry["event"] == "failed":
-                raise RunError(f"the run failed: {entry['reason']}")
-            elif entry["event"] == "completed":
-                typer.echo(
-                    f"summary    {folder / 'summary.json'}\ncheckpoint {folder / 'checkpoint'}"
-                )
-                return
-        shown = len(entries)
-        if ended:
-            raise RunError(
-                f"Flower says the run has ended ({ended}), but it wrote no result; look into the "
-                f"coordinator's log and go on with --resume {folder.name}."
-            )
-        time.sleep(0.5)
+def _say(line: str) -> None:
+    typer.echo(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}", err=True)
 
 
-def _ended(run_id: int, home: Path) -> str:
-    """Return Flower's final state of a run, or an empty string while it goes on."""
-    rows = cast("list[dict[str, str]]", _ask(launch.list_runs(home=home, run_id=run_id))["runs"])
-    status = rows[0]["status"]
-    return status if status.startswith("finished") else ""
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex((LOOPBACK, port)) == 0
+
+
+def _tell_mlflow(folder: Path) -> None:
+    from server.tracking import mark_state  # MLflow is slow to import and rarely needed here
+
+    settings = load_config(folder).mlflow
+    how = standing(folder, time.time())
+    mark_state(
+        folder,
+        words(how),
+        tracking_uri=settings.tracking_uri,
+        experiment=settings.experiment,
+    )

@@ -3,62 +3,90 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cardionets_core.config_tree import to_mapping
+from server.status import words
+from server.status_file import StatusFile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from cardionets_core.errors import CardioNetsError
     from cardionets_core.run_config import RunConfig
+    from server.status_file import Status
     from server.tracking import Tracker
 
 FILE_NAME = "progress.jsonl"
-log = logging.getLogger("cardionets.server")
+
+INTERRUPTED_S = 3.0
+"""Seconds for MLflow when this process was told to end; Flower forces its end after 5."""
 
 _ROUNDS = {"handshake": 1, "evaluate": 2}
 
 
 class Progress:
-    """Appends to `progress.jsonl` of the run folder; the last line says how the run stands."""
+    """Tells of a run while it runs: `progress.jsonl`, `status.json` and MLflow say the same.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: the run's.
+        flower_run: Flower's number of the run.
+    """
+
+    def __init__(self, folder: Path, flower_run: int = 0) -> None:
         self._folder = folder
         self._tracker: Tracker | None = None
         self._steps: dict[str, int] = {}
+        self._status = StatusFile(folder, flower_run)
 
     @contextmanager
     def tracking(self, config: RunConfig) -> Iterator[None]:
-        """Log to MLflow while the body runs, and close the MLflow run as it ended."""
-        from server.tracking import Tracker
+        """Log to MLflow while the body runs.
 
+        Raises:
+            EngineError: the tracking server that the plan of a new run names cannot be used.
+        """
+        from server.tracking import RUN_ID_FILE, Tracker
+
+        known = (self._folder / RUN_ID_FILE).exists()
         tracker = Tracker(
             self._folder,
             tracking_uri=config.mlflow.tracking_uri,
             experiment=config.mlflow.experiment,
+            behind=lambda words: self._status.write(tracking=words),
         )
-        self._tracker, self._steps = tracker, first_steps(config)
-        tracker.params(to_mapping(config))
         try:
+            if config.mlflow.tracking_uri and not known:
+                tracker.require()
+            self._tracker, self._steps = tracker, first_steps(config)
+            tracker.state("RUNNING")
+            tracker.params(to_mapping(config))
             yield
-        except BaseException:
-            tracker.finish("FAILED")
-            raise
-        for name in ("config.json", "summary.json", "model_card.md", "checkpoint"):
-            tracker.artifact(self._folder / name)
-        tracker.finish("FINISHED")
+        finally:
+            self._tracker = None
+            tracker.close(0.0)
 
     def round(self, record: dict[str, Any]) -> None:
         """Tell of a finished round."""
         self._write({"event": "round", **record})
+        place = {key: record[key] for key in ("stage", "round", "rounds")}
+        self._status.write(state="RUNNING", sites=(), **place)
         if self._tracker is not None:
             step = self._steps[record["stage"]] + record["round"]
             self._tracker.metrics(_numbers(record), step)
+
+    def waiting(self, sites: Iterable[str]) -> None:
+        """Tell whom the run waits for; nobody: it goes on."""
+        names = tuple(sorted(sites))
+        state = "WAITING" if names else "RUNNING"
+        if (state, names) == (self._status.now.state, self._status.now.sites):
+            return
+        self._write({"event": state.lower(), "state": state, "sites": list(names)})
+        self._status.write(state=state, sites=names)
+        if self._tracker is not None:
+            self._tracker.state(f"WAITING({', '.join(names)})" if names else "RUNNING")
 
     def results(self, metrics: dict[str, Any]) -> None:
         """Log the pooled results of the evaluate stage to MLflow."""
@@ -66,15 +94,31 @@ class Progress:
             step = self._steps.get("evaluate", 0) + _ROUNDS["evaluate"]
             self._tracker.metrics(_results(metrics.get("pooled", {})), step)
 
-    def completed(self) -> None:
-        """Tell that the run is complete."""
-        self._write({"event": "completed"})
+    def end(self, final: Status) -> None:
+        """Tell how the run ended, and let MLflow catch up: nothing follows."""
+        if self._tracker is not None:
+            for name in ("config.json", "summary.json", "model_card.md", "checkpoint"):
+                self._tracker.artifact(self._folder / name)
+            self._tracker.state(words(final))
+            self._tracker.close()
+        entry: dict[str, Any] = {"event": final.state.lower(), "state": final.state}
+        if final.state == "INCOMPLETE":
+            entry["sites"] = list(final.sites)
+        if final.state == "FAILED":
+            entry["code"] = final.code
+        if final.reason:
+            entry["reason"] = final.reason
+        self._write(entry)
+        self._status.end(final)
 
-    def failed(self, known: CardioNetsError | None, error: BaseException) -> None:
-        """Tell that the run failed; an unknown error's text goes to the log only."""
-        log.exception("the run failed", exc_info=error)
-        reason = str(known) if known else f"{type(error).__name__} (see the server log)"
-        self._write({"event": "failed", "reason": reason})
+    def interrupted(self) -> None:
+        """Tell that this server was made to end before its run; another may go on with it."""
+        self._write({"event": "interrupted"})
+        self._status.write(interrupted=True)
+        self._status.close()
+        if self._tracker is not None:
+            self._tracker.state("FAILED(server_gone)")
+            self._tracker.close(INTERRUPTED_S)
 
     def _write(self, entry: dict[str, Any]) -> None:
         with (self._folder / FILE_NAME).open("a") as file:

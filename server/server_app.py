@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flwr.serverapp import ServerApp
 
-from cardionets_core.checkpoint import FILE_NAME
+from cardionets_core.checkpoint import has_checkpoint
 from cardionets_core.config_tree import digest, to_mapping
-from cardionets_core.errors import CardioNetsError, CheckpointError, ConfigError
+from cardionets_core.errors import CardioNetsError, CheckpointError, ConfigError, EngineError
 from cardionets_core.faults import fault_point
+from cardionets_core.flower_compat import engine_lost
 from cardionets_core.run_config import RunConfig, run_config_from
 from cardionets_core.runtime import set_up
 from server.evaluation import run_evaluation
 from server.exchange import Run, notices_of
 from server.handshake import greet
+from server.participation import require_participation
 from server.progress import Progress
 from server.state import RunState, fresh_state, load_state, save_state
+from server.status import failure
+from server.status_file import Status
 from server.summary import write_summary
 from server.training import train_stage
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from flwr.app import Context
     from flwr.serverapp import Grid
 
@@ -34,6 +42,10 @@ OUTPUTS_ENV = "CARDIONETS_OUTPUTS"
 """The environment variable that names the folder of all runs to the ServerApp's process."""
 
 CONFIG_FILE = "config.json"
+LOCK_FILE = ".server.lock"
+
+ALONE_S = 60.0
+"""Seconds that a server waits for another one of its run to end."""
 
 log = logging.getLogger("cardionets.server")
 app = ServerApp()
@@ -44,22 +56,73 @@ def main(grid: Grid, context: Context) -> None:
     """Run what the run folder's config.json plans; Flower calls this."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     folder = run_folder(str(context.run_config["run"]))
+    with alone(folder):
+        progress = Progress(folder, context.run_id)
+        try:
+            serve(grid, folder, str(context.run_config["config-hash"]), progress)
+        except Exception as error:
+            if engine_lost(error):
+                progress.interrupted()
+            raise
+        except BaseException:
+            # Ctrl-C, or Flower ends us: no end of the run, so that a resumed one can go on.
+            progress.interrupted()
+            raise
+
+
+def serve(grid: Grid, folder: Path, expected_hash: str, progress: Progress) -> None:
+    """Bring a run to its end, and write what it was: complete, incomplete or failed."""
     started = time.time()
-    progress = Progress(folder)
     try:
-        config = load_config(folder, str(context.run_config["config-hash"]))
-        set_up(config.threads)
-        state = begin(config, folder)
-        fault_point("plan_stored")
-        with progress.tracking(config):
-            state = execute(Run(grid, config, folder, progress.round), state)
-            progress.results(state.metrics)
-            write_summary(folder, config, state, status="completed", seconds=time.time() - started)
-            progress.completed()
-    except BaseException as error:
-        # Also on Ctrl-C or a stop by Flower: whoever reads the folder must see how the run ended.
-        progress.failed(error if isinstance(error, CardioNetsError) else None, error)
+        config = load_config(folder, expected_hash)
+    except CardioNetsError as error:
+        progress.end(failure(error))  # without a plan there is nothing to sum up
         raise
+    with progress.tracking(config):
+        try:
+            set_up(config.threads)
+            state = begin(config, folder)
+            fault_point("plan_stored")
+            run = Run(grid, config, folder, progress.round, waiting=progress.waiting)
+            state = execute(run, state)
+            progress.results(state.metrics)
+            require_participation(config, state.history, state.sites)
+        except Exception as error:
+            if not engine_lost(error):
+                log.exception("the run ended early")
+                final = failure(error)
+                state = last_saved(config, folder)
+                seconds = time.time() - started
+                write_summary(folder, config, state, final=final, seconds=seconds)
+                progress.end(final)
+            raise
+        final = Status("COMPLETED")
+        write_summary(folder, config, state, final=final, seconds=time.time() - started)
+        progress.end(final)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a run's folder for one server at a time; the lock dies with its process.
+
+    A server that was replaced may need a moment to end.
+
+    Raises:
+        EngineError: another server still works on the run after `ALONE_S`.
+    """
+    deadline = time.monotonic() + ALONE_S
+    with (folder / LOCK_FILE).open("w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise EngineError(
+                        f"another server works on the run {folder.name}; end it, or let it finish."
+                    ) from None
+                time.sleep(0.2)
+        yield
 
 
 def execute(run: Run, state: RunState) -> RunState:
@@ -84,11 +147,23 @@ def execute(run: Run, state: RunState) -> RunState:
 def begin(config: RunConfig, folder: Path) -> RunState:
     """Return the saved state of the run folder, or a fresh one."""
     checkpoint = folder / "checkpoint"
-    if (checkpoint / FILE_NAME).exists():
+    if has_checkpoint(checkpoint):
         state = load_state(config, checkpoint)
+        for note in state.notes:
+            log.warning("%s", note)
         log.info("resuming after stage %d, round %d", state.stage, state.round)
         return state
     return fresh_state(config)
+
+
+def last_saved(config: RunConfig, folder: Path) -> RunState:
+    """Return the state that a run which ended early has saved; an empty one where it has none."""
+    try:
+        if has_checkpoint(folder / "checkpoint"):
+            return load_state(config, folder / "checkpoint")
+    except CheckpointError as error:
+        log.warning("%s", error)
+    return RunState(weights={})
 
 
 def run_folder(name: str) -> Path:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cardionets_core.checkpoint import read_info
 from cardionets_core.config_tree import digest, to_mapping
+from cardionets_core.errors import CheckpointError
 from cardionets_core.runtime import versions
 from cardionets_core.vocabulary import PHENOTYPE_BY_NAME
 
@@ -17,32 +18,37 @@ if TYPE_CHECKING:
 
     from cardionets_core.run_config import RunConfig
     from server.state import RunState
+    from server.status_file import Status
 
 SCHEMA = 1
 
 
 def write_summary(
-    folder: Path, config: RunConfig, state: RunState, *, status: str, seconds: float
+    folder: Path, config: RunConfig, state: RunState, *, final: Status, seconds: float
 ) -> None:
-    """Write `summary.json` and `model_card.md` into the run's folder."""
-    summary = summarise_run(folder, config, state, status=status, seconds=seconds)
+    """Write `summary.json` into the run's folder, and of a complete run also `model_card.md`."""
+    summary = summarise_run(folder, config, state, final=final, seconds=seconds)
     temporary = folder / ".summary.json.tmp"
     temporary.write_text(json.dumps(summary, indent=1, allow_nan=False))
     temporary.replace(folder / "summary.json")
-    (folder / "model_card.md").write_text(model_card(config, state, summary))
+    if final.state == "COMPLETED":
+        (folder / "model_card.md").write_text(model_card(config, state, summary))
 
 
 def summarise_run(
-    folder: Path, config: RunConfig, state: RunState, *, status: str, seconds: float
+    folder: Path, config: RunConfig, state: RunState, *, final: Status, seconds: float
 ) -> dict[str, Any]:
     """Return the summary as JSON values."""
     return {
         "schema": SCHEMA,
         "run": config.name,
-        "status": status,
+        "status": final.state,
+        "code": final.code,
+        "reason": final.reason,
+        "missing": list(final.sites),
         "seed": config.seed,
         "config_hash": digest(config),
-        "weights_sha256": read_info(folder / "checkpoint").sha256,
+        "weights_sha256": _weights(folder),
         "preset": config.model.preset,
         "versions": versions(),
         "machine": {"platform": platform.platform(), "cpus": os.cpu_count()},
@@ -54,6 +60,14 @@ def summarise_run(
         "rounds": list(state.history),
         "metrics": state.metrics,
     }
+
+
+def _weights(folder: Path) -> str | None:
+    """Return the SHA-256 of the saved weights; None where there are none that can be used."""
+    try:
+        return read_info(folder / "checkpoint").sha256
+    except CheckpointError:
+        return None
 
 
 def _stage(name: str, state: RunState) -> dict[str, Any]:

@@ -60,6 +60,9 @@ class RichScreen:
         for entry in entries[self._shown :]:
             if entry["event"] == "round":
                 self._round(entry)
+            elif "state" in entry:
+                sites = f" for {', '.join(entry['sites'])}" if entry.get("sites") else ""
+                self.note(f"  {entry['state']}{sites}")
         self._shown = len(entries)
 
     def _round(self, entry: dict[str, Any]) -> None:

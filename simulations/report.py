@@ -34,7 +34,7 @@ def write_report(folder: Path, hospitals: Sequence[Hospital]) -> Path:
         hospitals: those that took part; patients of the virtual ones among them are shown.
 
     Raises:
-        RunError: the run has no summary: it did not finish.
+        RunError: the run has no summary, or did not complete.
         CheckpointError: its checkpoint cannot be read.
     """
     facts = read_facts(folder, hospitals)
@@ -72,6 +72,8 @@ def read_facts(folder: Path, hospitals: Sequence[Hospital]) -> Facts:
     if not path.is_file():
         raise RunError(f"{folder} holds no summary.json; only a finished run has a report.")
     summary = json.loads(path.read_text())
+    if summary["status"] != "COMPLETED":
+        raise RunError(f"{folder} is {summary['status']}; only a finished run has a report.")
     return Facts(folder, summary, read_info(folder / "checkpoint"), tuple(hospitals))
 
 
@@ -82,4 +84,4 @@ def _log(folder: Path, page: Path) -> None:
     settings = load_config(folder).mlflow
     tracker = Tracker(folder, tracking_uri=settings.tracking_uri, experiment=settings.experiment)
     tracker.artifact(page)
-    tracker.finish("FINISHED")
+    tracker.close()

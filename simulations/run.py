@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 import time
 from contextlib import contextmanager
@@ -12,9 +13,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from cardionets_core.config_tree import digest
 from cardionets_core.errors import ConfigError, EngineError, RunError
+from cardionets_core.supervision import process_start
 from cardionets_core.training.stages import check_plan
 from server.progress import read_progress
 from server.server_app import load_config, write_config
+from server.status import standing, words
+from server.status_file import Submission, read_status, write_submission
 from simulations.hospitals import Hospital, make_hospitals, read_hospitals, write_site_files
 from simulations.settings import compose_run, run_name
 
@@ -76,7 +80,7 @@ def simulate(simulation: SimulationConfig, overrides: Sequence[str], screen: Scr
             folder, config, hospitals = _fresh(simulation, overrides, screen, output)
         try:
             sites = write_site_files(hospitals, folder / "sites")
-            if not (folder / "summary.json").exists():
+            if not _complete(folder):
                 screen.plan(config)
                 run_engine(simulation, config, folder, sites, screen)
         except BaseException:
@@ -125,6 +129,8 @@ def run_engine(
         with Federation(folder, sites, port=simulation.port, env=threads) as federation:
             screen.note(f"SuperLink on 127.0.0.1:{federation.port}, {len(sites)} SuperNodes online")
             run_id = federation.submit(submitted)
+            pid = os.getpid()
+            write_submission(folder, Submission(run_id, time.time(), pid, process_start(pid) or 0))
             state = federation.wait(run_id, on_tick=lambda: screen.follow(folder))
             if not state.completed:
                 _explain(folder, before, f"Flower says {state.status}")
@@ -135,11 +141,19 @@ def _explain(folder: Path, before: int, flower: str) -> None:
     """Raise unless our own record of this run says completed and Flower agrees."""
     entries = read_progress(folder)[before:]
     last = entries[-1] if entries else {"event": "nothing"}
-    if last["event"] == "completed" and not flower and (folder / "summary.json").is_file():
+    if last["event"] == "completed" and not flower and _complete(folder):
         return
     reason = last.get("reason") or flower or f"its last word was {last['event']!r}"
     again = f"Resume it with resume={folder}." if (folder / "checkpoint").exists() else ""
-    raise RunError(f"the run failed: {reason}. Logs: {folder / 'logs'}. {again}".rstrip())
+    truth = words(standing(folder, time.time()))
+    raise RunError(f"the run is {truth}: {reason}. Logs: {folder / 'logs'}. {again}".rstrip())
+
+
+def _complete(folder: Path) -> bool:
+    """Return whether the run's own last word is that it is complete."""
+    status = read_status(folder)
+    there = (folder / "summary.json").is_file()
+    return there and status is not None and status.state == "COMPLETED"
 
 
 def _fresh(
@@ -167,7 +181,7 @@ def _resumed(
         )
     folder = Path(simulation.resume).resolve()
     config = load_config(folder)
-    if (folder / "summary.json").exists() and (folder / "report.html").exists():
+    if _complete(folder) and (folder / "report.html").exists():
         raise ConfigError(
             f"{folder} is complete; open {folder / 'report.html'}, or start a new run."
         )

@@ -90,7 +90,7 @@ def resumed(federate, two, nano, outputs):
         with pytest.MonkeyPatch.context() as patch:
             stopped_after(place, patch, federate, folder, two, (*nano, *PLAN))
         assert not (folder / "summary.json").exists()
-        assert read_progress(folder)[-1]["event"] == "failed"
+        assert read_progress(folder)[-1]["event"] == "interrupted"
     return federate(folder, two)
 
 

@@ -90,7 +90,7 @@ def test_losses_fall(summary, stage, loss):
 def test_every_stage_ran_in_order_and_nobody_refused(summary):
     order = list(dict.fromkeys(r["stage"] for r in summary["rounds"]))
     assert order == ["handshake", *TRAINING, "evaluate"]
-    assert summary["status"] == "completed"
+    assert summary["status"] == "COMPLETED"
     assert all(r["refused"] == {} for r in summary["rounds"])
 
 

@@ -167,7 +167,7 @@ def test_a_site_whose_data_break_in_the_middle_ends_the_run_in_one_line(start, t
     _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 2, errors
     (line,) = errors.strip().splitlines()
-    assert line.startswith("error: the run failed: stage ecg_masked, round ")
+    assert line.startswith("error: the run is INCOMPLETE(north): stage ecg_masked, round ")
     assert "'north': 'config'" in line and f"resume={folder}" in line and "logs" in line
     assert str(sites["north"].parent) not in (folder / "progress.jsonl").read_text()
     assert processes_of(folder) == []
@@ -192,7 +192,7 @@ def test_the_commands_of_a_coordinator_and_of_a_site(start, hospitals, nano, tmp
     assert (output / "joined" / "checkpoint" / "checkpoint.json").exists()
     words = ["status", "--output", str(output)]
     printed, _ = start("cardionets-coordinator", *words).communicate(timeout=PATIENCE_S)
-    assert "joined" in printed and "completed" in printed
+    assert "joined" in printed and "COMPLETED" in printed
 
     assert len(processes_of(tmp_path)) >= 5  # coordinator, SuperLink, SuperNode, their SuperExecs
     # The site first: without its SuperLink, Flower's SuperNode tries for minutes to sign off.

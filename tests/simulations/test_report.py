@@ -41,6 +41,7 @@ from cardionets_core.vocabulary import COHORT_DISCLAIMER, MAIN_PHENOTYPES, PHENO
 from client.site import open_dataset
 from server.server_app import write_config
 from server.state import SiteRecord, fresh_state, save_state
+from server.status_file import Status
 from server.summary import summarise_run, write_summary
 from server.tracking import Tracker, embedded_uri
 from simulations.hospitals import Hospital
@@ -184,7 +185,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         stage=len(config.stages),
     )
     state = save_state(state, config, folder / "checkpoint")
-    write_summary(folder, config, state, status="completed", seconds=63.0)
+    write_summary(folder, config, state, final=Status("COMPLETED"), seconds=63.0)
     return Made(folder, config, hospitals)
 
 
@@ -405,7 +406,8 @@ def test_report_joins_the_mlflow_run(made: Made, tmp_path: Path) -> None:
 
     folder = _copy(made, tmp_path)
     tracker = Tracker(folder)
-    tracker.finish("FINISHED")
+    tracker.state("COMPLETED")
+    assert tracker.close()
     write_report(folder, [])
     client = MlflowClient(embedded_uri(folder))
     assert client.get_run(tracker.run_id).info.status == "FINISHED"
@@ -458,7 +460,7 @@ def test_documented_schema_is_the_real_one(made: Made) -> None:
     from server.state import load_state
 
     state = load_state(made.config, made.folder / "checkpoint")
-    summary = summarise_run(made.folder, made.config, state, status="completed", seconds=1.0)
+    summary = summarise_run(made.folder, made.config, state, final=Status("COMPLETED"), seconds=1.0)
     assert _documented("summary.json") == set(summary)
     assert _documented("`stages[]`") == set(summary["stages"][0])
     assert _documented("`sites.NAME`") == set(summary["sites"]["north"])
