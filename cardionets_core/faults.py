@@ -11,16 +11,21 @@ asks for one fault, once, whichever process reaches the point first, restarted o
 `hold`: it renames the file to `.reached` and waits until that is gone; meanwhile the harness
 (simulations/faults/) kills somebody else.
 Both write `PID TIME` into the renamed file: the process, and seconds since the epoch.
+
+The same points say where the time of a round goes: where CARDIONETS_TRACE names a file, each point
+appends a line of JSON to it when it is reached (benchmarks/rounds.py).
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
 from pathlib import Path
 
 FAULTS_ENV = "CARDIONETS_FAULTS"
+TRACE_ENV = "CARDIONETS_TRACE"
 DONE, REACHED = ".done", ".reached"
 
 _LOOK_S = 0.02
@@ -35,12 +40,14 @@ def fault_place(*, stage: str, number: int, site: str = "") -> None:
         number: its round, 1-based.
         site: name of the site, in a site's process.
     """
-    if FAULTS_ENV in os.environ:
+    if FAULTS_ENV in os.environ or TRACE_ENV in os.environ:
         _place.update(round=f"{stage}-{number}", site=site)
 
 
 def fault_point(name: str) -> None:
     """Let a test's fault happen here, if one is asked for at this point and place."""
+    if TRACE_ENV in os.environ:
+        _trace(Path(os.environ[TRACE_ENV]), name)
     folder = os.environ.get(FAULTS_ENV)
     if folder is None:
         return
@@ -51,6 +58,12 @@ def fault_point(name: str) -> None:
         held = _claim(Path(folder) / f"{asked}.hold", REACHED)
         while held is not None and held.exists():
             time.sleep(_LOOK_S)
+
+
+def _trace(file: Path, name: str) -> None:
+    line = {"time": time.time(), "pid": os.getpid(), "point": name, **_place}
+    with file.open("a", encoding="utf-8") as trace:
+        trace.write(json.dumps(line) + "\n")  # one write: lines of several processes stay whole
 
 
 def _claim(plan: Path, suffix: str) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -92,3 +93,19 @@ def test_a_held_process_goes_on_when_the_harness_lets_it(tmp_path):
     reached.unlink()
     assert walker.communicate()[0] == WHOLE.partition("\n")[2] and walker.returncode == 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_points_trace_where_the_time_goes(tmp_path, monkeypatch):
+    monkeypatch.setenv(faults.TRACE_ENV, str(tmp_path / "trace.jsonl"))
+    begun = time.time()
+    printed, _ = walk(None).communicate()
+    assert printed == WHOLE
+    lines = [json.loads(line) for line in (tmp_path / "trace.jsonl").read_text().splitlines()]
+    assert [(e["point"], e["round"], e["site"]) for e in lines] == [
+        ("received", "ecg_masked-1", "north"),
+        ("trained", "ecg_masked-1", "north"),
+        ("received", "ecg_masked-2", "north"),
+        ("trained", "ecg_masked-2", "north"),
+    ]
+    times = [e["time"] for e in lines]
+    assert begun <= times[0] and times == sorted(times) and times[-1] <= time.time()
