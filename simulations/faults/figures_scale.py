@@ -1,0 +1,78 @@
+"""Figures 8, 9, 14 and 24: order of arrival, server memory, a malicious site, the pooled step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cardionets_core.training.objectives import KINDS, make_objective
+from simulations.faults.flower_side import flower_8
+from simulations.faults.malicious import (
+    ATTACKS,
+    FEDAVG,
+    FLOWER,
+    ROBUST,
+    federate,
+    flowers,
+    ours,
+    worst_loss,
+)
+from simulations.faults.orders import different_models, exact, five_updates
+from simulations.faults.pooled import COUPLED, PROGRESS, Federation
+from simulations.faults.row import NO_SUCH_THING, Row
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LOSS, FIDELITY = 0.02, 1e-6
+"""Most AUROC that an attack may cost; largest relative distance from the pooled step."""
+
+
+def figure_8(work: Path) -> Row:
+    """Average five updates in their 120 orders of arrival."""
+    counts = [different_models(exact, five_updates(seed=8, decades=d)) for d in (0.0, 8.0)]
+    return Row(
+        8,
+        "5 updates in 120 orders of arrival, numbers of one size and over 8 decades",
+        "1 model",
+        f"{counts[0]} and {counts[1]} models",
+        flower_8(work),
+        counts == [1, 1],
+    )
+
+
+def figure_14(work: Path) -> Row:
+    """Let one of five hospitals turn its update x 10, turn its labels, or send noise."""
+    honest = federate(ours(FEDAVG, work))
+    mean = worst_loss(ours(FEDAVG, work), honest)
+    losses = {name: worst_loss(ours(rule, work), honest) for name, rule in ROBUST.items()}
+    theirs = {name: worst_loss(flowers(name), honest) for name in FLOWER}
+    return Row(
+        14,
+        f"1 of 5 sites malicious, {len(ATTACKS)} attacks: AUROC lost (of {honest:.3f})",
+        f"<= {LOSS} with a robust rule",
+        f"{_listed(losses)}; fedavg {mean:.2f}",
+        _listed(theirs),
+        max(losses.values()) <= LOSS,
+    )
+
+
+def _listed(losses: dict[str, float]) -> str:
+    return ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
+
+
+def figure_24(work: Path) -> Row:
+    """Take one full-batch SGD step on three sites and on all of their patients."""
+    federation = Federation(work)
+    alone = [n for n in KINDS if make_objective(n, {}, PROGRESS).per_patient]
+    found = [federation.compare(name) for name in alone]
+    worst = max(found, key=lambda comparison: comparison.relative)
+    coupled = federation.compare(COUPLED[0])
+    return Row(
+        24,
+        f"one full-batch SGD step of 3 sites against the pooled one, {len(found)} stages",
+        f"<= {FIDELITY:g} of the weights",
+        f"{worst.relative:.0e} at most ({worst.stage}; {worst.of_step:.0e} of the step); "
+        f"{coupled.stage} {coupled.of_step:.0%} of the step, as its loss couples patients",
+        f"{NO_SUCH_THING}: the loss is the app's",
+        worst.relative <= FIDELITY,
+    )
