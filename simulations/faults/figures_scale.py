@@ -66,7 +66,7 @@ def figure_24(work: Path) -> Row:
     alone = [n for n in KINDS if make_objective(n, {}, PROGRESS).per_patient]
     found = [federation.compare(name) for name in alone]
     worst = max(found, key=lambda comparison: comparison.relative)
-    coupled = federation.compare(COUPLED[0])
+    coupled = federation.compare(COUPLED)
     return Row(
         24,
         f"one full-batch SGD step of 3 sites against the pooled one, {len(found)} stages",

@@ -4,9 +4,9 @@ The sites do what they always do: client/local_training.py, the wire, the firewa
 The pooled step is plain PyTorch on the patients of all sites together, with the crops and the noise
 that the sites drew, so that both see the same numbers.
 
-It holds for every stage whose loss is a mean over patients. Contrastive alignment and distillation
-compare a patient with the others of the batch: K sites and one pool have different objectives
-there, and no way of averaging makes them equal.
+It holds for every objective whose loss is a mean over patients. Contrastive alignment compares a
+patient with the others of the batch: K sites and one pool have different objectives there, and no
+way of averaging makes them equal.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ STEP = TrainPlan(
 )
 """One step of plain gradient descent over all of a site's patients."""
 
-COUPLED = ("contrastive", "distill")
-"""Stages whose loss compares patients with each other."""
+COUPLED = "contrastive"
+"""The stage whose loss compares patients with each other."""
 
 
 @dataclass(frozen=True)
