@@ -17,11 +17,21 @@ from cardionets_core.runtime import derive_seed, pick_device, set_up, versions
 from cardionets_core.training.loop import measure, train_locally
 from cardionets_core.training.objectives import make_objective
 from cardionets_core.training.stages import STAGES, configured
+from client.members import Cohort, Trained, examples_of, metrics_of, studies_of
 from client.memory import CONTROL, LOCAL, RESIDUAL, Memory, RunMemory, remembers, task_mark
-from client.policy import admit, floored, outgoing, require_patients, site_options
+from client.policy import (
+    admit,
+    floored,
+    is_enough,
+    outgoing,
+    require_patients,
+    site_options,
+)
 from client.weights import Controls, difference, load_model, personal
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cardionets_core.data.dataset import SiteDataset
     from cardionets_core.models.cardionet import CardioNet
     from cardionets_core.training.objective import Objective
@@ -70,7 +80,7 @@ def _describe(header: TaskHeader, site: Site) -> Update:
 
 def _train(task: Task, site: Site) -> Update:
     header = task.header
-    stage = asked_stage(header)
+    stages = asked_stages(header)
     memory = RunMemory(site.runs, header)
     mark = task_mark(task, site.config)
     answered = memory.answer(mark)
@@ -78,7 +88,7 @@ def _train(task: Task, site: Site) -> Update:
         log.info("stage %s, round %d: answered again as before", header.stage, header.round)
         return answered
     before = memory.read(header.memory).entering(header.stage)
-    update, after = _trained(task, site, stage, before)
+    update, after = _trained(task, site, stages, before)
     if remembers(header):
         memory.write(header, after)
     memory.keep_answer(mark, update)
@@ -86,8 +96,8 @@ def _train(task: Task, site: Site) -> Update:
     return update
 
 
-def asked_stage(header: TaskHeader) -> Stage:
-    """Return the stage of a training task.
+def asked_stages(header: TaskHeader) -> tuple[Stage, ...]:
+    """Return the stage of a training task, or the members of it that this site is asked for.
 
     Raises:
         SiteError: `refused_task`: it would train other parts than the stage does.
@@ -96,76 +106,130 @@ def asked_stage(header: TaskHeader) -> Stage:
     plan = header.train
     if plan is None or header.stage not in STAGES:
         raise WireError(f"a train task for stage {header.stage!r} without a plan")
-    stage = configured(header.stage, plan.options, header.model)
-    if set(header.trains) != set(stage.trains):
+    asked = configured(header.stage, plan.options, header.model).training(header.trains)
+    if not asked:
         # The site knows what a stage trains; a server cannot widen it.
         raise SiteError("refused_task")
-    return stage
+    return asked
 
 
-def _trained(task: Task, site: Site, stage: Stage, memory: Memory) -> tuple[Update, Memory]:
+def _trained(
+    task: Task, site: Site, stages: Sequence[Stage], memory: Memory
+) -> tuple[Update, Memory]:
     """Train, and return the update with what the site must remember of it."""
     header, plan = task.header, task.header.train
     assert plan is not None
     dataset = site.dataset(header)
     fault_point("loading")
-    indices = dataset.indices("train", stage.needs)
-    patients = persons(dataset, indices)
-    if plan.max_steps:
-        patients = min(patients, plan.max_steps * plan.batch_size)
-    require_patients(site.config.policy, header, patients)
-    device = pick_device(site.config.device)
+    cohorts = _cohorts(dataset, stages, site=site, header=header)
     weights = gather_weights(task, site)
-    model = load_model(header, weights, memory.groups.get(LOCAL, {})).to(device)
-    sent_weights = {p: weights[p] for p in stage.trains if p in weights}
-    control = Controls.of(task, memory, sent_weights)
-    objective = make_objective(stage.name, plan.options, plan.progress)
-    before = _held_out(model, dataset, objective, site=site, task=task)
-    result = train_locally(
-        model,
-        dataset,
-        objective,
-        trains=stage.trains,
-        indices=indices,
-        plan=plan,
-        seed=derive_seed(header.seed, site.name),
-        device=device,
-        compile_step=site.config.compile,
-        correction=control.correction(),
-    )
+    model = load_model(header, weights, memory.groups.get(LOCAL, {}))
+    model = model.to(pick_device(site.config.device))
+    arrived = {p: weights[p] for p in header.trains if p in weights}
+    control = Controls.of(task, memory, arrived)
+    fault_point("loaded")
+    trained = [
+        _train_stage(model, dataset, cohort, site=site, task=task, control=control)
+        for cohort in cohorts
+    ]
     fault_point("trained")
-    if stage.name == "tokenizer":
-        update_latent_statistics(model, dataset, indices, plan.batch_size)
-    metrics = {f"train_{k}": v for k, v in result.means.items()}
-    metrics |= {f"validation_{k}": v for k, v in before.items()}
-    delta = difference(model, sent_weights)
+    parts = tuple(p for t in trained for p in t.parts)
+    delta = difference(model, {p: arrived[p] for p in parts if p in arrived})
     sent, residual = encode(delta, plan.codec, memory.groups.get(RESIDUAL, {}))
     update = Update(
         site=site.name,
         run=header.run,
         stage=header.stage,
         round=header.round,
-        num_examples=result.num_examples,
-        metrics=outgoing(metrics),
+        num_examples=studies_of(trained),
+        metrics=outgoing(metrics_of(trained)),
         delta=sent,
-        steps=result.steps,
+        steps=sum(t.result.steps for t in trained),
+        examples={p: n for p, n in examples_of(trained).items() if p in sent},
     )
+    # From what the server gets of the update, so that both go on from the same numbers.
+    got = decode(sent, plan.codec)
     after = {
-        LOCAL: memory.groups.get(LOCAL, {}) | personal(model, stage.trains, header.local),
+        LOCAL: memory.groups.get(LOCAL, {}) | personal(model, parts, header.local),
         RESIDUAL: memory.groups.get(RESIDUAL, {}) | residual,
-        # From what the server gets of the update, so that both go on from the same numbers.
-        CONTROL: control.after(model, decode(sent, plan.codec), steps=result.steps, lr=plan.lr),
+        CONTROL: dict(control.own),
     }
-    return update, Memory(stage.name, after)
+    for t in trained:
+        moved = {p: got[p] for p in t.parts if p in got}
+        after[CONTROL] |= control.after(model, moved, steps=t.result.steps, lr=plan.lr)
+    return update, Memory(header.stage, after)
+
+
+def _cohorts(
+    dataset: SiteDataset, stages: Sequence[Stage], *, site: Site, header: TaskHeader
+) -> list[Cohort]:
+    """Return whom each stage is trained on; of several, those with too few patients are left out.
+
+    Raises:
+        SiteError: `refused_cohort`: too few for all of them.
+    """
+    plan, policy = header.train, site.config.policy
+    assert plan is not None
+    kept: list[Cohort] = []
+    most = 0
+    for stage in stages:
+        indices = dataset.indices("train", stage.needs)
+        patients = persons(dataset, indices)
+        if plan.max_steps:
+            patients = min(patients, plan.max_steps * plan.batch_size)
+        most = max(most, patients)
+        if is_enough(policy, header, patients):
+            kept.append(Cohort(stage, indices))
+    require_patients(policy, header, most)
+    return kept
+
+
+def _train_stage(
+    model: CardioNet,
+    dataset: SiteDataset,
+    cohort: Cohort,
+    *,
+    site: Site,
+    task: Task,
+    control: Controls,
+) -> Trained:
+    """Train one stage, or one member of a stage, in place."""
+    header, plan, stage = task.header, task.header.train, cohort.stage
+    assert plan is not None
+    objective = make_objective(stage.name, plan.options, plan.progress)
+    before = _held_out(model, dataset, objective, stage=stage, site=site, task=task)
+    # Members draw numbers of their own; a stage by itself draws what it always drew.
+    own = () if stage.name == header.stage else (stage.name,)
+    result = train_locally(
+        model,
+        dataset,
+        objective,
+        trains=stage.trains,
+        indices=cohort.indices,
+        plan=plan,
+        seed=derive_seed(header.seed, site.name, *own),
+        device=model.device,
+        compile_step=site.config.compile,
+        correction=control.correction(stage.trains),
+    )
+    if stage.name == "tokenizer":
+        update_latent_statistics(model, dataset, cohort.indices, plan.batch_size)
+    return Trained(cohort, result, before)
 
 
 def _held_out(
-    model: CardioNet, dataset: SiteDataset, objective: Objective, *, site: Site, task: Task
+    model: CardioNet,
+    dataset: SiteDataset,
+    objective: Objective,
+    *,
+    stage: Stage,
+    site: Site,
+    task: Task,
 ) -> dict[str, float]:
     """Return the loss before training on the validation split, if it holds enough patients."""
-    header, plan = task.header, task.header.train
+    plan = task.header.train
     assert plan is not None
-    rows = dataset.indices("validation", STAGES[header.stage].needs)
+    rows = dataset.indices("validation", stage.needs)
     if persons(dataset, rows) < site.config.policy.min_patients:
         rows = rows[:0]  # a loss over so few would tell about single patients
     return measure(
@@ -175,7 +239,7 @@ def _held_out(
         indices=rows,
         batch_size=plan.batch_size,
         # The same draw every round, so that the curve shows the model and not the dice.
-        seed=derive_seed("validation", header.stage, site.name),
+        seed=derive_seed("validation", stage.name, site.name),
         device=model.device,
     )
 

@@ -77,8 +77,13 @@ def require_patients(policy: SitePolicy, header: TaskHeader, patients: int) -> N
     Raises:
         SiteError: `refused_cohort`.
     """
-    if patients < max(policy.min_patients, header.min_patients, 1):
+    if not is_enough(policy, header, patients):
         raise SiteError("refused_cohort")
+
+
+def is_enough(policy: SitePolicy, header: TaskHeader, patients: int) -> bool:
+    """Return whether a task may be answered over so many patients."""
+    return patients >= max(policy.min_patients, header.min_patients, 1)
 
 
 def floored(statistics: Mapping[str, NDArray[np.float64]], minimum: int) -> dict[str, Any]:

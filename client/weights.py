@@ -16,7 +16,7 @@ from cardionets_core.training.stages import HEADS
 from client.memory import CONTROL
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from cardionets_core.messages import Task, TaskHeader
     from cardionets_core.packing import Groups
@@ -106,12 +106,13 @@ class Controls:
         own = memory.groups.get(CONTROL, {}) if mode == "keep" else {}
         return cls(mode != "none", server, own)
 
-    def correction(self) -> dict[str, torch.Tensor]:
-        """Return name of a parameter -> what is added to its gradient."""
+    def correction(self, parts: Collection[str]) -> dict[str, torch.Tensor]:
+        """Return name of a parameter of these parts -> what is added to its gradient."""
         groups = correction(self.server, self.own) if self.used else {}
         return {
             f"{part}.{name}": torch.from_numpy(array)
             for part, arrays in groups.items()
+            if part in parts
             for name, array in arrays.items()
         }
 

@@ -95,8 +95,9 @@ def due_parts(update: Update, asked: Asked) -> Groups | None:
 
     A site may leave out what it has too few patients for, but never half of what belongs together.
     """
-    due = set(asked.shares.get(update.site, asked.expected))
-    groups = [set(g) for g in asked.together] or [due]
+    # A part of which nothing travels (it stays at the sites) is never part of an update.
+    due = set(asked.shares.get(update.site, asked.expected)) & set(asked.expected)
+    groups = [set(g) & set(asked.expected) for g in asked.together] or [due]
     held = set(update.delta)
     whole = {part for group in groups if group <= held & due for part in group}
     if not held or held != whole:
@@ -302,6 +303,11 @@ class Firewall:
             for key, seen in sizes.items()
             if len(seen) >= self._config.norm_after
         }
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts that travel back in this round."""
+        return tuple(self._asked.expected)
 
     def start_try(self) -> None:
         """Begin a try of the round: what the last one passed was thrown away with its sum."""
