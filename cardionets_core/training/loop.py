@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +15,7 @@ from cardionets_core.faults import fault_point
 from cardionets_core.runtime import autocast
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from torch import Tensor, nn
 
@@ -25,11 +27,36 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What local training reports: patients, steps taken, and means of the loss and its terms."""
+    """What local training reports.
+
+    Attributes:
+        num_examples: training studies that the plan goes over.
+        steps: optimizer steps taken.
+        means: means of the loss and its terms over the studies of those steps.
+        planned_steps: of the whole plan.
+    """
 
     num_examples: int
     steps: int
     means: dict[str, float]
+    planned_steps: int = 0
+
+
+class Budget:
+    """The time that training may take, from now on.
+
+    Args:
+        seconds: 0 is no limit.
+        clock: gives seconds from any fixed moment; one that nobody can set back.
+    """
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._end = clock() + seconds if seconds > 0 else math.inf
+
+    def spent(self) -> bool:
+        """Return whether the time is over."""
+        return self._clock() >= self._end
 
 
 def train_locally(
@@ -44,17 +71,24 @@ def train_locally(
     device: torch.device,
     compile_step: bool = False,
     correction: Mapping[str, Tensor] | None = None,
+    budget: Budget | None = None,
 ) -> TrainResult:
     """Train the parts `trains` of `model` in place on the patients `indices`.
+
+    When the budget is spent, it stops after the step in hand where the plan takes partial work.
 
     Args:
         seed: fixes the order of patients, the ECG crops and every random number of the objective.
         correction: name of a parameter -> what is added to its gradient, after clipping: the
             gradient is the site's own, and SCAFFOLD's c - c_i no part of it.
+        budget: the time that it may take; None: the plan's, from now on.
 
     Raises:
-        SiteError: code `diverged`, at the first loss or gradient that is not finite.
+        SiteError: code `diverged`, at the first loss or gradient that is not finite; `budget`,
+            when it is spent and the plan does not take partial work: nobody waits any more.
     """
+    budget = budget or Budget(plan.budget_s)
+    planned = planned_steps(len(indices), plan)
     freeze_all_but(model, trains)
     named = {n: p for n, p in model.named_parameters() if p.requires_grad}
     parameters = list(named.values())
@@ -93,7 +127,12 @@ def train_locally(
         seen += len(rows)
         steps += 1
         fault_point("mid_epoch")
-    return TrainResult(len(indices), steps, {k: v / max(seen, 1) for k, v in sums.items()})
+        if steps < planned and budget.spent():
+            if not plan.partial:
+                raise SiteError("budget")
+            break
+    means = {k: v / max(seen, 1) for k, v in sums.items()}
+    return TrainResult(len(indices), steps, means, planned)
 
 
 @torch.no_grad()

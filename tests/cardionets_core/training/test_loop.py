@@ -12,7 +12,7 @@ from cardionets_core.checkpoint import part_arrays
 from cardionets_core.errors import SiteError
 from cardionets_core.messages import TrainPlan
 from cardionets_core.models.cardionet import PARTS, build_model
-from cardionets_core.training.loop import clip_gradients, measure, train_locally
+from cardionets_core.training.loop import Budget, clip_gradients, measure, train_locally
 from cardionets_core.training.objective import Losses, Objective, no_noise
 from cardionets_core.training.objectives import make_objective
 
@@ -47,7 +47,16 @@ def plan_of(**changes):
     return TrainPlan(**(values | changes))
 
 
-def train(model, rows, objective=None, *, trains=("ecg_encoder", "ecg_decoder"), seed=7, **plan):
+def train(
+    model,
+    rows,
+    objective=None,
+    *,
+    trains=("ecg_encoder", "ecg_decoder"),
+    seed=7,
+    budget=None,
+    **plan,
+):
     return train_locally(
         model,
         rows,
@@ -57,6 +66,7 @@ def train(model, rows, objective=None, *, trains=("ecg_encoder", "ecg_decoder"),
         plan=plan_of(**plan),
         seed=seed,
         device=CPU,
+        budget=budget,
     )
 
 
@@ -107,6 +117,46 @@ def test_max_steps_ends_a_round_early(start, rows):
 def test_a_batch_larger_than_the_site_is_the_site(start, rows):
     assert train(copy.deepcopy(start), rows, batch_size=500, local_epochs=1).steps == 1
     assert len(rows.asked[0]) == 20
+
+
+class Clock:
+    """A clock of which every look takes a second."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        self.now += 1.0
+        return self.now
+
+
+@pytest.mark.parametrize(("seconds", "steps"), [(0.0, 4), (0.5, 1), (2.0, 2), (3.5, 4), (99.0, 4)])
+def test_a_spent_budget_ends_training_after_the_step_in_hand(start, rows, seconds, steps):
+    """Looks are one after each step but the last: at 2, 3 and 4 s, the budget counts from 1 s."""
+    model, whole = copy.deepcopy(start), copy.deepcopy(start)
+    result = train(model, rows, budget=Budget(seconds, Clock()), partial=True)
+    assert (result.steps, result.planned_steps) == (steps, 4)
+    assert sum(len(asked) for asked in rows.asked) == 10 * steps
+    # The steps that were done are those of the whole plan: time decides nothing but their number.
+    train(whole, rows, max_steps=steps)
+    assert same(model, whole, "ecg_encoder")
+
+
+def test_without_partial_work_a_spent_budget_is_a_refusal(start, rows):
+    with pytest.raises(SiteError) as refused:
+        train(copy.deepcopy(start), rows, budget=Budget(2.0, Clock()))
+    assert refused.value.code == "budget" and len(rows.asked) == 2
+
+
+def test_work_that_was_done_in_the_end_is_no_refusal(start, rows):
+    """The last step may end after the budget: the answer is ready, and its reader decides."""
+    assert train(copy.deepcopy(start), rows, budget=Budget(3.5, Clock())).steps == 4
+
+
+def test_the_budget_of_the_plan_counts_where_none_is_given(start, rows):
+    with pytest.raises(SiteError, match="budget"):
+        train(copy.deepcopy(start), rows, budget_s=1e-9)
+    assert train(copy.deepcopy(start), rows, budget_s=1e-9, partial=True).steps == 1
 
 
 def broken(value_of):
