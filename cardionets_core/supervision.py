@@ -2,7 +2,7 @@
 
     processes = Processes()
     kept = [Kept("superlink", command, processes, say=print)]
-    with stopping(processes):
+    with ended_by_signals():
         while True:
             for one in kept:
                 one.tick(time.monotonic())
@@ -76,6 +76,8 @@ class Kept:
         processes: starts it.
         say: is told each end and each start that follows, one line each.
         backoff: how long to wait in between.
+        explain: of an end that is special, given its exit code: the pause in seconds, and what to
+            say (nothing, if empty).
 
     Attributes:
         restarts: how often it was started again.
@@ -89,6 +91,7 @@ class Kept:
         *,
         say: Callable[[str], None],
         backoff: Backoff | None = None,
+        explain: Callable[[int], tuple[float, str] | None] = lambda code: None,
     ) -> None:
         self.name = name
         self.restarts = 0
@@ -96,6 +99,7 @@ class Kept:
         self._processes = processes
         self._say = say
         self._backoff = backoff or Backoff()
+        self._explain = explain
         self._since: float | None = None  # started at; None: not running
         self._next: float | None = None  # start at; None: at once
         self._failures = 0
@@ -123,9 +127,14 @@ class Kept:
     def _note_end(self, code: int, now: float, *, lived: float) -> None:
         self._failures = 1 if lived >= self._backoff.healthy_s else self._failures + 1
         pause = self._backoff.pause(self._failures)
+        words = f"{self.name} ended with {exit_words(code)}; it is started again in {pause:g} s"
+        special = self._explain(code)
+        if special is not None:
+            pause, words = special
         self._since, self._next = None, now + pause
         self.restarts += 1
-        self._say(f"{self.name} ended with {exit_words(code)}; it is started again in {pause:g} s")
+        if words:
+            self._say(words)
 
 
 class Processes:
@@ -141,17 +150,21 @@ class Processes:
             EngineError: the program is not there.
         """
         try:
-            self._running[name] = subprocess.Popen(
-                command.argv,
-                env=command.environment(os.environ),
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
+            self._running[name] = self.launch(command)
         except FileNotFoundError:
             raise EngineError(
                 f"{command.argv[0]} was not found; Flower is not installed in this environment: "
                 "pip install cardionets"
             ) from None
+
+    def launch(self, command: Command) -> subprocess.Popen[bytes]:
+        """Start a process in a session of its own: Ctrl-C is for the one that supervises it."""
+        return subprocess.Popen(
+            command.argv,
+            env=command.environment(os.environ),
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
 
     def ended(self, name: str) -> int | None:
         """Return the exit code of a process that has ended, None while it lives."""

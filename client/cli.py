@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -157,10 +158,15 @@ def start(
     port: Annotated[int, typer.Option(help="Loopback port of this node's own API.")] = 9094,
     root_certificates: Authority = None,
     node_key: NodeKey = None,
+    supervise: Annotated[bool, typer.Option(help="Start the node again when it ends.")] = True,
     print_command: Annotated[bool, typer.Option("--print-command", help="Only print it.")] = False,
 ) -> None:
-    """Start this hospital's SuperNode; it connects outwards and waits for tasks. Ctrl-C ends it."""
+    """Start this hospital's SuperNode and keep it alive. Ctrl-C ends it.
+
+    It connects outwards and waits for tasks.
+    """
     from client.checks.connection import Connection, check_settings
+    from client.keep_node import keep_node
     from client.launch import supernode
 
     with told_plainly():
@@ -180,6 +186,13 @@ def start(
     if print_command:
         typer.echo(command.shell())
         return
-    environment = command.environment(os.environ)
-    # Replaces this process, so that a service manager sees and stops the node itself.
-    os.execvpe(command.argv[0], command.argv, environment)
+    if supervise:
+        with told_plainly():
+            keep_node(command, home, say=_say)
+        return
+    # Replaces this process: then a service manager sees the node itself.
+    os.execvpe(command.argv[0], command.argv, command.environment(os.environ))
+
+
+def _say(line: str) -> None:
+    typer.echo(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}", err=True)

@@ -1,0 +1,133 @@
+"""Keep this hospital's SuperNode alive, and say why it could not come in.
+
+A SuperNode ends when the coordinator sends it away: its key is not registered, the coordinator has
+lost its database, or an earlier life of the same node is still taken for alive. All of these pass,
+most by themselves; so it is started again, and the administrator is told once what is the matter.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from typing import IO, TYPE_CHECKING
+
+from cardionets_core.supervision import TICK_S, Kept, Processes, Stopped, ended_by_signals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from cardionets_core.flower_command import Command
+
+NODE = "SuperNode"
+SEEN = "admitted"
+"""File in the node's home that is touched while the coordinator has let the node in."""
+
+AGAIN_S = 10.0
+"""Seconds until a node that was sent away asks again."""
+
+FORGOTTEN_S = 90.0
+"""Seconds after which a coordinator no longer takes a killed node for alive (Flower: 60 s)."""
+
+ADMITTED_WORDS = b"SuperNode ID:"
+REFUSED_WORDS = b"Failed to activate SuperNode"
+"""What Flower prints when a node was let in, and when it was sent away."""
+
+STILL_ALIVE = (
+    "the coordinator still takes this site's earlier start for alive; it will be let in within a "
+    "minute"
+)
+UNKNOWN_KEY = (
+    "the coordinator does not let this site in: its key is not registered there, or the "
+    "coordinator has lost its database. Ask it to register the public half of the key"
+)
+
+
+class NodeProcesses(Processes):
+    """Starts the SuperNode, passes its output on, and notes whether it was let in.
+
+    Args:
+        out: where the output goes.
+        seen: the file that is touched while the node is in.
+    """
+
+    def __init__(self, seen: Path, out: IO[bytes] | None = None) -> None:
+        super().__init__()
+        self._seen, self._out = seen, out or sys.stdout.buffer
+        self.refused = False
+        self.admitted = False
+
+    def launch(self, command: Command) -> subprocess.Popen[bytes]:
+        """Start the SuperNode with a thread that reads its output."""
+        self.refused = self.admitted = False
+        process = subprocess.Popen(
+            command.argv,
+            env=command.environment(os.environ),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        if process.stdout is not None:
+            threading.Thread(target=self._read, args=(process.stdout,), daemon=True).start()
+        return process
+
+    def _read(self, lines: IO[bytes]) -> None:
+        for line in lines:
+            self.admitted = self.admitted or ADMITTED_WORDS in line
+            self.refused = self.refused or REFUSED_WORDS in line
+            self._out.write(line)
+            self._out.flush()
+
+    def sign(self) -> None:
+        """Note that the node is in, for a later start that may be refused because of it."""
+        if self.admitted and self.ended(NODE) is None:
+            self._seen.touch()
+
+    def was_in(self) -> bool:
+        """Return whether a life of this node was in so lately that it may be taken for alive."""
+        return self._seen.exists() and time.time() - self._seen.stat().st_mtime < FORGOTTEN_S
+
+
+class Explained:
+    """Says once why the node was sent away, and that it asks again quietly from then on."""
+
+    def __init__(self, processes: NodeProcesses) -> None:
+        self._processes = processes
+        self._said = ""
+
+    def __call__(self, code: int) -> tuple[float, str] | None:
+        """Return the pause and what to say; None: an end like any other."""
+        if not self._processes.refused:
+            self._said = ""
+            return None
+        words = STILL_ALIVE if self._processes.was_in() else UNKNOWN_KEY
+        said, self._said = self._said, words
+        more = f"{words}. It asks again every {AGAIN_S:g} s"
+        return AGAIN_S, "" if words == said else more
+
+
+def keep_node(command: Command, home: Path, *, say: Callable[[str], None]) -> None:
+    """Keep the SuperNode alive until a signal ends it.
+
+    Args:
+        command: how it is started.
+        home: its folder.
+        say: is told each end and why it was sent away, one line each.
+    """
+    processes = NodeProcesses(home / SEEN)
+    kept = Kept(NODE, command, processes, say=say, explain=Explained(processes))
+    try:
+        with ended_by_signals():
+            while True:
+                kept.tick(time.monotonic())
+                if kept.running:
+                    processes.sign()
+                time.sleep(TICK_S)
+    except Stopped:
+        say("stopping")
+    finally:
+        processes.stop()
