@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from cardionets_core.config_tree import to_mapping
 from server.status import words
@@ -25,6 +26,8 @@ INTERRUPTED_S = 3.0
 """Seconds for MLflow when this process was told to end; Flower forces its end after 5."""
 
 _ROUNDS = {"handshake": 1, "evaluate": 2}
+_ROUND_KEYS = {"stage", "round"}
+"""What tells one round's record from another's."""
 
 
 class Progress:
@@ -121,17 +124,38 @@ class Progress:
             self._tracker.close(INTERRUPTED_S)
 
     def _write(self, entry: dict[str, Any]) -> None:
-        with (self._folder / FILE_NAME).open("a") as file:
-            file.write(json.dumps({"time": round(time.time(), 3), **entry}) + "\n")
+        line = json.dumps({"time": round(time.time(), 3), **entry}) + "\n"
+        with (self._folder / FILE_NAME).open("a+b") as file:
+            if file.tell() and _last_byte(file) != b"\n":
+                line = "\n" + line  # a crash tore the line before
+            file.write(line.encode())
+
+
+def _last_byte(file: IO[bytes]) -> bytes:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1)
 
 
 def read_progress(folder: Path) -> list[dict[str, Any]]:
-    """Return the entries so far; a line that is still being written is left for next time."""
+    """Return the entries so far; a line that is still being written is left for next time.
+
+    So is, for good, a line that a crash has torn: the checkpoint knows what was done.
+    """
     path = folder / FILE_NAME
     if not path.exists():
         return []
-    lines = path.read_text().split("\n")[:-1]
-    return [json.loads(line) for line in lines]
+    lines = path.read_text(errors="replace").split("\n")[:-1]
+    return [entry for line in lines if (entry := _entry(line)) is not None]
+
+
+def _entry(line: str) -> dict[str, Any] | None:
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(entry, dict) or "event" not in entry:
+        return None
+    return entry if entry["event"] != "round" or entry.keys() >= _ROUND_KEYS else None
 
 
 def first_steps(config: RunConfig) -> dict[str, int]:
