@@ -61,7 +61,8 @@ def fault_point(name: str) -> None:
 
 
 def _trace(file: Path, name: str) -> None:
-    line = {"time": time.time(), "pid": os.getpid(), "point": name, **_place}
+    clocks = {"time": time.time(), "cpu": time.process_time()}
+    line = {**clocks, "pid": os.getpid(), "point": name, **_place}
     with file.open("a", encoding="utf-8") as trace:
         trace.write(json.dumps(line) + "\n")  # one write: lines of several processes stay whole
 

@@ -43,6 +43,7 @@ CODES: dict[type[Exception], str] = {
 
 def _answer(message: Message, context: Context) -> Message:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line per request of Flower's
     if FAULTS_ENV in os.environ:
         from cardionets_core.flower_compat import around_upload
 

@@ -55,6 +55,8 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run what the run folder's config.json plans; Flower calls this."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    # Flower uploads this log by httpx, which would log each upload: five requests a second, always.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     folder = run_folder(str(context.run_config["run"]))
     with alone(folder):
         progress = Progress(folder, context.run_id)
