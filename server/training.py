@@ -10,15 +10,16 @@ from cardionets_core.checkpoint import load_parts, part_arrays
 from cardionets_core.codec import decode
 from cardionets_core.errors import RunError
 from cardionets_core.faults import fault_place, fault_point
+from cardionets_core.local_parts import HEAD_SOURCES, needed_parts, split
 from cardionets_core.messages import TaskHeader, TrainPlan, Update
 from cardionets_core.models.cardionet import build_model
 from cardionets_core.training.stages import HEADS, Stage, configured
 from server.exchange import Run, header, round_record, send_round
+from server.handshake import admitted
 from server.owners import (
     head_for,
     owners_of,
     part_examples,
-    present,
     require_sites,
     shares_of,
     short_parts,
@@ -27,14 +28,23 @@ from server.screening import Asked, Firewall, learned_names
 from server.state import RunState, save_state
 from server.strategies.averaging import fedavg, moving_average
 from server.strategies.combine import Combiner, combining
-from server.strategies.optimizers import MOMENTS, optimise, start_moments
+from server.strategies.optimizers import optimise, start_moments
+from server.strategies.scaffold import (
+    CONTROL,
+    begun,
+    control_groups,
+    control_heads,
+    scaffold_step,
+    start_control,
+    steps_fit,
+    with_moves,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from cardionets_core.packing import Groups
     from cardionets_core.run_config import RunConfig, StageConfig
-    from cardionets_core.wire_config import Codec
     from server.rounds import RoundResult
 
 TRIES = 2
@@ -56,12 +66,13 @@ def train_stage(run: Run, state: RunState, name: str) -> RunState:
     require_sites(run, state)
     settings = run.config.stage[name]
     stage = configured(name, settings.options, run.config.model)
-    sites = list(shares_of(run.config, stage, present(run, state)))
     if state.round == 0:
         state = _prepared(state, stage, run.config)
     for round_index in range(state.round, settings.rounds):
         fault_place(stage=name, number=round_index + 1)
         fault_point("between_rounds")
+        state = admitted(run, state)
+        sites = list(shares_of(run.config, stage, state.sites))
         state = train_round(run, state, stage, settings, sites=sites, round_index=round_index)
         fault_point("aggregated_not_saved")
         state = save_state(replace(state, round=round_index + 1), run.config, run.checkpoint)
@@ -73,18 +84,26 @@ def train_stage(run: Run, state: RunState, name: str) -> RunState:
 
 
 def _prepared(state: RunState, stage: Stage, config: RunConfig) -> RunState:
-    """Start a head from the aligned encoder, and the memory of a server optimizer."""
+    """Start a head from the aligned encoder, and what the strategy remembers of a stage."""
     part = HEADS.get(stage.name)
     if part is not None:
-        model = build_model(config.sized_model())
-        load_parts(model, {p: state.weights[p] for p in ("ecg_encoder", "ecg_projector", part)})
+        model = build_model(config.sized_model(), seed=config.seed)
+        for name in (*HEAD_SOURCES, part):
+            # Of what stays at the sites, nothing is copied into a head that travels.
+            load_parts(model, {name: part_arrays(model, name) | state.weights.get(name, {})})
         model.start_head(part)
-        state = replace(state, weights=state.weights | {part: part_arrays(model, part)})
-    if config.strategy.name not in MOMENTS:
-        return state
-    weights = {p: state.weights[p] for p in stage.trains}
-    learned = learned_names(config.sized_model(), stage.trains)
+        started, _ = split({part: part_arrays(model, part)}, config.local_parts)
+        state = replace(state, weights=state.weights | started)
+    weights = averaged(state, stage)
+    learned = learned_names(config.sized_model(), weights)
+    if config.strategy.name == "scaffold":
+        return replace(state, moments={CONTROL: start_control(weights, learned)})
     return replace(state, moments=start_moments(config.strategy, weights, learned))
+
+
+def averaged(state: RunState, stage: Stage) -> Groups:
+    """Return the weights of the stage's parts, less what stays at the sites."""
+    return {p: state.weights[p] for p in stage.trains if p in state.weights}
 
 
 def train_round(
@@ -103,11 +122,11 @@ def train_round(
         stage.name,
         number=round_index + 1,
         trains=stage.trains,
-        parts=stage.parts,
+        parts=needed_parts(stage, run.config.sized_model(), run.config.local_parts),
         plan=train_plan(run.config, settings, round_index),
     )
-    before = {p: state.weights[p] for p in stage.trains}
-    learned = learned_names(head.model, stage.trains)
+    before = averaged(state, stage)
+    learned = learned_names(head.model, before)
     shares = shares_of(run.config, stage, {site: state.sites[site] for site in sites})
     asked = Asked(
         run.config.name,
@@ -116,15 +135,30 @@ def train_round(
         expected=before,
         sites=len(sites),
         learned=learned,
-        shares=shares,
-        together=[member.trains for member in stage.members],
+        shares={s: {p: n for p, n in share.items() if p in before} for s, share in shares.items()},
+        together=[[p for p in member.trains if p in before] for member in stage.members],
     )
     firewall = Firewall(
         asked, config=run.config.screening, settings=settings, records=state.history
     )
     heads = {site: head_for(head, share) for site, share in shares.items()}
+    if CONTROL in state.moments:
+        first = begun(state.history, stage.name, shares)
+        heads = control_heads(heads, state.history, first=first)
+        if first == head.round:
+            state = replace(state, moments={CONTROL: start_control(before, learned)})
     result, updates, delta, chosen = _gathered(run, state, head, heads, firewall)
-    if state.moments:
+    if CONTROL in state.moments:
+        weights, control = scaffold_step(
+            before,
+            state.moments[CONTROL],
+            delta,
+            lr=run.config.strategy.numbers()["lr"],
+            local_lr=settings.lr_at(round_index),
+            shares={p: len(result.accepted) / len(heads) for p in before},
+        )
+        state = replace(state, moments={CONTROL: control})
+    elif state.moments:
         weights, moments = optimise(run.config.strategy, before, delta, state.moments)
         state = replace(state, moments=moments)
     else:
@@ -151,6 +185,7 @@ def train_plan(config: RunConfig, settings: StageConfig, round_index: int) -> Tr
         progress=round_index / settings.rounds,
         options=settings.options,
         proximal_mu=config.strategy.numbers().get("mu", 0.0),
+        optimizer="sgd" if config.strategy.name == "scaffold" else "adamw",
         codec=config.wire.codec,
     )
 
@@ -174,15 +209,18 @@ def _gathered(
     Raises:
         RunError: too few did, TRIES times.
     """
-    settings = run.config.stage[head.stage]
+    settings, plan = run.config.stage[head.stage], head.train
+    assert plan is not None
+    partial = settings.budget_s > 0
     needed = max(settings.min_sites, run.config.strategy.sites_needed()[0])
     for attempt in range(1, TRIES + 1):
         updates: dict[str, Update] = {}
         firewall.start_try()
         with combining(run.config.strategy, run.folder / SPOOL) as combiner:
-            accept = _gate(state, firewall, combiner, updates, codec=run.config.wire.codec)
-            result = send_round(run, state, heads, accept, settings.deadline_s)
-            owners = owners_of(head.trains, {s: updates[s].examples for s in result.accepted})
+            accept = _gate(state, firewall, combiner, updates, plan=plan, partial=partial)
+            control = control_groups(state.moments.get(CONTROL, {}))
+            result = send_round(run, state, heads, accept, settings.deadline_s, control)
+            owners = owners_of(firewall.parts, {s: updates[s].examples for s in result.accepted})
             short = short_parts(run.config, settings, owners)
             if len(result.accepted) >= needed and not short:
                 return result, updates, combiner.combined(), combiner.chosen()
@@ -204,18 +242,25 @@ def _gate(
     combiner: Combiner,
     updates: dict[str, Update],
     *,
-    codec: Codec,
+    plan: TrainPlan,
+    partial: bool,
 ) -> Callable[[str, Update], str | None]:
     """Return what takes an update into the round, or says why it must stay out."""
+    control = state.moments.get(CONTROL, {})
 
     def accept(site: str, update: Update) -> str | None:
         # Raises WireError, which the round turns into `unreadable`.
-        update = replace(update, delta=decode(update.delta, codec))
+        update = replace(update, delta=decode(update.delta, plan.codec))
+        if control and not steps_fit(update, plan, partial=partial):
+            return "steps"
         most = state.sites[site].counts.get("train_studies", 0)
         reason = firewall.judge(site, update, max_examples=most)
         if reason is None:
             studies = part_examples(update)
-            combiner.fold(site, update.delta, studies)
+            weights, delta = studies, update.delta
+            if control:
+                delta, weights = with_moves(delta, studies, steps=update.steps, learned=control)
+            combiner.fold(site, delta, weights)
             updates[site] = replace(update, delta={}, examples=studies)
             fault_point("mid_aggregation")
         return reason
@@ -230,7 +275,7 @@ def _averaged(
     if settings.ema_half_life <= 0:
         return state
     average = dict(state.average)
-    for part in stage.trains:
+    for part in averaged(state, stage):
         newest = {part: state.weights[part]}
         average |= moving_average(
             {part: average.get(part, newest[part])},

@@ -10,6 +10,7 @@ control variate that its update does not bear out. Pure functions on named array
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -112,7 +113,7 @@ def begun(history: History, stage: str, sites: Collection[str]) -> int:
     rounds = [r for r in history if r["stage"] == stage]
     asked = [{*r["accepted"], *r["refused"]} for r in rounds] + [set(sites)]
     first = 1
-    for record, before, now in zip(rounds, asked, asked[1:], strict=True):
+    for record, (before, now) in zip(rounds, pairwise(asked), strict=True):
         if record.get("memory_lost") or not now <= before:
             first = record["round"] + 1
     return first
