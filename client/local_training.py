@@ -14,7 +14,7 @@ from cardionets_core.faults import fault_place, fault_point
 from cardionets_core.messages import MISSING_PARTS, Task, TaskHeader, Update
 from cardionets_core.packing import Groups, fingerprint
 from cardionets_core.runtime import derive_seed, pick_device, set_up, versions
-from cardionets_core.training.loop import measure, train_locally
+from cardionets_core.training.loop import Budget, measure, train_locally
 from cardionets_core.training.objectives import make_objective
 from cardionets_core.training.stages import STAGES, configured
 from client.members import Cohort, Trained, examples_of, metrics_of, studies_of
@@ -128,10 +128,18 @@ def _trained(
     arrived = {p: weights[p] for p in header.trains if p in weights}
     control = Controls.of(task, memory, arrived)
     fault_point("loaded")
-    trained = [
-        _train_stage(model, dataset, cohort, site=site, task=task, control=control)
-        for cohort in cohorts
-    ]
+    deadline = Budget(plan.budget_s)
+    studies = sum(len(c.indices) for c in cohorts)
+    trained = []
+    for cohort in cohorts:
+        # A time to work is shared out among the members of a stage; a deadline is one for all.
+        share = plan.budget_s * len(cohort.indices) / max(1, studies)
+        budget = Budget(share) if plan.partial else deadline
+        trained.append(
+            _train_stage(
+                model, dataset, cohort, site=site, task=task, control=control, budget=budget
+            )
+        )
     fault_point("trained")
     parts = tuple(p for t in trained for p in t.parts)
     delta = difference(model, {p: arrived[p] for p in parts if p in arrived})
@@ -145,6 +153,7 @@ def _trained(
         metrics=outgoing(metrics_of(trained)),
         delta=sent,
         steps=sum(t.result.steps for t in trained),
+        planned_steps=sum(t.result.planned_steps for t in trained),
         examples={p: n for p, n in examples_of(trained).items() if p in sent},
     )
     # From what the server gets of the update, so that both go on from the same numbers.
@@ -192,6 +201,7 @@ def _train_stage(
     site: Site,
     task: Task,
     control: Controls,
+    budget: Budget,
 ) -> Trained:
     """Train one stage, or one member of a stage, in place."""
     header, plan, stage = task.header, task.header.train, cohort.stage
@@ -211,6 +221,7 @@ def _train_stage(
         device=model.device,
         compile_step=site.config.compile,
         correction=control.correction(stage.trains),
+        budget=budget,
     )
     if stage.name == "tokenizer":
         update_latent_statistics(model, dataset, cohort.indices, plan.batch_size)
