@@ -8,6 +8,7 @@ here. Nothing else in the project may import from `flwr.supercore`, `flwr.common
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ __all__ = [
     "FLOWER_VERSION",
     "LOST_CODES",
     "NodeInfo",
+    "ResumedUpload",
     "Run",
     "Scalars",
     "TaskIdentity",
@@ -67,6 +69,9 @@ LOST_CODES = frozenset(
 )
 """Codes of error replies that the engine makes when a message, a reply, a node or a ClientApp's
 process was lost (3, 4, 5, 8). The other codes are answers of a site that could not serve."""
+
+PUSH_TRIES = 5
+"""How often an object of a reply is announced again before its upload fails."""
 
 Scalars = Mapping[str, str | int | float | bool]
 
@@ -202,10 +207,75 @@ class _ShortSleeps:
         time.sleep(min(seconds, self._longest))
 
 
+class ResumedUpload:
+    """Sends one reply of a SuperNode, also where the link goes while an object is under way.
+
+    The SuperNode asks again for an object whose answer was lost; the SuperLink may hold it already
+    and then says no, at which plain Flower drops the whole reply, after minutes of training, and
+    lets the SuperLink wait 180 s for the rest. Announced again, a reply gets a new session and the
+    list of the objects that are still missing: those alone are sent.
+
+    Args:
+        send: Flower's function that announces a reply.
+        push: Flower's function that sends an object of it.
+    """
+
+    def __init__(
+        self, send: Callable[..., tuple[set[str], str]], push: Callable[..., None]
+    ) -> None:
+        self._send, self._push = send, push
+        self._lock = threading.Lock()
+        self._reply: tuple[Any, ...] = ()
+        self._session = ""
+        self._missing: set[str] = set()
+
+    def send(self, message: Message, tree: Any, seconds: float) -> tuple[set[str], str]:
+        """Announce a reply and return the objects that the SuperLink lacks, and its session."""
+        # The seconds are added up at the SuperLink, and must be so once.
+        self._reply = (message, tree, 0.0)
+        self._missing, self._session = self._send(message, tree, seconds)
+        return self._missing, self._session
+
+    def push(self, run_id: int, _session: str, object_id: str, content: bytes) -> None:
+        """Send an object until the SuperLink has it.
+
+        Raises:
+            ObjectPushError: Flower's; the SuperLink refuses it in every session.
+        """
+        from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
+
+        for _ in range(PUSH_TRIES):
+            session = self._session
+            try:
+                return self._push(run_id, session, object_id, content)
+            except ObjectPushError:
+                if object_id not in self._announced_again(session):
+                    return None
+        return self._push(run_id, self._session, object_id, content)
+
+    def _announced_again(self, refused: str) -> set[str]:
+        with self._lock:
+            # Two objects are under way at a time: the other one may have been here first.
+            if refused == self._session:
+                self._missing, self._session = self._send(*self._reply)
+            return self._missing
+
+
 def run_supernode(longest_pause: float) -> None:
-    """Run `flower-supernode` (arguments in sys.argv) with pauses of at most `longest_pause` s."""
+    """Run `flower-supernode` (arguments in sys.argv) so that cut uploads are resumed.
+
+    Args:
+        longest_pause: seconds after which it asks for messages, at most; Flower's own are 3.
+    """
     from flwr.supernode import start_client_internal
     from flwr.supernode.cli import flower_supernode
 
-    vars(start_client_internal)["time"] = _ShortSleeps(longest_pause)
+    push_messages = start_client_internal._push_messages
+
+    def push_resumed(*, send: Any, push_object: Any, **others: Any) -> None:
+        upload = ResumedUpload(send, push_object)
+        push_messages(send=upload.send, push_object=upload.push, **others)
+
+    changed = {"time": _ShortSleeps(longest_pause), "_push_messages": push_resumed}
+    vars(start_client_internal).update(changed)
     flower_supernode()

@@ -167,7 +167,7 @@ def start(
     """
     from client.checks.connection import Connection, check_settings
     from client.keep_node import keep_node
-    from client.launch import supernode
+    from client.launch import FLOWERS_POLL_S, supernode
 
     with told_plainly():
         load_site_config(config)
@@ -182,6 +182,7 @@ def start(
             home=home.resolve(),
             root_certificates=root_certificates,
             node_key=node_key,
+            poll_s=FLOWERS_POLL_S,
         )
     if print_command:
         typer.echo(command.shell())

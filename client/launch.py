@@ -16,6 +16,9 @@ from cardionets_core.flower_command import (
     quiet_environment,
 )
 
+FLOWERS_POLL_S = 3.0
+"""Seconds between two questions for messages of Flower's own SuperNode."""
+
 
 def supernode(
     site_config: Path,
@@ -44,8 +47,8 @@ def supernode(
         node_key: the site's private key (PEM); the coordinator registers its public half.
         env: further variables for the ClientApp (threads, device, ...).
         programs: folder with the site's own `flwr-clientapp`, which Flower then starts.
-        poll_s: ask for messages at least this often (client/quick_supernode.py); None is plain
-            `flower-supernode`, which asks every 3 s.
+        poll_s: ask for messages at least this often and resume cut uploads
+            (client/quick_supernode.py); None is plain `flower-supernode`, which does neither.
     """
     program = ["flower-supernode"]
     if poll_s is not None:

@@ -1,8 +1,9 @@
-"""`flower-supernode` that asks for messages more often than every 3 seconds.
+"""`flower-supernode` that resumes cut uploads and may ask for messages more often than every 3 s.
 
-Flower writes that interval into its loop, without a flag or a variable. Between hospitals, where a
-round takes minutes, it does not matter and plain `flower-supernode` is what runs; on one machine,
-where a round may take seconds, it would be most of the round.
+Flower drops a reply when the link goes at the wrong moment of its upload; here it is announced
+again and what is missing is sent (cardionets_core/flower_compat.py). And Flower writes the interval
+between two questions for messages into its loop, without a flag: between hospitals, where a round
+takes minutes, 3 s do not matter; on one machine they would be most of a round.
 
     python -m client.quick_supernode SECONDS [arguments of flower-supernode]
 """
