@@ -189,15 +189,20 @@ class Relay:
         for body in begun:
             if way == "up":
                 connection.asked = body.path
-                self._message["up"] += body.path == ANNOUNCE
-                self._message["down"] += body.path == RECEIVED
-                if body.path in (ANNOUNCE, RECEIVED):
-                    self._whole["up" if body.path == ANNOUNCE else "down"] = 0
+                self._count_message(body.path)
             else:
                 body.path = connection.asked
         if follower.body.size and follower.body.passed == follower.body.size:
             self._note_whole(follower.body, way, connection)
             follower.body = Body("", 0)
+
+    def _count_message(self, path: str) -> None:
+        """Count a task when it was received, and its reply when it is announced the first time."""
+        received = self._message["down"]
+        if path == RECEIVED:
+            self._message["down"], self._whole["down"] = received + 1, 0
+        elif path == ANNOUNCE and self._message["up"] < received - 1:
+            self._message["up"], self._whole["up"] = received - 1, 0
 
     def _note_whole(self, body: Body, way: Way, connection: Connection) -> None:
         if self._is_object(body, way):
