@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -16,6 +18,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from cardionets_core import warm
 from cardionets_core.cli import told_plainly
 from cardionets_core.config_tree import digest, to_mapping
 from cardionets_core.errors import ConfigError, EngineError, RunError
@@ -65,7 +68,7 @@ def start(
         bool, typer.Option("--print-command", help="Only print them.")
     ] = False,
 ) -> None:
-    """Start the SuperLink and its SuperExec and keep them alive, and with them every run.
+    """Start SuperLink, SuperExec and a warm starter and keep them alive, and with them every run.
 
     Runs that a crash left behind go on by themselves. Ctrl-C ends all; the runs go on at the next
     start. Without certificates the SuperLink speaks plain HTTP: for one machine only.
@@ -78,7 +81,12 @@ def start(
         secret = _secret(home)
         trust = tls.authority if tls is not None else None
         launch.write_connection(home / "cli", port=port, root_certificates=trust)
+        socket_path = _socket_path(home)
+        warm.install(warm.SERVER_PROGRAM, home / "programs")
         commands = {
+            "warm starter": warm.starter(
+                warm.SERVER_PROGRAM, socket_path, home=home / "warm", modules=launch.APP_MODULES
+            ),
             "superlink": launch.superlink(
                 port=port,
                 home=home / "superlink",
@@ -92,6 +100,8 @@ def start(
                 secret=secret,
                 outputs=output.resolve(),
                 root_certificates=trust,
+                env={warm.SOCKET_ENV: str(socket_path)},
+                programs=home / "programs",
             ),
         }
         if print_command:
@@ -268,6 +278,14 @@ def _secret(home: Path) -> Path:
         secret.touch(mode=0o600)
         secret.write_bytes(secrets.token_bytes(48))
     return secret
+
+
+def _socket_path(home: Path) -> Path:
+    """Return where the warm starter listens: below `home`, unless that is too long for a socket."""
+    place = home / "warm.sock"
+    if len(os.fsencode(place)) <= warm.MAX_SOCKET_PATH:
+        return place
+    return Path(tempfile.mkdtemp(prefix="cardionets-")) / "warm"
 
 
 def _keep_running(

@@ -21,6 +21,9 @@ from cardionets_core.flower_command import (
 BUNDLE = Path(__file__).parent / "bundle"
 """The thin bundle: a pyproject.toml that names the installed apps, and nothing else."""
 
+APP_MODULES = ("server.server_app", "server.tracking", "mlflow")
+"""What the ServerApp needs before it can greet the sites."""
+
 CONNECTION = "cardionets"
 """Name of the connection in FLWR_HOME/config.toml."""
 

@@ -30,7 +30,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "drawing",
         }
     ),
-    frozenset({"site_config", "run_config", "messages", "supervision", "codec"}),
+    frozenset({"site_config", "run_config", "messages", "supervision", "warm", "warm_shim", "codec"}),
     frozenset({"data", "cohort", "models", "labels"}),
     frozenset({"sources", "quality"}),
     frozenset({"preparation"}),

@@ -34,8 +34,8 @@ STARTER = """
             sys.exit(7)
 
     flower_compat.client_app_program = lambda: program
-    from client import warm
-    warm.serve(Path(sys.argv[1]), [])
+    from cardionets_core import warm
+    warm.serve(warm.CLIENT_PROGRAM, Path(sys.argv[1]), [])
 """
 
 

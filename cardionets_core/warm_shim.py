@@ -1,4 +1,4 @@
-"""Stands in for `flwr-clientapp`: asks the warm starter to run it (see client/warm.py).
+"""Stands in for a program of Flower: asks the warm starter to run it (see warm.py).
 
 Runs without site-packages, so it imports nothing but the standard library.
 """
