@@ -70,8 +70,9 @@ def evaluation_options(config: RunConfig) -> EvaluationOptions:
 def evaluated_parts(modalities: tuple[str, ...], sections: tuple[Section, ...]) -> tuple[str, ...]:
     """Return the parts that a site needs for what it can serve of the evaluation.
 
-    A site without ECGs has nothing to score, but helps to fit: its labels the covariates-only
-    reference, its cines the probe that measures phenotypes on generated ones (CMR encoder only).
+    A site without ECGs has nothing to score, so its sums of round `score` are empty; but it helps to
+    fit: its labels the covariates-only reference, its cines the probe that measures phenotypes on
+    generated ones (CMR encoder only).
     """
     parts: tuple[str, ...] = ()
     if "ecg" in modalities:
@@ -81,23 +82,6 @@ def evaluated_parts(modalities: tuple[str, ...], sections: tuple[Section, ...]) 
     if "cine" in modalities and "generation" in sections:
         return (*parts, "cmr_encoder")
     return parts
-
-
-def _asked(run: Run, state: RunState, action: Action) -> list[str]:
-    """Return the sites of a round, sorted: all that scores is read from ECGs.
-
-    Raises:
-        RunError: no site has what the round needs.
-    """
-    sites = sorted(run.nodes)
-    if action == "score":
-        sites = [site for site in sites if "ecg" in state.sites[site].modalities]
-    if not sites:
-        raise RunError(
-            "evaluate: no site has ECGs, so there is nothing to score. Leave the stage out, or "
-            "enrol a site with ECGs; the run can be resumed."
-        )
-    return sites
 
 
 def _collect(
@@ -127,7 +111,7 @@ def _collect(
             parts=evaluated_parts(state.sites[site].modalities, options.sections),
             evaluation=options,
         )
-        for site in _asked(run, state, action)
+        for site in sorted(run.nodes)
     }
     result = send_round(run, state, heads, accept, DEADLINE_S, extra)
     if not sums:

@@ -11,7 +11,7 @@ What it does not imitate: time-to-live, lost nodes and parallel sites. Sites run
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -37,6 +37,8 @@ from cardionets_core.flower_compat import (
 SERVER_NODE_ID = 1
 """Flower's own id for the SuperLink's side."""
 
+Overhear = Callable[[str, RecordDict, RecordDict], None]
+
 _log = logging.getLogger(__name__)
 
 
@@ -51,6 +53,8 @@ class InProcessGrid(Grid):
         sites: site name -> the site's YAML file; nodes are numbered in this order from 2.
         run_config: the fused run config, handed to every site's context.
         run_id: id of the run.
+        overhear: told of every answer before the server gets it: the site's name, the contents of
+            its task and of its reply.
     """
 
     def __init__(
@@ -60,8 +64,10 @@ class InProcessGrid(Grid):
         *,
         run_config: Scalars | None = None,
         run_id: int = 1,
+        overhear: Overhear | None = None,
     ) -> None:
         self._client_app = client_app
+        self._overhear = overhear
         self._run = empty_run(run_id)
         self._pending: dict[str, Message] = {}
         self._sent = 0
@@ -138,6 +144,8 @@ class InProcessGrid(Grid):
                 _log.error("the client app of %s failed", self.names[node], exc_info=failure)
                 self.failures.append((self.names[node], failure))
                 reply = raised_reply(failure, reply_to=message)
+        if self._overhear is not None and reply.has_content():
+            self._overhear(self.names[node], message.content, reply.content)
         stamp_message_id(reply, f"reply-to-{message_id}")
         return reply
 
@@ -151,6 +159,7 @@ def run_in_process(
     bundle: Path | None = None,
     outputs: Path | None = None,
     run_id: int = 1,
+    overhear: Overhear | None = None,
 ) -> Context:
     """Run a whole federation in this process; what the ServerApp raises comes out as it is.
 
@@ -162,6 +171,7 @@ def run_in_process(
         bundle: folder of the bundle; its defaults are added and unknown keys are refused.
         outputs: folder of all runs, seen by the apps as `CARDIONETS_OUTPUTS`.
         run_id: id of the run.
+        overhear: see InProcessGrid.
 
     Returns:
         The ServerApp's context.
@@ -173,7 +183,7 @@ def run_in_process(
         raise ConfigError("a federation needs at least one site; name site files to simulate")
     config = dict(run_config) if bundle is None else _fuse(bundle, run_config)
     context = Context(run_id, SERVER_NODE_ID, {}, RecordDict(), config)
-    grid = InProcessGrid(client_app, sites, run_config=config, run_id=run_id)
+    grid = InProcessGrid(client_app, sites, run_config=config, run_id=run_id, overhear=overhear)
     settings = {} if outputs is None else {"CARDIONETS_OUTPUTS": str(outputs)}
     with task_identity(run_id=run_id, node_id=SERVER_NODE_ID), variables(settings):
         server_app(grid, context)
