@@ -13,7 +13,7 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -26,6 +26,9 @@ from cardionets_core.faults import fault_point
 from cardionets_core.model_config import ModelConfig
 from cardionets_core.models.cardionet import CardioNet, build_model
 from cardionets_core.packing import Arrays, Groups
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 FORMAT = 2
 UNSEALED = 1
@@ -186,16 +189,46 @@ def read_tensors(folder: Path, info: CheckpointInfo) -> Arrays:
     return tensors
 
 
-def read_checkpoint(folder: Path) -> Checkpoint:
+def read_checkpoint(folder: Path, needs: Collection[str] | None = None) -> Checkpoint:
     """Read a checkpoint into a model on the CPU, in eval mode.
 
+    Args:
+        folder: of the checkpoint.
+        needs: parts that must be whole; None is all. What a run has kept at its sites is not in its
+            checkpoint, and stays here as the model was built.
+
     Raises:
-        CheckpointError: see `read_info` and `read_tensors`, or weights that do not fit the model.
+        CheckpointError: see `read_info` and `read_tensors`; weights that do not fit the model, or a
+            needed part that is not whole.
     """
     info = read_info(folder)
     model = build_model(info.model)
-    load_parts(model, to_groups(read_tensors(folder, info)))
+    groups = to_groups(read_tensors(folder, info))
+    if info.provenance.get("local_parts"):
+        groups = _with_own(folder, info, model, groups, needs)
+    load_parts(model, groups)
     return Checkpoint(model.eval(), info)
+
+
+def _with_own(
+    folder: Path,
+    info: CheckpointInfo,
+    model: CardioNet,
+    groups: Groups,
+    needs: Collection[str] | None,
+) -> Groups:
+    """Return the groups with the model's own tensors where the sites have kept theirs."""
+    whole: Groups = {}
+    for part, child in model.named_children():
+        saved = groups.get(part, {})
+        if (needs is None or part in needs) and child.state_dict().keys() - saved.keys():
+            raise CheckpointError(
+                f"{folder} holds no whole {part}: the run kept tensors of it at its sites "
+                f"(local_parts: {', '.join(info.provenance['local_parts'])}), and each site has "
+                "its own. What needs this part works at those sites only, in their evaluation."
+            )
+        whole[part] = part_arrays(model, part) | saved
+    return whole
 
 
 def part_arrays(model: CardioNet, part: str) -> Arrays:

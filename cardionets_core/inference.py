@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from cardionets_core.checkpoint import read_checkpoint
+from cardionets_core.checkpoint import read_checkpoint, read_info
 from cardionets_core.data.ecg import EcgRecord, read_wfdb
 from cardionets_core.data.refusal import RecordRefused
 from cardionets_core.data.transforms import prepare_ecg, prepared_samples
@@ -186,11 +186,23 @@ def load_predictor(checkpoint: Path, device: str = "cpu") -> Predictor:
         device: `auto`, `cpu` or `cuda`.
 
     Raises:
-        CheckpointError: it is not one, is torn, or was written before the phenotype scaler was
-            known.
+        CheckpointError: it is not one, is torn, was written before the phenotype scaler was known,
+            or its run kept at the sites what a prediction needs.
     """
-    read = read_checkpoint(checkpoint)
+    read = read_checkpoint(checkpoint, predicting_parts(read_info(checkpoint)))
     return Predictor(read.model.to(pick_device(device)), read.info)
+
+
+def predicting_parts(info: CheckpointInfo) -> set[str]:
+    """Return the parts that a prediction needs: of a stage that was not run, none."""
+    parts = {"ecg_encoder"}
+    if was_trained(info, "phenotypes"):
+        parts.add("phenotype_head")
+    if was_trained(info, "diseases"):
+        parts.add("disease_head")
+    if was_trained(info, "generative"):
+        parts |= {"ecg_projector", "generator", "tokenizer"}
+    return parts
 
 
 def cut_crops(record: EcgRecord, spec: EcgSpec) -> list[Tensor]:

@@ -23,6 +23,7 @@ from cardionets_core.cli import told_plainly
 from cardionets_core.config_tree import digest, to_mapping
 from cardionets_core.errors import ConfigError, EngineError, RunError
 from cardionets_core.flower_command import LOOPBACK, Command, ServerTls
+from cardionets_core.local_parts import check_local_parts
 from cardionets_core.run_config import CONF, compose, run_config_from
 from cardionets_core.supervision import TICK_S, Kept, Processes, Stopped, ended_by_signals
 from cardionets_core.training.stages import check_plan
@@ -239,6 +240,7 @@ def _plan(overrides: list[str]) -> RunConfig:
     values["name"] = values["name"] or time.strftime("run-%Y%m%d-%H%M%S")
     config = run_config_from(values)
     check_plan(config)
+    check_local_parts(config)
     return config
 
 
