@@ -70,9 +70,9 @@ def evaluation_options(config: RunConfig) -> EvaluationOptions:
 def evaluated_parts(modalities: tuple[str, ...], sections: tuple[Section, ...]) -> tuple[str, ...]:
     """Return the parts that a site needs for what it can serve of the evaluation.
 
-    A site without ECGs has nothing to score, so its sums of round `score` are empty; but it helps to
-    fit: its labels the covariates-only reference, its cines the probe that measures phenotypes on
-    generated ones (CMR encoder only).
+    A site without ECGs has nothing to score, and its sums of round `score` are empty; but it helps
+    to fit: its labels the covariates-only reference, its cines the probe that measures phenotypes
+    on generated ones (CMR encoder only).
     """
     parts: tuple[str, ...] = ()
     if "ecg" in modalities:
