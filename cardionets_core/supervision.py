@@ -170,6 +170,10 @@ class Processes:
         """Return the exit code of a process that has ended, None while it lives."""
         return self._running[name].poll()
 
+    def alive(self, name: str) -> bool:
+        """Return whether a process of this name was started and lives."""
+        return name in self._running and self._running[name].poll() is None
+
     def pid(self, name: str) -> int:
         """Return the id of the process that was last started under a name."""
         return self._running[name].pid

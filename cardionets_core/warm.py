@@ -21,6 +21,7 @@ import shlex
 import signal
 import socket
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,6 +35,14 @@ MAX_SOCKET_PATH = 100
 _SHIM = Path(__file__).with_name("warm_shim.py")
 _LENGTH_BYTES = 8
 _CRASHED = 1
+
+
+def socket_below(home: Path) -> Path:
+    """Return where a starter may listen: below `home`, unless that is too long for a socket."""
+    place = home / "warm.sock"
+    if len(os.fsencode(place)) <= MAX_SOCKET_PATH:
+        return place
+    return Path(tempfile.mkdtemp(prefix="cardionets-")) / "warm"
 
 
 def starter(program: str, socket_path: Path, *, home: Path, modules: Sequence[str]) -> Command:

@@ -165,6 +165,8 @@ def start(
 
     It connects outwards and waits for tasks.
     """
+    from cardionets_core.warm import socket_below
+    from client import warm
     from client.checks.connection import Connection, check_settings
     from client.keep_node import keep_node
     from client.launch import FLOWERS_POLL_S, supernode
@@ -175,21 +177,27 @@ def start(
         if complaints:
             raise ConfigError(complaints[0].sentence())
         home.mkdir(parents=True, exist_ok=True)
+        home = home.resolve()
+        socket_path = socket_below(home)
+        starter = warm.starter(socket_path, home=home)
         command = supernode(
             config.resolve(),
             superlink=superlink,
             port=port,
-            home=home.resolve(),
+            home=home,
             root_certificates=root_certificates,
             node_key=node_key,
             poll_s=FLOWERS_POLL_S,
+            env={warm.SOCKET_ENV: str(socket_path)} if supervise else None,
+            programs=warm.install(home / "programs") if supervise else None,
         )
     if print_command:
-        typer.echo(command.shell())
+        for line in (starter, command) if supervise else (command,):
+            typer.echo(line.shell())
         return
     if supervise:
         with told_plainly():
-            keep_node(command, home, say=_say)
+            keep_node(command, starter, home, say=_say)
         return
     # Replaces this process: then a service manager sees the node itself.
     os.execvpe(command.argv[0], command.argv, command.environment(os.environ))

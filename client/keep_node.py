@@ -84,7 +84,7 @@ class NodeProcesses(Processes):
 
     def sign(self) -> None:
         """Note that the node is in, for a later start that may be refused because of it."""
-        if self.admitted and self.ended(NODE) is None:
+        if self.admitted and self.alive(NODE):
             self._seen.touch()
 
     def was_in(self) -> bool:
@@ -110,24 +110,29 @@ class Explained:
         return AGAIN_S, "" if words == said else more
 
 
-def keep_node(command: Command, home: Path, *, say: Callable[[str], None]) -> None:
-    """Keep the SuperNode alive until a signal ends it.
+def keep_node(node: Command, starter: Command, home: Path, *, say: Callable[[str], None]) -> None:
+    """Keep the SuperNode and the warm starter of its apps alive until a signal ends both.
 
     Args:
-        command: how it is started.
-        home: its folder.
-        say: is told each end and why it was sent away, one line each.
+        node: how the SuperNode is started.
+        starter: how the warm starter is started.
+        home: the node's folder.
+        say: is told each end and why the node was sent away, one line each.
     """
-    processes = NodeProcesses(home / SEEN)
-    kept = Kept(NODE, command, processes, say=say, explain=Explained(processes))
+    others, processes = Processes(), NodeProcesses(home / SEEN)
+    kept = [
+        Kept("warm starter", starter, others, say=say),
+        Kept(NODE, node, processes, say=say, explain=Explained(processes)),
+    ]
     try:
         with ended_by_signals():
             while True:
-                kept.tick(time.monotonic())
-                if kept.running:
-                    processes.sign()
+                for one in kept:
+                    one.tick(time.monotonic())
+                processes.sign()
                 time.sleep(TICK_S)
     except Stopped:
         say("stopping")
     finally:
         processes.stop()
+        others.stop()

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import shutil
 import socket
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -82,7 +80,7 @@ def start(
         secret = _secret(home)
         trust = tls.authority if tls is not None else None
         launch.write_connection(home / "cli", port=port, root_certificates=trust)
-        socket_path = _socket_path(home)
+        socket_path = warm.socket_below(home)
         warm.install(warm.SERVER_PROGRAM, home / "programs")
         commands = {
             "warm starter": warm.starter(
@@ -280,14 +278,6 @@ def _secret(home: Path) -> Path:
         secret.touch(mode=0o600)
         secret.write_bytes(secrets.token_bytes(48))
     return secret
-
-
-def _socket_path(home: Path) -> Path:
-    """Return where the warm starter listens: below `home`, unless that is too long for a socket."""
-    place = home / "warm.sock"
-    if len(os.fsencode(place)) <= warm.MAX_SOCKET_PATH:
-        return place
-    return Path(tempfile.mkdtemp(prefix="cardionets-")) / "warm"
 
 
 def _keep_running(

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
 from cardionets_core.config_tree import to_mapping
+from cardionets_core.flower_compat import engine_lost
 from server.status import words
 from server.status_file import StatusFile
 
@@ -43,33 +44,42 @@ class Progress:
         self._tracker: Tracker | None = None
         self._steps: dict[str, int] = {}
         self._status = StatusFile(folder, flower_run)
+        self._over = False
 
     @contextmanager
     def tracking(self, config: RunConfig) -> Iterator[None]:
-        """Log to MLflow while the body runs.
+        """Log to MLflow while the body runs."""
+        from server.tracking import Tracker
 
-        Raises:
-            EngineError: the tracking server that the plan of a new run names cannot be used.
-        """
-        from server.tracking import RUN_ID_FILE, Tracker
-
-        known = (self._folder / RUN_ID_FILE).exists()
         tracker = Tracker(
             self._folder,
             tracking_uri=config.mlflow.tracking_uri,
             experiment=config.mlflow.experiment,
             behind=lambda words: self._status.write(tracking=words),
         )
+        self._tracker, self._steps = tracker, first_steps(config)
+        tracker.state("RUNNING")
+        tracker.params(to_mapping(config))
         try:
-            if config.mlflow.tracking_uri and not known:
-                tracker.require()
-            self._tracker, self._steps = tracker, first_steps(config)
-            tracker.state("RUNNING")
-            tracker.params(to_mapping(config))
             yield
+        except BaseException as error:
+            if interrupts(error) and not self._over:
+                self.interrupted()
+                tracker.state("FAILED(server_gone)")
+            raise
         finally:
             self._tracker = None
-            tracker.close(0.0)
+            tracker.close(INTERRUPTED_S)
+
+    def require_tracking(self, config: RunConfig) -> None:
+        """Check the tracking server that the plan of a new run names, before its first round.
+
+        Raises:
+            EngineError: it cannot be used.
+        """
+        new = not (self._folder / "checkpoint").exists()
+        if self._tracker is not None and config.mlflow.tracking_uri and new:
+            self._tracker.require()
 
     def round(self, record: dict[str, Any]) -> None:
         """Tell of a finished round."""
@@ -98,7 +108,9 @@ class Progress:
             self._tracker.metrics(_results(metrics.get("pooled", {})), step)
 
     def end(self, final: Status) -> None:
-        """Tell how the run ended, and let MLflow catch up: nothing follows."""
+        """Tell how the run ended, once, and let MLflow catch up: nothing follows."""
+        if self._over:
+            return
         if self._tracker is not None:
             for name in ("config.json", "summary.json", "model_card.md", "checkpoint"):
                 self._tracker.artifact(self._folder / name)
@@ -111,17 +123,17 @@ class Progress:
             entry["code"] = final.code
         if final.reason:
             entry["reason"] = final.reason
+        self._over = True
         self._write(entry)
         self._status.end(final)
 
     def interrupted(self) -> None:
         """Tell that this server was made to end before its run; another may go on with it."""
-        self._write({"event": "interrupted"})
-        self._status.write(interrupted=True)
-        self._status.close()
-        if self._tracker is not None:
-            self._tracker.state("FAILED(server_gone)")
-            self._tracker.close(INTERRUPTED_S)
+        if not self._over:
+            self._over = True
+            self._status.write(interrupted=True)
+            self._status.close()
+            self._write({"event": "interrupted"})
 
     def _write(self, entry: dict[str, Any]) -> None:
         line = json.dumps({"time": round(time.time(), 3), **entry}) + "\n"
@@ -134,6 +146,14 @@ class Progress:
 def _last_byte(file: IO[bytes]) -> bytes:
     file.seek(-1, os.SEEK_END)
     return file.read(1)
+
+
+def interrupts(error: BaseException) -> bool:
+    """Return whether an error ends this server and not its run, which another may go on with.
+
+    Ctrl-C and the end that Flower asks for by a signal are such, and that Flower gave its run up.
+    """
+    return not isinstance(error, Exception) or engine_lost(error)
 
 
 def read_progress(folder: Path) -> list[dict[str, Any]]:

@@ -16,16 +16,15 @@ from flwr.serverapp import ServerApp
 
 from cardionets_core.checkpoint import has_checkpoint
 from cardionets_core.config_tree import digest, to_mapping
-from cardionets_core.errors import CardioNetsError, CheckpointError, ConfigError, EngineError
+from cardionets_core.errors import CheckpointError, ConfigError, EngineError
 from cardionets_core.faults import fault_point
-from cardionets_core.flower_compat import engine_lost
 from cardionets_core.run_config import RunConfig, run_config_from
 from cardionets_core.runtime import set_up
 from server.evaluation import run_evaluation
 from server.exchange import Run, notices_of
 from server.handshake import greet
 from server.participation import require_participation
-from server.progress import Progress
+from server.progress import Progress, interrupts
 from server.state import RunState, fresh_state, load_state, save_state
 from server.status import failure
 from server.status_file import Status
@@ -62,26 +61,21 @@ def main(grid: Grid, context: Context) -> None:
         progress = Progress(folder, context.run_id)
         try:
             serve(grid, folder, str(context.run_config["config-hash"]), progress)
-        except Exception as error:
-            if engine_lost(error):
+        except BaseException as error:
+            if interrupts(error):
                 progress.interrupted()
-            raise
-        except BaseException:
-            # Ctrl-C, or Flower ends us: no end of the run, so that a resumed one can go on.
-            progress.interrupted()
+            else:
+                progress.end(failure(error))
             raise
 
 
 def serve(grid: Grid, folder: Path, expected_hash: str, progress: Progress) -> None:
     """Bring a run to its end, and write what it was: complete, incomplete or failed."""
     started = time.time()
-    try:
-        config = load_config(folder, expected_hash)
-    except CardioNetsError as error:
-        progress.end(failure(error))  # without a plan there is nothing to sum up
-        raise
+    config = load_config(folder, expected_hash)
     with progress.tracking(config):
         try:
+            progress.require_tracking(config)
             set_up(config.threads)
             state = begin(config, folder)
             fault_point("plan_stored")
@@ -90,7 +84,7 @@ def serve(grid: Grid, folder: Path, expected_hash: str, progress: Progress) -> N
             progress.results(state.metrics)
             require_participation(config, state.history, state.sites)
         except Exception as error:
-            if not engine_lost(error):
+            if not interrupts(error):
                 log.exception("the run ended early")
                 final = failure(error)
                 state = last_saved(config, folder)

@@ -109,6 +109,8 @@ class StatusFile:
 
     def __init__(self, folder: Path, flower_run: int) -> None:
         self._path = folder / FILE_NAME
+        for left in folder.glob(f".{FILE_NAME}.*.tmp"):
+            left.unlink(missing_ok=True)  # a server was killed while it wrote
         pid = os.getpid()
         self.now = Status(
             "RUNNING", pid=pid, started=process_start(pid) or 0.0, flower_run=flower_run

@@ -110,6 +110,7 @@ class Supervisor:
         self._waits: dict[str, _Wait] = {}
         self._stale: list[int] = []  # Flower runs that have a successor
         self._done: dict[str, tuple[float, float]] = {}
+        self._trouble: dict[str, str] = {}  # said already
 
     def start(self) -> None:
         """Claim the runs of the output folder.
@@ -139,8 +140,18 @@ class Supervisor:
             return
         for path in sorted(self._outputs.glob("*/submission.json")):
             if not self._settled(path.parent):
-                self._look(path.parent, now)
+                self._try(path.parent, now)
         self._stop_stale()
+
+    def _try(self, folder: Path, now: float) -> None:
+        """Look at one run; what stands in its way there must not end the care for the others."""
+        try:
+            self._look(folder, now)
+        except OSError as error:
+            words = f"{folder.name}: {error.strerror} ({error.filename})"
+            if self._trouble.get(folder.name) != words:
+                self._say(words)
+            self._trouble[folder.name] = words
 
     def _settled(self, folder: Path) -> bool:
         """Return whether nothing was written since the run was seen to have ended."""
