@@ -1,0 +1,217 @@
+"""A federation whose sites remember: personal tensors, SCAFFOLD's control variates, their loss."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import client.client_app
+import client.local_training
+import server.training
+from cardionets_core.checkpoint import part_arrays, read_checkpoint, read_info, read_tensors
+from cardionets_core.errors import CheckpointError
+from cardionets_core.local_parts import local_names
+from cardionets_core.messages import task_from_records, update_from_records
+from cardionets_core.models.cardionet import build_model
+from cardionets_core.site_config import load_site_config
+from client.memory import CONTROL, LOCAL, RunMemory
+from server.server_app import load_config
+
+PATTERNS = ("ecg_encoder.*norm*", "phenotype_head.encoder.*norm*", "ecg_decoder")
+PLAN = (
+    "stages=[handshake,ecg_masked,phenotypes,evaluate]",
+    "stage.ecg_masked.rounds=3",
+    "stage.ecg_masked.lr=0.05",
+    "evaluation.sections=[phenotypes]",
+    f"local_parts=[{','.join(PATTERNS)}]",
+    "strategy.name=scaffold",
+)
+SITES = ("hill", "north")
+
+
+class Stopped(BaseException):
+    """Ends the server in the middle of a run, like a signal would."""
+
+
+@dataclass
+class Wire:
+    """What travelled, and how often a site has trained.
+
+    Attributes:
+        tasks: (header, groups), in the order of the answers.
+        updates: likewise, of the updates.
+        trained: calls of the training loop.
+    """
+
+    tasks: list = field(default_factory=list)
+    updates: list = field(default_factory=list)
+    trained: int = 0
+
+
+def run_of(federate, folder, hospitals, words, *, stop_at="", lost=""):
+    """Run or resume a federation and return what travelled.
+
+    Args:
+        stop_at: the server is stopped when this round is aggregated and not yet saved.
+        lost: a site whose memory is taken away before.
+    """
+    sites, wire = {name: hospitals[name] for name in SITES}, Wire()
+    answer, train = client.client_app.answer, client.local_training.train_locally
+    save = server.training.save_state
+
+    def overheard(content):
+        task, reply = task_from_records(content), answer(content)
+        wire.tasks.append((task.header, task.weights))
+        if "refusal" not in reply:
+            wire.updates.append((task.header, update_from_records(reply).delta))
+        return reply
+
+    def counted(*args, **more):
+        wire.trained += 1
+        return train(*args, **more)
+
+    def saved(state, *args):
+        record = state.history[-1]
+        if f"{record['stage']}/{record['round']}" == stop_at:
+            raise Stopped
+        return save(state, *args)
+
+    if lost:
+        shutil.rmtree(cache_of(sites[lost]) / "runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(client.client_app, "answer", overheard)
+        patch.setattr(client.local_training, "train_locally", counted)
+        patch.setattr(server.training, "save_state", saved)
+        if stop_at:
+            with pytest.raises(Stopped):
+                federate(folder, sites, *words)
+        else:
+            federate(folder, sites, *words)
+    return wire
+
+
+def cache_of(site: Path) -> Path:
+    return Path(load_site_config(site).data.cache)
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory):
+    return tmp_path_factory.mktemp("remembering")
+
+
+@pytest.fixture(scope="module")
+def whole(federate, hospitals, nano, outputs):
+    """A run that nothing disturbed: its folder and what travelled."""
+    folder = outputs / "unbroken"
+    return folder, run_of(federate, folder, hospitals, (*nano, *PLAN))
+
+
+@pytest.fixture(scope="module")
+def resumed(federate, hospitals, nano, outputs):
+    """The same plan, stopped twice when a round was aggregated and not saved."""
+    folder, words = outputs / "restarts", (*nano, *PLAN)
+    run_of(federate, folder, hospitals, words, stop_at="ecg_masked/2")
+    run_of(federate, folder, hospitals, words, stop_at="phenotypes/1")
+    return folder, run_of(federate, folder, hospitals, ())
+
+
+@pytest.fixture(scope="module")
+def bereft(federate, hospitals, nano, outputs):
+    """The same plan; the disk of one site is lost after two rounds."""
+    folder, words = outputs / "bereaved", (*nano, *PLAN)
+    run_of(federate, folder, hospitals, words, stop_at="ecg_masked/2")
+    return folder, run_of(federate, folder, hospitals, (), lost="north")
+
+
+def summary(folder):
+    return json.loads((folder / "summary.json").read_text())
+
+
+def rounds_of(folder, stage):
+    return [r for r in summary(folder)["rounds"] if r["stage"] == stage]
+
+
+def remembered(site, folder, wire, generation):
+    """Return what a site has of a generation of a run."""
+    header = next(h for h, _ in wire.tasks if h.run == folder.name)
+    return RunMemory(cache_of(site) / "runs", header).read(generation).groups
+
+
+def test_no_personal_tensor_travels_in_either_direction(whole):
+    folder, wire = whole
+    stays = set(local_names(load_config(folder).sized_model(), PATTERNS))
+    assert stays
+    for header, groups in (*wire.tasks, *wire.updates):
+        names = {f"{g.removeprefix('control.')}.{n}" for g, a in groups.items() for n in a}
+        assert not names & stays, header.stage
+    assert all(delta for header, delta in wire.updates if header.action == "train")
+
+
+def test_each_site_trains_and_keeps_its_own(whole, hospitals):
+    folder, wire = whole
+    config = load_config(folder)
+    start = part_arrays(build_model(config.sized_model(), seed=config.seed), "ecg_decoder")
+    own = [remembered(hospitals[n], folder, wire, "phenotypes/1")[LOCAL] for n in SITES]
+    for name, value in start.items():
+        if "norm" not in name and value.size > 100:
+            assert not np.array_equal(own[0]["ecg_decoder"][name], own[1]["ecg_decoder"][name])
+            assert not np.array_equal(own[0]["ecg_decoder"][name], value)
+    assert all("norm" in n for o in own for n in o["phenotype_head"])
+
+
+def test_the_checkpoint_has_no_personal_tensor_and_says_so(whole):
+    folder = whole[0] / "checkpoint"
+    info = read_info(folder)
+    stays = local_names(info.model, PATTERNS)
+    kept = {name.partition(".")[2] for name in read_tensors(folder, info)}
+    assert not kept & set(stays)
+    assert info.provenance["local_parts"] == list(PATTERNS)
+    with pytest.raises(CheckpointError, match="kept tensors of it at its sites"):
+        read_checkpoint(folder)
+
+
+def test_the_control_variate_travels_down_only_and_not_while_it_is_zero(whole):
+    _, wire = whole
+    modes = {}
+    for header, groups in wire.tasks:
+        if header.stage == "ecg_masked":
+            sent = any(g.startswith("control.") for g in groups)
+            modes.setdefault(header.round, set()).add((header.train.control, sent))
+    assert modes == {1: {("start", False)}, 2: {("keep", True)}, 3: {("keep", True)}}
+    assert not any(g.startswith("control.") for _, delta in wire.updates for g in delta)
+
+
+def test_a_resumed_run_ends_with_the_same_bits(whole, resumed):
+    assert summary(resumed[0])["weights_sha256"] == summary(whole[0])["weights_sha256"]
+    assert summary(resumed[0])["metrics"] == summary(whole[0])["metrics"]
+
+
+def test_a_repeated_round_is_answered_without_training(resumed):
+    """What was left to do: the round that was stopped, already answered, and the evaluation."""
+    _, wire = resumed
+    assert [h.stage for h, _ in wire.tasks if h.action == "train"] == ["phenotypes"] * len(SITES)
+    assert wire.trained == 0
+
+
+def test_a_site_that_lost_its_memory_goes_on_and_the_record_says_so(whole, bereft):
+    folder, wire = bereft
+    second, third = rounds_of(folder, "ecg_masked")[1:]
+    assert second["memory_lost"] == ["north"] and second["accepted"] == list(SITES)
+    assert "memory_lost" not in third
+    assert summary(folder)["weights_sha256"] != summary(whole[0])["weights_sha256"]
+    asked = [h for h, _ in wire.tasks if h.stage == "ecg_masked" and h.round == 2]
+    assert {h.memory for h in asked} == {"ecg_masked/1", ""}
+
+
+def test_after_a_loss_all_control_variates_begin_anew(bereft, hospitals):
+    folder, wire = bereft
+    third = [(h, w) for h, w in wire.tasks if h.stage == "ecg_masked" and h.round == 3]
+    assert {h.train.control for h, _ in third} == {"start"}
+    assert not any(g.startswith("control.") for _, weights in third for g in weights)
+    control = remembered(hospitals["north"], folder, wire, "ecg_masked/3")[CONTROL]
+    assert any(a.any() for a in control["ecg_encoder"].values())
