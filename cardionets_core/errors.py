@@ -95,6 +95,7 @@ SITE_ERROR_CODES: dict[str, str] = {
 
 UPDATE_REFUSALS: dict[str, str] = {
     "late": "none came before the deadline",
+    "lost": "the site was lost, and not back in time",
     "unreadable": "it could not be read",
     "wrong_site": "it carried the name of another site",
     "wrong_run": "it was for another run",

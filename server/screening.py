@@ -309,6 +309,11 @@ class Firewall:
         """The parts that travel back in this round."""
         return tuple(self._asked.expected)
 
+    @property
+    def learned(self) -> Mapping[str, Collection[str]]:
+        """Part -> names of the arrays that an optimizer moves."""
+        return self._asked.learned
+
     def start_try(self) -> None:
         """Begin a try of the round: what the last one passed was thrown away with its sum."""
         if outvoted(self._reasons.values(), self._asked.sites):

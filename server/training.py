@@ -2,58 +2,38 @@
 
 from __future__ import annotations
 
-import logging
+import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cardionets_core.checkpoint import load_parts, part_arrays
-from cardionets_core.codec import decode
-from cardionets_core.errors import RunError
 from cardionets_core.faults import fault_place, fault_point
 from cardionets_core.local_parts import HEAD_SOURCES, needed_parts, split
-from cardionets_core.messages import TaskHeader, TrainPlan, Update
+from cardionets_core.messages import TrainPlan, Update
 from cardionets_core.models.cardionet import build_model
+from cardionets_core.packing import fingerprint
 from cardionets_core.training.stages import HEADS, Stage, configured
-from server.exchange import Run, header, round_record, send_round
+from server.exchange import Run, header, round_record
+from server.gathering import gather
 from server.handshake import admitted
-from server.owners import (
-    head_for,
-    owners_of,
-    part_examples,
-    require_sites,
-    shares_of,
-    short_parts,
-)
+from server.owners import head_for, require_sites, shares_of
 from server.screening import Asked, Firewall, learned_names
 from server.state import RunState, save_state
 from server.strategies.averaging import fedavg, moving_average
-from server.strategies.combine import Combiner, combining
 from server.strategies.optimizers import optimise, start_moments
 from server.strategies.scaffold import (
     CONTROL,
     begun,
-    control_groups,
     control_heads,
     scaffold_step,
     start_control,
-    steps_fit,
-    with_moves,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from cardionets_core.packing import Groups
     from cardionets_core.run_config import RunConfig, StageConfig
-    from server.rounds import RoundResult
-
-TRIES = 2
-"""How often a round is tried before too few replies end the run."""
-
-SPOOL = "spool"
-"""Folder in the run's folder where robust rules keep the updates of a round."""
-
-log = logging.getLogger("cardionets.server")
 
 
 def train_stage(run: Run, state: RunState, name: str) -> RunState:
@@ -147,30 +127,31 @@ def train_round(
         heads = control_heads(heads, state.history, first=first)
         if first == head.round:
             state = replace(state, moments={CONTROL: start_control(before, learned)})
-    result, updates, delta, chosen = _gathered(run, state, head, heads, firewall)
+    got = gather(run, state, head, heads, firewall)
     if CONTROL in state.moments:
         weights, control = scaffold_step(
             before,
             state.moments[CONTROL],
-            delta,
+            got.delta,
             lr=run.config.strategy.numbers()["lr"],
             local_lr=settings.lr_at(round_index),
-            shares={p: len(result.accepted) / len(heads) for p in before},
+            shares={p: len(got.result.accepted) / len(heads) for p in before},
         )
         state = replace(state, moments={CONTROL: control})
     elif state.moments:
-        weights, moments = optimise(run.config.strategy, before, delta, state.moments)
+        weights, moments = optimise(run.config.strategy, before, got.delta, state.moments)
         state = replace(state, moments=moments)
     else:
-        weights = fedavg(before, delta)
-    record = round_record(stage.name, head.round, settings.rounds, result, updates)
-    record["screening"] = firewall.record(result.accepted)
+        weights = fedavg(before, got.delta)
+    record = round_record(stage.name, head.round, settings.rounds, got.result, got.updates)
+    record |= {"tries": got.tries, "weights": mark_of_parts(weights)}
+    record["screening"] = firewall.record(got.result.accepted)
     if stage.members:
-        record["examples"] = {site: u.examples for site, u in sorted(updates.items())}
-    if chosen:
-        record["chosen"] = chosen
+        record["examples"] = {site: u.examples for site, u in sorted(got.updates.items())}
+    if got.chosen:
+        record["chosen"] = got.chosen
     state = replace(state, weights=state.weights | weights, history=(*state.history, record))
-    return _averaged(state, stage, settings, updates)
+    return _averaged(state, stage, settings, got.updates)
 
 
 def train_plan(config: RunConfig, settings: StageConfig, round_index: int) -> TrainPlan:
@@ -187,85 +168,15 @@ def train_plan(config: RunConfig, settings: StageConfig, round_index: int) -> Tr
         proximal_mu=config.strategy.numbers().get("mu", 0.0),
         optimizer="sgd" if config.strategy.name == "scaffold" else "adamw",
         codec=config.wire.codec,
+        budget_s=settings.budget_s,
+        partial=settings.budget_s > 0,
     )
 
 
-Gathered = tuple["RoundResult", dict[str, Update], "Groups", list[str]]
-"""Of a round: its result, the updates without their arrays, the combined update, chosen sites."""
-
-
-def _gathered(
-    run: Run,
-    state: RunState,
-    head: TaskHeader,
-    heads: Mapping[str, TaskHeader],
-    firewall: Firewall,
-) -> Gathered:
-    """Ask the sites until enough of them answered, for every part.
-
-    Args:
-        head: of the whole round; a site's own, in `heads`, asks for the parts that it can train.
-
-    Raises:
-        RunError: too few did, TRIES times.
-    """
-    settings, plan = run.config.stage[head.stage], head.train
-    assert plan is not None
-    partial = settings.budget_s > 0
-    needed = max(settings.min_sites, run.config.strategy.sites_needed()[0])
-    for attempt in range(1, TRIES + 1):
-        updates: dict[str, Update] = {}
-        firewall.start_try()
-        with combining(run.config.strategy, run.folder / SPOOL) as combiner:
-            accept = _gate(state, firewall, combiner, updates, plan=plan, partial=partial)
-            control = control_groups(state.moments.get(CONTROL, {}))
-            result = send_round(run, state, heads, accept, settings.deadline_s, control)
-            owners = owners_of(firewall.parts, {s: updates[s].examples for s in result.accepted})
-            short = short_parts(run.config, settings, owners)
-            if len(result.accepted) >= needed and not short:
-                return result, updates, combiner.combined(), combiner.chosen()
-        log.warning(
-            "stage %s round %d: try %d had too few replies", head.stage, head.round, attempt
-        )
-    lacking = "".join(f"{part} came back from {few} sites needed. " for part, few in short.items())
-    raise RunError(
-        f"stage {head.stage}, round {head.round}: {len(result.accepted)} of "
-        f"{needed} sites needed gave a usable update "
-        f"(refused: {result.refused or 'none'}). {lacking}"
-        "The run can be resumed from its last round."
-    )
-
-
-def _gate(
-    state: RunState,
-    firewall: Firewall,
-    combiner: Combiner,
-    updates: dict[str, Update],
-    *,
-    plan: TrainPlan,
-    partial: bool,
-) -> Callable[[str, Update], str | None]:
-    """Return what takes an update into the round, or says why it must stay out."""
-    control = state.moments.get(CONTROL, {})
-
-    def accept(site: str, update: Update) -> str | None:
-        # Raises WireError, which the round turns into `unreadable`.
-        update = replace(update, delta=decode(update.delta, plan.codec))
-        if control and not steps_fit(update, plan, partial=partial):
-            return "steps"
-        most = state.sites[site].counts.get("train_studies", 0)
-        reason = firewall.judge(site, update, max_examples=most)
-        if reason is None:
-            studies = part_examples(update)
-            weights, delta = studies, update.delta
-            if control:
-                delta, weights = with_moves(delta, studies, steps=update.steps, learned=control)
-            combiner.fold(site, delta, weights)
-            updates[site] = replace(update, delta={}, examples=studies)
-            fault_point("mid_aggregation")
-        return reason
-
-    return accept
+def mark_of_parts(groups: Groups) -> str:
+    """Return the SHA-256 that two runs are compared by: over part names and fingerprints."""
+    marks = "".join(f"{part}|{fingerprint(groups[part])}|" for part in sorted(groups))
+    return hashlib.sha256(marks.encode()).hexdigest()
 
 
 def _averaged(

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import server.gathering
 import server.training
 from cardionets_core.errors import ConfigError, RunError
 from cardionets_core.messages import Update
@@ -268,7 +269,7 @@ def played(monkeypatch, tmp_path, answers, **stage):
                 result.refused[site] = reason
         return result
 
-    monkeypatch.setattr(server.training, "send_round", send_round)
+    monkeypatch.setattr(server.gathering, "send_round", send_round)
     monkeypatch.setattr(server.training, "learned_names", lambda model, parts: {})
     try:
         after = server.training.train_round(
@@ -312,7 +313,7 @@ def test_only_its_own_parts_travel_to_a_site(monkeypatch, tmp_path):
 def test_a_part_with_too_few_owners_repeats_the_round_and_then_ends_the_run(monkeypatch, tmp_path):
     answers = ALL | {"north": None}
     error, rounds = played(monkeypatch, tmp_path, answers, part_sites={"cmr_encoder": 2})
-    assert isinstance(error, RunError) and len(rounds) == server.training.TRIES
+    assert isinstance(error, RunError) and len(rounds) == server.gathering.TRIES
     assert "cmr_encoder came back from 1 of 2 sites" in str(error)
     assert "ecg_encoder" not in str(error)
 

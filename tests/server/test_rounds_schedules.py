@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import server.gathering
 import server.training
 from cardionets_core.errors import RunError
 from cardionets_core.messages import MISSING_PARTS, Update
@@ -208,7 +209,7 @@ def test_quorum_over_1000_dropout_schedules(tmp_path, monkeypatch, quick, capsys
         sites = [f"s{i}" for i in range(draw.randint(1, 8))]
         needed = draw.randint(1, len(sites))
         tries = []
-        monkeypatch.setattr(server.training, "send_round", dropouts(draw, tries))
+        monkeypatch.setattr(server.gathering, "send_round", dropouts(draw, tries))
         settings_ = StageConfig(rounds=1, min_sites=needed)
         config = replace(CONFIG, stage={"ecg_masked": settings_})
         run = Run(None, config, tmp_path, lambda record: None, nodes=dict.fromkeys(sites, 1))
@@ -295,7 +296,7 @@ def test_a_bound_that_is_wrong_costs_one_try_and_not_the_run(tmp_path, monkeypat
         tries.append(dict(result.refused))
         return result
 
-    monkeypatch.setattr(server.training, "send_round", send_round)
+    monkeypatch.setattr(server.gathering, "send_round", send_round)
     for index in range(3):
         state = server.training.train_round(
             run, state, stage, settings_, sites=sites, round_index=index

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import server.gathering
 import server.training
 from cardionets_core.config_tree import to_mapping
 from cardionets_core.errors import ConfigError, RunError
@@ -99,7 +100,7 @@ def play(monkeypatch, *, missing=(), heads_seen=None):
         result.accepted.sort()
         return result
 
-    monkeypatch.setattr(server.training, "send_round", send_round)
+    monkeypatch.setattr(server.gathering, "send_round", send_round)
 
 
 def marks(groups):

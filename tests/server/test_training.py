@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import server.gathering
 import server.training
 from cardionets_core.errors import RunError
 from cardionets_core.messages import Update
@@ -53,7 +54,7 @@ def play(monkeypatch, answers):
                 result.refused[site] = reason
         return result
 
-    monkeypatch.setattr(server.training, "send_round", send_round)
+    monkeypatch.setattr(server.gathering, "send_round", send_round)
 
 
 def shifted(site, value, num_examples, changes=None):
