@@ -106,17 +106,19 @@ def check_plan(config: RunConfig) -> None:
 
     Raises:
         ConfigError: an option that an objective does not have, or a part that its stage does not
-            train, with the nearest right one.
+            train, with the nearest right one; a strategy that counts steps, for a stage with
+            members.
     """
     for name in config.stages:
         if name not in STAGES:
             continue
         settings = config.stage[name]
         stage = configured(name, settings.options, config.model)
-        if stage.members and config.strategy.name == "scaffold":
+        counts = "scaffold" if config.strategy.name == "scaffold" else settings.partial
+        if stage.members and counts in ("scaffold", "fednova"):
             raise ConfigError(
-                f"stage {name}: its members take different numbers of steps, and strategy scaffold "
-                f"needs to know them. Plan {', '.join(m.name for m in stage.members)} instead."
+                f"stage {name}: its members take different numbers of steps, and {counts} divides "
+                f"by them. Plan {', '.join(m.name for m in stage.members)} instead."
             )
         for member in stage.members or (stage,):
             make_objective(member.name, settings.options, 0.0)

@@ -115,6 +115,8 @@ def test_members_share_no_part():
         ("stage.masked.part_sites.cmr_encodr=2", "'cmr_encodr'.*cmr_encoder.*It trains"),
         ("stage.masked.part_sites.generator=1", "generator.*It trains"),
         ("stage.masked.options.mask_ration=0.5", "mask_ration"),
+        ("stage.masked.partial=fednova", "ecg_masked, cmr_masked instead"),
+        ("strategy.name=scaffold", "ecg_masked, cmr_masked instead"),
     ],
 )
 def test_a_plan_that_names_what_its_stage_has_not_is_refused(override, match):
