@@ -62,6 +62,7 @@ class LinkPlan:
         events: file that it appends its events to.
         bits_per_s: speed of each direction, shared by all connections; 0 is no limit.
         delay_s: of each direction; the round trip takes twice that.
+        loss: share of the IP packets that are lost in either direction; wants root (packets.py).
         cuts: what happens to it, each once.
     """
 
@@ -70,7 +71,14 @@ class LinkPlan:
     events: str
     bits_per_s: float = 0.0
     delay_s: float = 0.0
+    loss: float = 0.0
     cuts: tuple[Cut, ...] = ()
+
+
+def read_plan(text: str) -> LinkPlan:
+    """Return the plan that a relay's process was given as JSON."""
+    values = json.loads(text)
+    return LinkPlan(**{**values, "cuts": tuple(Cut(**cut) for cut in values["cuts"])})
 
 
 class Link:
@@ -79,8 +87,9 @@ class Link:
     Args:
         folder: for its events; created if needed.
         target: port of the SuperLink, on loopback.
-        bits_per_s: see LinkPlan; likewise `delay_s` and `cuts`.
+        bits_per_s: see LinkPlan; likewise `delay_s`, `loss` and `cuts`.
         delay_s: see `bits_per_s`.
+        loss: see `bits_per_s`.
         cuts: see `bits_per_s`.
     """
 
@@ -91,13 +100,16 @@ class Link:
         *,
         bits_per_s: float = 0.0,
         delay_s: float = 0.0,
+        loss: float = 0.0,
         cuts: Sequence[Cut] = (),
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (port,) = free_ports(1)
         self._events = folder.resolve() / EVENTS
         self._events.unlink(missing_ok=True)
-        self.plan = LinkPlan(port, target, str(self._events), bits_per_s, delay_s, tuple(cuts))
+        self.plan = LinkPlan(
+            port, target, str(self._events), bits_per_s, delay_s, loss, tuple(cuts)
+        )
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -108,9 +120,10 @@ class Link:
     def __enter__(self) -> Link:
         """Start the relay and return when it listens."""
         plan = json.dumps(asdict(self.plan))
+        program = "simulations.faults.packets" if self.plan.loss else "simulations.faults.relay"
         # It ends when its standard input does: also when this process is killed.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "simulations.faults.relay", plan], stdin=subprocess.PIPE
+            [sys.executable, "-m", program, plan], stdin=subprocess.PIPE
         )
         deadline = time.monotonic() + START_S
         while not self.events():

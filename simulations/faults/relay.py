@@ -8,20 +8,27 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import sys
 import threading
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TextIO
 
 from cardionets_core.flower_command import LOOPBACK
-from simulations.faults.link import Cut, LinkPlan, Way
+from simulations.faults.link import Cut, LinkPlan, Way, read_plan
+
+Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
 
 PIECE = 4096
 """Bytes that pass at a time; no cut is more exact."""
 
 IN_FLIGHT = 64
 """Pieces that may be under way in one direction of a connection."""
+
+BUFFER, SEGMENT = 64 * 1024, 1460
+"""Bytes that the near side may hold, and bytes of a packet, as on Ethernet."""
 
 ANNOUNCE = "/v1/fleet/push-messages"
 UPLOAD = "/v1/fleet/push-object"
@@ -84,11 +91,18 @@ class Connection:
 
 
 class Relay:
-    """All connections of one link, its clock and its cuts."""
+    """All connections of one link, its clock and its cuts.
 
-    def __init__(self, plan: LinkPlan, events: TextIO) -> None:
+    Args:
+        plan: what it is told.
+        events: file that gets its events.
+        connect: opens a connection to the other side; by default to the SuperLink itself.
+    """
+
+    def __init__(self, plan: LinkPlan, events: TextIO, connect: Connect | None = None) -> None:
         self._plan = plan
         self._events = events
+        self._connect = connect or (lambda: asyncio.open_connection(LOOPBACK, plan.target))
         self._cuts = list(plan.cuts)
         self._connections: set[Connection] = set()
         self._free: dict[Way, float] = {"up": 0.0, "down": 0.0}
@@ -98,9 +112,9 @@ class Relay:
         self._up.set()
         self._refusing = False
 
-    async def serve(self) -> None:
-        """Listen for ever."""
-        server = await asyncio.start_server(self._accept, LOOPBACK, self._plan.port)
+    async def serve(self, door: socket.socket) -> None:
+        """Take connections for ever."""
+        server = await asyncio.start_server(self._accept, sock=door)
         self._tell("listening", port=self._plan.port)
         async with server:
             await server.serve_forever()
@@ -112,7 +126,7 @@ class Relay:
         await asyncio.sleep(2 * self._plan.delay_s)  # the handshake of TCP
         await self._up.wait()
         try:
-            far, forth = await asyncio.open_connection(LOOPBACK, self._plan.target)
+            far, forth = await self._connect()
         except OSError:
             back.transport.abort()
             return
@@ -256,21 +270,31 @@ class Relay:
         self._events.flush()
 
 
-def _end_with_stdin() -> None:
+def listener(port: int) -> socket.socket:
+    """Return the socket where SuperNodes connect: like one at the near end of a real line.
+
+    Loopback has packets of 64 kB and buffers of megabytes: Flower would take what lies there for
+    sent, and wait for an answer while the slow side has hardly begun.
+    """
+    door = socket.socket()
+    door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    door.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+    door.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SEGMENT)
+    door.bind((LOOPBACK, port))
+    return door
+
+
+def end_with_stdin() -> None:
+    """End this process when its standard input ends: whoever started it is gone."""
     sys.stdin.read()
     os._exit(0)
 
 
-def _read_plan(text: str) -> LinkPlan:
-    values = json.loads(text)
-    return LinkPlan(**{**values, "cuts": tuple(Cut(**cut) for cut in values["cuts"])})
-
-
 async def _main(plan: LinkPlan) -> None:
     with open(plan.events, "a", encoding="utf-8") as events:
-        await Relay(plan, events).serve()
+        await Relay(plan, events).serve(listener(plan.port))
 
 
 if __name__ == "__main__":
-    threading.Thread(target=_end_with_stdin, daemon=True).start()
-    asyncio.run(_main(_read_plan(sys.argv[1])))
+    threading.Thread(target=end_with_stdin, daemon=True).start()
+    asyncio.run(_main(read_plan(sys.argv[1])))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import http.server
+import os
+import random
 import threading
 import time
 
@@ -11,6 +13,7 @@ import pytest
 
 from cardionets_core.errors import EngineError
 from simulations.faults.link import Cut, Link
+from simulations.faults.packets import TUN
 from simulations.faults.relay import Follower
 
 ANSWER = b"abc" * 50_000
@@ -154,3 +157,16 @@ def test_the_follower_sees_messages_however_they_are_torn(step):
         ("/c", 0, 0),
         ("/d", 3, 3),
     ]
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not TUN.exists(), reason="wants root and /dev/net/tun")
+def test_packets_are_lost_and_no_byte_is(superlink, tmp_path):
+    """TCP sends the lost ones again; a round trip takes twice the delay, over real packets."""
+    port, got = superlink
+    update = random.Random(3).randbytes(200_000)
+    with Link(tmp_path, port, delay_s=0.02, loss=0.02) as link:
+        began = time.monotonic()
+        send_round(link, update)
+        assert time.monotonic() - began >= 5 * 0.04
+        assert link.sizes("down") == {0: len(ANSWER)}
+    assert update in got
