@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cardionets_core.errors import RunError
+from cardionets_core.errors import IncompleteError
 from cardionets_core.evaluation.evaluate import solve_probes, summarise
 from cardionets_core.evaluation.summary import residual_sd
 from cardionets_core.evaluation.sums import merge
 from server.exchange import Run, header, round_record, send_round
+from server.handshake import admitted
 from server.screening import misdirected
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cardionets_core.evaluation.options import EvaluationOptions, Section
     from cardionets_core.evaluation.sums import Sums
     from cardionets_core.messages import Update
@@ -41,9 +44,9 @@ def run_evaluation(run: Run, state: RunState) -> RunState:
     """Run both rounds of the evaluate stage and return the state with its metrics.
 
     Raises:
-        RunError: no site answered.
+        IncompleteError: no site answered.
     """
-    state, fitted = _collect(run, state, "fit", 1, {})
+    state, fitted = _collect(run, admitted(run, state), "fit", 1, {})
     merged = merge(fitted.values())
     probes = solve_probes(merged, evaluation_options(run.config))
     state, scored = _collect(run, state, "score", 2, {PROBES: dict(probes)})
@@ -111,13 +114,19 @@ def _collect(
             parts=evaluated_parts(state.sites[site].modalities, options.sections),
             evaluation=options,
         )
-        for site in sorted(run.nodes)
+        for site in sorted(state.sites)
     }
-    result = send_round(run, state, heads, accept, DEADLINE_S, extra)
+    needed = min(run.config.min_sites, len(heads))
+
+    def enough(sites: Sequence[str]) -> bool:
+        return len(sites) >= needed
+
+    result = send_round(run, state, heads, accept, DEADLINE_S, extra, enough=enough)
     if not sums:
-        raise RunError(
+        raise IncompleteError(
             f"evaluate ({action}): no site answered (refused: {result.refused}). "
-            "Look into the sites' logs; the run can be resumed."
+            "Look into the sites' logs; the run can be resumed.",
+            result.refused,
         )
     record: dict[str, Any] = round_record("evaluate", number, 2, result, {})
     run.report(record)
