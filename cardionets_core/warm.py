@@ -13,6 +13,7 @@ to.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import logging
@@ -31,6 +32,14 @@ from cardionets_core.flower_command import Command
 
 CLIENT_PROGRAM, SERVER_PROGRAM = "flwr-clientapp", "flwr-serverapp"
 SOCKET_ENV = "CARDIONETS_WARM_SOCKET"
+LATE_MODULES = (
+    "torch._inductor.config",
+    "hydra.core.override_parser.overrides_parser",
+    "pyarrow.pandas_compat",
+)
+"""What libraries import at the first use only: by torch.use_deterministic_algorithms (a second of
+CPU), by a site's YAML (0.1 s), and by a table. Every fork would pay for it again."""
+
 MAX_SOCKET_PATH = 100
 _SHIM = Path(__file__).with_name("warm_shim.py")
 _LENGTH_BYTES = 8
@@ -86,6 +95,7 @@ def serve(name: str, socket_path: Path, modules: Sequence[str]) -> None:
     program = flower_compat.server_app_program() if server else flower_compat.client_app_program()
     for module in modules:
         importlib.import_module(module)
+    gc.freeze()  # what is there now is never collected, so forks need not copy its pages
     # Children are not waited for: each tells its own exit code to the program that asked.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     socket_path.unlink(missing_ok=True)

@@ -7,11 +7,17 @@ from pathlib import Path
 
 from cardionets_core import warm
 from cardionets_core.flower_command import Command
+from cardionets_core.warm import LATE_MODULES
 
 PROGRAM = warm.CLIENT_PROGRAM
 SOCKET_ENV = warm.SOCKET_ENV
 
-APP_MODULES = ("client.client_app", "client.local_training", "client.site")
+APP_MODULES = (
+    "client.client_app",
+    "client.local_training",
+    "client.site",
+    *LATE_MODULES,
+)
 """What the ClientApp needs before it can work on a task."""
 
 

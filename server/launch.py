@@ -17,11 +17,12 @@ from cardionets_core.flower_command import (
     client_tls,
     quiet_environment,
 )
+from cardionets_core.warm import LATE_MODULES
 
 BUNDLE = Path(__file__).parent / "bundle"
 """The thin bundle: a pyproject.toml that names the installed apps, and nothing else."""
 
-APP_MODULES = ("server.server_app", "server.tracking", "mlflow")
+APP_MODULES = ("server.server_app", "server.tracking", "mlflow", *LATE_MODULES)
 """What the ServerApp needs before it can greet the sites."""
 
 CONNECTION = "cardionets"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import socket
 import subprocess
@@ -121,3 +122,20 @@ def test_only_its_user_can_talk_to_a_starter(tmp_path, starter):
 def test_a_path_too_long_for_a_socket_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="shorter folder"):
         warm.starter(tmp_path / ("x" * 100), home=tmp_path)
+
+
+def test_nothing_heavy_is_left_for_the_first_use():
+    """Libraries import more when they are first used; every fork would pay for that again."""
+    code = f"""
+import importlib, sys
+for module in {warm.APP_MODULES!r}:
+    importlib.import_module(module)
+known = set(sys.modules)
+from cardionets_core.runtime import set_up
+from cardionets_core.run_config import CONF, compose
+set_up(1)
+compose("run", ["name=x"], package=CONF)
+print(sorted(set(sys.modules) - known))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert len(ast.literal_eval(done.stdout.splitlines()[-1])) < 20, done.stdout
