@@ -10,10 +10,14 @@ import pytest
 import torch
 from torch import nn
 
+from cardionets_core.errors import ConfigError
 from cardionets_core.messages import TaskHeader, TrainPlan, Update
 from cardionets_core.model_config import ModelConfig
+from cardionets_core.run_config import RunConfig, StageConfig
+from cardionets_core.strategy_config import StrategyConfig
 from cardionets_core.training.control import correction, next_control
 from cardionets_core.training.loop import planned_steps, train_locally
+from cardionets_core.training.stages import check_plan
 from server.aggregation import ExactMean
 from server.strategies.scaffold import (
     begun,
@@ -313,3 +317,24 @@ def test_steps_that_the_studies_do_not_take_are_seen(steps, partial, fits):
     assert planned_steps(30, plan) == 6
     update = Update("a", "r", "ecg_masked", 1, num_examples=30, steps=steps)
     assert steps_fit(update, plan, partial=partial) is fits
+
+
+@pytest.mark.parametrize(
+    ("stage", "settings", "words"),
+    [
+        ("masked", StageConfig(), "Plan ecg_masked, cmr_masked instead"),
+        ("ecg_masked", StageConfig(partial="fednova"), "Set stage.ecg_masked.partial=weight"),
+    ],
+)
+def test_what_the_paper_has_no_formula_for_is_refused_before_the_run(stage, settings, words):
+    config = RunConfig(
+        name="r",
+        seed=1,
+        model=ModelConfig(),
+        stages=("handshake", stage),
+        stage={stage: settings},
+        strategy=StrategyConfig("scaffold"),
+    )
+    with pytest.raises(ConfigError, match="scaffold") as error:
+        check_plan(config)
+    assert words in str(error.value)
