@@ -16,8 +16,9 @@ from cardionets_core.training.stages import HEADS, Stage, configured
 from server.exchange import Run, header, round_record
 from server.gathering import gather
 from server.handshake import admitted
+from server.norms import learned_names
 from server.owners import head_for, require_sites, shares_of
-from server.screening import Asked, Firewall, learned_names
+from server.screening import Asked, Firewall
 from server.state import RunState, save_state
 from server.strategies.averaging import fedavg, moving_average
 from server.strategies.optimizers import optimise, start_moments

@@ -42,7 +42,8 @@ from cardionets_core.training.stages import HEADS, STAGES, Stage, configured
 from client.local_training import serve
 from client.site import Site
 from server.aggregation import ExactMean
-from server.screening import learned_names, screen
+from server.norms import learned_names
+from server.screening import screen
 from server.strategies.averaging import fedavg
 from simulations.faults.small import NANO, plan, write_hospital
 

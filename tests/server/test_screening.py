@@ -14,18 +14,8 @@ from cardionets_core.model_config import ModelConfig
 from cardionets_core.run_config import CONF, StageConfig, compose, run_config_from
 from cardionets_core.screening_config import ScreeningConfig
 from server.aggregation import LIMIT, ExactMean
-from server.screening import (
-    STATISTICS,
-    Asked,
-    Firewall,
-    l2_norm,
-    learned_names,
-    mark_of,
-    norms_of,
-    screen,
-    travel,
-    used_marks,
-)
+from server.norms import STATISTICS, l2_norm, learned_names, norms_of, travel
+from server.screening import Asked, Firewall, mark_of, screen, used_marks
 
 WEIGHTS = {
     "ecg_encoder": {
