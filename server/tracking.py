@@ -36,6 +36,9 @@ CONNECT_S = 60.0
 CLOSE_S = 60.0
 """Seconds that a run which has ended waits for MLflow to take the rest."""
 
+MARK_S = 15.0
+"""Seconds for MLflow to take the state of a run that has lost its server."""
+
 STATUSES = {
     "QUEUED": "SCHEDULED",
     "RUNNING": "RUNNING",
@@ -230,7 +233,7 @@ def mark_state(folder: Path, words: str, *, tracking_uri: str, experiment: str) 
         return
     tracker = Tracker(folder, tracking_uri=tracking_uri, experiment=experiment)
     tracker.state(words)
-    tracker.close(RETRY_S)
+    tracker.close(MARK_S)
 
 
 def _refused(error: Exception) -> bool:
