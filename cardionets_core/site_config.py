@@ -58,7 +58,8 @@ class SitePolicy:
     """What this hospital allows.
 
     Attributes:
-        stages: stages that it takes part in; empty means all.
+        stages: stages that it takes part in; empty means all. `masked` is also let in where each
+            member of it stands here that this site would train.
         min_patients: it answers no task over fewer training patients than this.
         max_local_epochs: more than this in one task is refused.
     """
