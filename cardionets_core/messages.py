@@ -41,8 +41,11 @@ MISSING_PARTS = "missing_parts"
 """The code of a site that has not kept a frozen part; the server sends all of them again."""
 
 MISSING_MEMORY = "missing_memory"
-"""The code of a site that has not, or not whole, the memory that a task names; the server asks it
-to begin with nothing."""
+"""The code of a site that has not, or not whole, the memory that a task names; the server asks once
+more, for the personal tensors of the memory before it, or nothing."""
+
+OR_NOTHING = "?"
+"""Ending of the name of a memory that a site may do without."""
 
 LARGEST_COUNT = 2**40
 """More than any site can count; keeps sums of counts far from overflow."""
@@ -118,7 +121,8 @@ class TaskHeader:
         evaluation: options of the evaluate stage.
         notice: what became of the site's last answer, where it was not used.
         memory: `STAGE/ROUND` of the site's last update that the server used in this run; the site
-            goes on from what it remembered then. Empty: from nothing.
+            goes on from what it remembered then. Empty: from nothing. With OR_NOTHING: from its
+            personal tensors of then, if they are whole.
         local: patterns of tensors (`part` or `part.name`) that stay at the sites.
         model_seed: seed of the initial weights, for tensors that never travel.
     """

@@ -25,7 +25,7 @@ from safetensors.numpy import save as save_tensors
 
 from cardionets_core.config_tree import digest
 from cardionets_core.errors import DataError, SiteError
-from cardionets_core.messages import MISSING_MEMORY, SUMS, TaskHeader, Update
+from cardionets_core.messages import MISSING_MEMORY, OR_NOTHING, SUMS, TaskHeader, Update
 from cardionets_core.packing import Groups, fingerprint
 
 if TYPE_CHECKING:
@@ -85,11 +85,20 @@ class RunMemory:
     def read(self, generation: str) -> Memory:
         """Return a generation; of the empty name, an empty memory.
 
+        Of a name with OR_NOTHING, only the personal tensors: control variate and residual belong to
+        the last update, and those of the one before are of no use.
+
         Raises:
             SiteError: `missing_memory`, when it is not here or not whole.
         """
         if not generation:
             return Memory()
+        if generation.endswith(OR_NOTHING):
+            try:
+                before = self.read(generation.removesuffix(OR_NOTHING))
+            except SiteError:
+                return Memory()
+            return Memory(before.stage, {LOCAL: before.groups.get(LOCAL, {})})
         for path in reversed(self._files(generation)):
             found = _read(path)
             if found and found[0].get("run") == self._run and found[0]["name"] == generation:
@@ -111,7 +120,8 @@ class RunMemory:
         path = self._folder / f"memory-{order:08d}-{_hash(name)}.sealed"
         self._write(path, facts, _flat(memory.groups))
         again = {p for p in before if p.name.endswith(f"{_hash(name)}.sealed")}
-        needed = [path, *self._files(header.memory)[-1:]] if header.memory else [path]
+        base = header.memory.removesuffix(OR_NOTHING)
+        needed = [path, *self._files(base)[-1:]] if base else [path]
         others = [p for p in before if p not in again and p not in needed]
         kept = {*needed, *others[len(others) - (GENERATIONS - len(needed)) :]}
         for old in set(before) - kept:

@@ -19,7 +19,7 @@ from cardionets_core.messages import (
 from cardionets_core.packing import Groups, fingerprint
 from cardionets_core.runtime import derive_seed
 from server.attendance import Attendance
-from server.memory import generations
+from server.memory import generations, named
 from server.rounds import RoundResult, run_round
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def send_round(
         for part, mark in head.parts.items():
             if part not in head.trains and held.get(part) != mark:
                 weights[part] = frozen[part]
-        memory = "" if MISSING_MEMORY in lost else memories.get(site, "")
+        memory = named(memories.get(site, ()), lost=MISSING_MEMORY in lost)
         head = replace(head, notice=run.notices.get(site), memory=memory)
         return Task(head, weights | (extra or {}))
 

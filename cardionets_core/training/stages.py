@@ -120,11 +120,6 @@ def check_plan(config: RunConfig) -> None:
                 f"stage {name}: its members take different numbers of steps, and {counts} divides "
                 f"by them. Plan {', '.join(m.name for m in stage.members)} instead."
             )
-        if (config.strategy.name, settings.partial) == ("scaffold", "fednova"):
-            raise ConfigError(
-                f"stage.{name}.partial=fednova: strategy scaffold divides by the local steps "
-                f"itself, and they would count twice. Set stage.{name}.partial=weight."
-            )
         for member in stage.members or (stage,):
             make_objective(member.name, settings.options, 0.0)
         for part in settings.part_sites:

@@ -162,6 +162,14 @@ def test_no_damage_gives_a_wrong_memory_or_harms_another_generation(place, bit, 
                 assert same(memory.read(f"contrastive/{number}"), a_memory(number))
 
 
+def test_where_the_newest_is_lost_the_personal_tensors_before_it_are_gone_on_from(tmp_path):
+    memory = rounds(tmp_path)
+    before = memory.read("contrastive/2?")
+    assert same(Memory("contrastive", {LOCAL: a_memory(2).groups[LOCAL]}), before)
+    files(tmp_path)[1].write_bytes(b"torn")
+    assert memory.read("contrastive/2?").groups == {}
+
+
 def test_a_whole_file_under_another_generations_name_is_not_believed(tmp_path):
     memory = rounds(tmp_path)
     first, second, _ = files(tmp_path)
