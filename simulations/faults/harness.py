@@ -149,7 +149,7 @@ def federate(
     run, plans = folder / "outputs" / config.name, folder / "faults"
     write_config(run, config)
     ask_for(faults, plans)
-    own = {name: _own_cache(path, folder / "sites") for name, path in sites.items()}
+    own = own_caches(sites, folder / "sites")
     env = {FAULTS_ENV: str(plans), "OMP_NUM_THREADS": str(config.threads)}
     with SupervisedFederation(run, own, env=env) as federation:
         watch, began = Watch(federation, plans, faults), time.monotonic()
@@ -171,13 +171,14 @@ def _follow(federation: Federation, run: Path, watch: Watch, patience_s: float) 
         time.sleep(LOOK_S)
 
 
-def _own_cache(site: Path, folder: Path) -> Path:
-    """Write a site's YAML anew with a cache of its own; return it."""
-    values: dict[str, Any] = compose_site(site)
-    values["data"] = dict(values["data"]) | {"cache": str(folder / site.stem / "cache")}
+def own_caches(sites: Mapping[str, Path], folder: Path) -> dict[str, Path]:
+    """Write the sites' YAML anew into a folder, with caches there; return site name -> YAML."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_yaml(folder / site.name, values)
-    return folder / site.name
+    for name, path in sites.items():
+        values: dict[str, Any] = compose_site(path)
+        values["data"] = dict(values["data"]) | {"cache": str(folder / name / "cache")}
+        write_yaml(folder / f"{name}.yaml", values)
+    return {name: folder / f"{name}.yaml" for name in sites}
 
 
 def _ran(
