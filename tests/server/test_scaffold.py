@@ -328,5 +328,5 @@ def test_a_stage_whose_members_take_steps_of_their_own_is_refused_before_the_run
         stage={"masked": StageConfig()},
         strategy=StrategyConfig("scaffold"),
     )
-    with pytest.raises(ConfigError, match="scaffold.* Plan ecg_masked, cmr_masked instead"):
+    with pytest.raises(ConfigError, match=r"scaffold.* Plan ecg_masked, cmr_masked instead"):
         check_plan(config)
