@@ -42,14 +42,12 @@ def _lead(above: Facts, outcomes: list[Outcome]) -> str:
 
 
 def _row(outcome: Outcome) -> Row:
-    title = TITLES.get(outcome.figure, "")
-    row = outcome.row
-    head = f"{outcome.figure}. {title}"
-    cells: tuple[str, ...] = ("", outcome.reason, "", WORDS[outcome.state])
-    if row is not None:
-        head = f"{outcome.figure}. {title}\n{row.what}"
-        cells = (row.target, row.ours, row.flower, WORDS[outcome.state])
-    return Row(head, (*cells, duration(outcome.seconds)))
+    head = f"{outcome.figure}. {TITLES.get(outcome.figure, '')}"
+    cells: tuple[str, ...] = ("", outcome.reason, "")
+    if outcome.row is not None:
+        row = outcome.row
+        cells = (row.target, f"{row.ours}\n{row.what}", row.flower)
+    return Row(head, (*cells, WORDS[outcome.state], duration(outcome.seconds)))
 
 
 def _conditions(above: Facts) -> Section:
