@@ -8,6 +8,7 @@ here. Nothing else in the project may import from `flwr.supercore`, `flwr.common
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -44,6 +45,7 @@ __all__ = [
     "empty_run",
     "engine_lost",
     "fuse_run_config",
+    "keep_task_input",
     "online_node",
     "raised_reply",
     "run_supernode",
@@ -177,6 +179,59 @@ def around_upload(*, within: Callable[[], None], after: Callable[[], None]) -> N
         after()
 
     vars(run_clientapp)["push_objects"] = push_and_tell
+
+
+def keep_task_input(kept: int) -> None:
+    """Let a task whose process is killed be begun again, by another process with the same token.
+
+    A SuperNode hands out the input of a task once. So it is kept in `kept` while the app works on
+    it, and taken from there where it already lies. Once the reply travels it is dropped: then
+    a second start would answer twice.
+
+    Args:
+        kept: descriptor of a file in memory, empty before the first start. Its first 8 bytes are
+            the length of the first part, written last; 0: nothing whole is kept.
+    """
+    from flwr.common import serde
+    from flwr.proto.message_pb2 import Message as MessageProto
+    from flwr.proto.runtime_pb2 import PullTaskInputResponse
+    from flwr.supernode.runtime import run_clientapp
+
+    pull, push = run_clientapp.pull_task_input, run_clientapp.push_message
+
+    def pull_or_take(client: Any) -> tuple[Any, ...]:
+        first = int.from_bytes(os.pread(kept, 8, 0), "big")
+        return take(first) if first else keep(pull(client))
+
+    def keep(given: tuple[Any, ...]) -> tuple[Any, ...]:
+        message, context, run, fab = given
+        head = PullTaskInputResponse(
+            context=serde.context_to_proto(context),
+            run=serde.run_to_proto(run),
+            fab=serde.fab_to_proto(fab),
+            task_id=TaskIdentity.task_id,
+        ).SerializeToString()
+        with open(os.dup(kept), "wb") as file:
+            file.write(bytes(8) + head)
+            file.write(serde.message_to_proto(message).SerializeToString())
+        os.pwrite(kept, len(head).to_bytes(8, "big"), 0)
+        return given
+
+    def take(first: int) -> tuple[Any, ...]:
+        with open(os.dup(kept), "rb") as file:
+            file.seek(8)
+            head = PullTaskInputResponse.FromString(file.read(first))
+            message = serde.message_from_proto(MessageProto.FromString(file.read()))
+        context, run = serde.context_from_proto(head.context), serde.run_from_proto(head.run)
+        TaskIdentity.task_id, TaskIdentity.run_id = head.task_id, run.run_id
+        TaskIdentity.node_id = context.node_id
+        return message, context, run, serde.fab_from_proto(head.fab)
+
+    def drop_and_push(client: Any, message: Message, context: Any) -> None:
+        os.ftruncate(kept, 0)
+        push(client, message, context)
+
+    vars(run_clientapp).update(pull_task_input=pull_or_take, push_message=drop_and_push)
 
 
 def server_app_program() -> Callable[[], None]:

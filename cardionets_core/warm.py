@@ -108,16 +108,20 @@ def serve(name: str, socket_path: Path, modules: Sequence[str]) -> None:
             link, _ = listener.accept()
             if os.fork() == 0:
                 listener.close()
-                _work(link, program)
+                _work(link, program, None if server else flower_compat.keep_task_input)
             link.close()
 
 
-def _work(link: socket.socket, program: Callable[[], None]) -> None:
-    """Become the process of one message: take over its arguments, and leave with its code."""
+def _work(
+    link: socket.socket, program: Callable[[], None], keep_input: Callable[[int], None] | None
+) -> None:
+    """Become the process of one app: take over its arguments, and leave with its code."""
     code = _CRASHED
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        _take_over(link)
+        kept = _take_over(link)
+        if keep_input is not None:
+            keep_input(kept)
         program()
         code = 0
     except SystemExit as left:
@@ -133,9 +137,11 @@ def _work(link: socket.socket, program: Callable[[], None]) -> None:
         os._exit(code)
 
 
-def _take_over(link: socket.socket) -> None:
-    header, descriptors, _, _ = socket.recv_fds(link, _LENGTH_BYTES, 3)
-    for target, descriptor in enumerate(descriptors):
+def _take_over(link: socket.socket) -> int:
+    """Take arguments, environment and output over; return where a task's input is kept."""
+    header, descriptors, _, _ = socket.recv_fds(link, _LENGTH_BYTES, 4)
+    *outputs, kept = descriptors
+    for target, descriptor in enumerate(outputs):
         os.dup2(descriptor, target)
         os.close(descriptor)
     length, received = int.from_bytes(header, "big"), b""
@@ -146,6 +152,7 @@ def _take_over(link: socket.socket) -> None:
     os.environ.update(request["env"])
     os.chdir(request["cwd"])
     sys.argv = request["argv"]
+    return kept
 
 
 if __name__ == "__main__":

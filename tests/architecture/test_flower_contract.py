@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import re
 import time
 import tomllib
@@ -11,16 +12,19 @@ import warnings
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.cli.flower_config import read_superlink_connection
 from flwr.common import constant as common_constant
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.supercore import constant, telemetry
 from flwr.supercore.cli import flower_superexec
+from flwr.supercore.fab import Fab
 from flwr.supercore.superexec import run_superexec
 from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExecutor
+from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.cli import flower_superlink
 from flwr.supernode import start_client_internal
 from flwr.supernode.cli import flower_supernode, flwr_clientapp
@@ -247,3 +251,37 @@ def test_unknown_run_config_keys_are_refused(tmp_path):
     assert fused == {"run": "x", "config-hash": ""}
     with pytest.raises(ValueError, match="rum"):
         flower_compat.fuse_run_config(server_launch.BUNDLE, {"rum": "x"})
+
+
+def test_the_input_of_a_task_is_kept_until_its_reply_travels(monkeypatch):
+    """A second process of the same task gets what the first one was given, and asks nobody."""
+    for name in ("pull_task_input", "push_message"):
+        assert f"{name}(" in inspect.getsource(run_clientapp.run_clientapp)
+    monkeypatch.setattr(run_clientapp, "push_message", lambda *given: pushed.append(given))
+    pulled, pushed, kept = [], [], os.memfd_create("input")
+    content = RecordDict({"c": ConfigRecord({"k": 1}), "a": ArrayRecord([np.arange(3.0)])})
+    context = Context(5, 9, {"n": 1}, RecordDict(), {"r": "x"}, 7)
+
+    def pull(client):
+        assert client == "client"
+        pulled.append(client)
+        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 3, 5, 9
+        message = Message(content, 9, "train", ttl=60.0)
+        flower_compat.stamp_message_id(message, "abc")
+        return message, context, flower_compat.empty_run(5), Fab("hash", b"bundle", {"v": "w"})
+
+    def again():
+        with flower_compat.task_identity(run_id=1, node_id=1, task_id=1):
+            monkeypatch.setattr(run_clientapp, "pull_task_input", pull)
+            flower_compat.keep_task_input(kept)
+            given = run_clientapp.pull_task_input("client")
+            assert (TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id) == (3, 5, 9)
+            return given
+
+    first, second = again(), again()
+    assert len(pulled) == 1
+    assert vars(second[0].metadata) == vars(first[0].metadata)
+    assert second[0].content == first[0].content == content
+    assert second[1] == first[1] and second[2].run_id == 5 and second[3] == first[3]
+    run_clientapp.push_message("client", *second[:2])
+    assert len(pushed) == 1 and os.pread(kept, 8, 0) == b""

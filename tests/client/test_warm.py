@@ -21,9 +21,17 @@ STARTER = """
     from pathlib import Path
     from cardionets_core import flower_compat
 
-    imported_in = os.getpid()
+    imported_in, kept = os.getpid(), []
 
     def program():
+        if "task" in sys.argv:
+            begun = os.pread(kept[0], 8, 0)
+            print("begun before:", bool(begun), flush=True)
+            os.pwrite(kept[0], (1).to_bytes(8, "big"), 0)
+            if "sending" in sys.argv:
+                os.ftruncate(kept[0], 0)
+            if not begun or "always" in sys.argv:
+                os.kill(os.getpid(), 9)
         print("argv", sys.argv[1:], "home", os.environ["WHO"], "cwd", os.getcwd())
         print("forked", os.getpid() != imported_in, "left", os.environ.get("LEFT"))
         os.environ["LEFT"] = "something"
@@ -35,6 +43,7 @@ STARTER = """
             sys.exit(7)
 
     flower_compat.client_app_program = lambda: program
+    flower_compat.keep_task_input = kept.append
     from cardionets_core import warm
     warm.serve(warm.CLIENT_PROGRAM, Path(sys.argv[1]), [])
 """
@@ -83,6 +92,18 @@ def test_exit_codes_and_tracebacks_arrive(tmp_path, starter, word, code):
     if word == "fail":
         assert "ValueError: of the app" in done.stderr
     assert start(tmp_path, starter).returncode == 0  # the starter itself lives on
+
+
+@pytest.mark.parametrize(
+    ("words", "starts", "code"),
+    [((), 2, 0), (("always",), 2, 137), (("sending",), 1, 137)],
+    ids=["killed once", "killed twice", "killed while its reply travels"],
+)
+def test_a_task_whose_process_was_killed_is_begun_once_more(tmp_path, starter, words, starts, code):
+    done = start(tmp_path, starter, "task", *words)
+    assert done.returncode == code
+    assert done.stdout.count("begun before") == starts
+    assert ("starting it once more" in done.stderr) == (starts == 2)
 
 
 def test_messages_are_worked_on_side_by_side(tmp_path, starter):
