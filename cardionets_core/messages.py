@@ -249,10 +249,12 @@ def refusal(code: str) -> RecordDict:
 def payload_bytes(content: RecordDict) -> int:
     """Return the bytes of a message's arrays and texts: its cost on the wire, framing aside."""
     total = 0
-    for record in content.array_records.values():
-        total += sum(len(a.data) for a in record.values())
-    for config in content.config_records.values():
-        total += sum(len(str(v)) for v in config.values())
+    # Not by `content.array_records`: it makes a reference cycle that holds the arrays for a while.
+    for record in content.values():
+        if isinstance(record, ArrayRecord):
+            total += sum(len(array.data) for array in record.values())
+        elif isinstance(record, ConfigRecord):
+            total += sum(len(str(value)) for value in record.values())
     return total
 
 
