@@ -78,7 +78,7 @@ def encode(
             sent = _encode_array(values, codec)
             wire[part] |= {name + ending: a for ending, a in sent.items()}
             decoded = _decode_array(sent[""], sent.get(SCALE))
-            rest.setdefault(part, {})[name] = values - decoded
+            rest.setdefault(part, {})[name] = np.subtract(values, decoded, out=decoded)
     return wire, rest
 
 
@@ -125,15 +125,20 @@ def _encode_array(values: NDArray[Any], codec: Codec) -> Arrays:
     if codec == "bfloat16":
         return {"": _to_bfloat16(flat).reshape(values.shape)}
     scale = _scales(largest)
-    steps = flat / _per_value(np.where(scale > 0, scale, np.float32(1)), flat.size)
-    return {"": np.rint(steps).astype(np.int8).reshape(values.shape), SCALE: scale}
+    steps = _per_value(np.where(scale > 0, scale, np.float32(1)), flat.size)
+    np.rint(np.divide(flat, steps, out=steps), out=steps)
+    return {"": steps.astype(np.int8).reshape(values.shape), SCALE: scale}
 
 
 def _to_bfloat16(values: NDArray[Any]) -> NDArray[Any]:
     """Return the upper 16 bits of each float32, rounded to nearest, ties to even."""
     bits = np.ascontiguousarray(values).view(np.uint32)
-    half = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
-    return ((bits + half) >> np.uint32(16)).astype(np.uint16)
+    rounded = bits >> np.uint32(16)  # then in place: new memory costs more than the sums
+    rounded &= np.uint32(1)
+    rounded += np.uint32(0x7FFF)
+    rounded += bits
+    rounded >>= np.uint32(16)
+    return rounded.astype(np.uint16)
 
 
 def _scales(largest: NDArray[Any]) -> NDArray[Any]:
@@ -145,7 +150,9 @@ def _scales(largest: NDArray[Any]) -> NDArray[Any]:
 
 def _decode_array(array: NDArray[Any], scale: NDArray[Any] | None) -> NDArray[Any]:
     if scale is None:
-        return (array.astype(np.uint32) << np.uint32(16)).view(np.float32)
+        bits = array.astype(np.uint32)
+        bits <<= np.uint32(16)
+        return bits.view(np.float32)
     flat = array.reshape(-1).astype(np.float32)
     flat *= _per_value(scale, flat.size)
     return flat.reshape(array.shape)

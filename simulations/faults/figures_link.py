@@ -73,12 +73,19 @@ class Crossed:
         return sum(e["passed"] for e in objects if e["passed"] < e["size"])
 
 
-def config_of(name: str, *, rounds: int, sites: int, codec: str = "float32") -> RunConfig:
+def config_of(
+    name: str,
+    *,
+    rounds: int,
+    sites: int,
+    codec: str = "float32",
+    model: Sequence[str] = NANO,
+) -> RunConfig:
     """Return the plan of a short run: one stage that needs ECGs only."""
     stage = {"rounds": rounds, "local_epochs": 1, "min_sites": sites}
     words = [f"stage.ecg_masked.{key}={value}" for key, value in stage.items()]
     words += ["stages=[handshake,ecg_masked]", f"wire.codec={codec}"]
-    return plan(name, (*NANO, *words), sites=sites)
+    return plan(name, (*model, *words), sites=sites)
 
 
 def calm(folder: Path, config: RunConfig, sites: Mapping[str, Path]) -> Crossed:
@@ -98,6 +105,7 @@ def over_link(
     cuts: Sequence[Cut] = (),
     bits_per_s: float = 0.0,
     delay_s: float = 0.0,
+    loss: float = 0.0,
 ) -> Crossed:
     """Run a plan as real processes with the first of the sites behind a link.
 
@@ -105,15 +113,17 @@ def over_link(
         folder: gets the run's folder and the link's events.
         config: the plan; give each run a name of its own, or sites answer from memory.
         sites: site name -> YAML.
-        cuts: see link.py; likewise `bits_per_s` and `delay_s`.
+        cuts: see link.py; likewise `bits_per_s`, `delay_s` and `loss`.
         bits_per_s: see `cuts`.
         delay_s: see `cuts`.
+        loss: see `cuts`.
     """
     run, (port,) = folder / config.name, free_ports(1)
     write_config(run, config)
     submission = {"run": config.name, "config-hash": digest(config)}
     env = {"OMP_NUM_THREADS": str(config.threads)}
-    with Link(run / "link", port, cuts=cuts, bits_per_s=bits_per_s, delay_s=delay_s) as link:
+    slowness = {"bits_per_s": bits_per_s, "delay_s": delay_s, "loss": loss}
+    with Link(run / "link", port, cuts=cuts, **slowness) as link:
         behind = {next(iter(sites)): link.address}
         with Federation(run, sites, port=port, env=env, site_address=behind) as federation:
             federation.wait(federation.submit(submission), seconds=PATIENCE_S)

@@ -151,7 +151,8 @@ class Link:
     def events(self) -> list[dict[str, Any]]:
         """Return what has happened: `listening`, `object`, `cut` and `restored`, oldest first.
 
-        An `object` says its `way` and `message`, its `size`, how much of it `passed`, and the time.
+        An `object` says its `way` and `message`, its `size`, how much of it `passed`, and when it
+        `began` and (`time`) ended, in seconds since 1970.
         """
         if not self._events.is_file():
             return []

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from cardionets_core.flower_command import LOOPBACK
@@ -43,6 +43,7 @@ class Body:
     path: str
     size: int
     passed: int = 0
+    began: float = field(default_factory=time.time)
 
 
 class Follower:
@@ -261,9 +262,8 @@ class Relay:
         self._up.set()
 
     def _tell_object(self, body: Body, way: Way) -> None:
-        self._tell(
-            "object", way=way, message=self._message[way], size=body.size, passed=body.passed
-        )
+        facts = {"size": body.size, "passed": body.passed, "began": body.began}
+        self._tell("object", way=way, message=self._message[way], **facts)
 
     def _tell(self, event: str, **more: Any) -> None:
         self._events.write(json.dumps({"event": event, "time": time.time(), **more}) + "\n")

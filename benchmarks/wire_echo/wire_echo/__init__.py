@@ -1,0 +1,1 @@
+"""Sends arrays to a site and gets them back."""
