@@ -46,7 +46,8 @@ class StageConfig:
             by then (`partial`). 0: no limit but the deadline.
         partial: how unfinished work counts: by its share of the planned steps (`weight`), or
             normalised by its steps (`fednova`).
-        part_sites: part -> sites that must have trained it in a round; others: `min_sites`.
+        part_sites: part -> sites that must have trained it in a round, 0 where it may stay as it
+            is; others: `min_sites`.
         ema_half_life: patients after which the server's moving average forgets half; 0 is off.
         options: numbers for the objective (temperature, sigma, phenotype_weight ...).
     """
@@ -81,8 +82,8 @@ class StageConfig:
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
         for part, sites in self.part_sites.items():
-            if sites < 1:
-                raise ValueError(f"part_sites.{part} is {sites}; it must be at least 1")
+            if sites < 0:
+                raise ValueError(f"part_sites.{part} is {sites}; it must be at least 0")
 
     def sites_for(self, part: str) -> int:
         """Return how many sites must have trained a part in a round."""

@@ -69,7 +69,8 @@ def part_examples(update: Update) -> dict[str, int]:
 
 def part_quorum(config: RunConfig, settings: StageConfig, part: str) -> int:
     """Return how many sites must have trained a part in a round."""
-    return max(settings.sites_for(part), config.strategy.sites_needed()[0])
+    least = config.strategy.sites_needed()[0] if config.strategy.robust else 0
+    return max(settings.sites_for(part), least)
 
 
 def short_parts(
@@ -134,8 +135,9 @@ def _require_stage(config: RunConfig, settings: StageConfig, stage: Stage, share
     owners = owners_of(stage.trains, shares)
     for part, few in short_parts(config, settings, owners).items():
         lower = f"lower stage.{stage.name}.part_sites.{part}"
+        way_out = "choose another strategy" if strategy.robust else lower
         raise ConfigError(
             f"stage {stage.name}: {few} sites needed can train {part} "
-            f"({', '.join(owners[part]) or 'none'}). Enrol more sites with what it is trained on, "
-            f"or {'choose another strategy' if strategy.robust else lower}."
+            f"({', '.join(owners[part]) or 'none'}). Enrol sites with what it is trained on, plan "
+            f"stages that the sites can serve, or {way_out}."
         )

@@ -358,6 +358,18 @@ def test_a_quorum_that_too_few_sites_can_serve_is_refused_before_the_first_round
     require_sites(*start(config(part_sites={"cmr_encoder": 2}), RECORDS, tmp_path))
 
 
+def test_a_part_without_owners_may_stay_as_it_is_where_the_plan_says_so(monkeypatch, tmp_path):
+    only = {"clinic": RECORDS["clinic"]}
+    with pytest.raises(ConfigError, match="0 of 1 sites needed can train cmr_encoder"):
+        require_sites(*start(config(), only, tmp_path))
+    require_sites(*start(config(part_sites=dict.fromkeys(CMR, 0)), only, tmp_path))
+    after, _ = played(
+        monkeypatch, tmp_path, {"clinic": ALL["clinic"]}, part_sites=dict.fromkeys(CMR, 0)
+    )
+    assert all(after.weights[p]["w"].tolist() == [1, 1] for p in CMR)
+    assert all(after.weights[p]["w"].tolist() == [2, 2] for p in ECG)
+
+
 def test_a_stage_to_come_that_nobody_serves_is_told_before_the_first_round(tmp_path):
     stages = ("handshake", "masked", "contrastive")
     settings_ = {"masked": StageConfig(), "contrastive": StageConfig()}
