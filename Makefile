@@ -1,5 +1,6 @@
 # make demo    install into .venv, then a whole federation on this machine; a report at the end
 # make test    lint, types and every test that is not slow (what CI runs)
+# make faults  kill, cut and corrupt a federation on this machine, beside plain Flower: one table
 #
 # PYTHON  interpreter that .venv is made with; 3.11 or newer
 # JOBS    processes that run the tests; each file of tests stays in one
@@ -18,10 +19,10 @@ PACKAGES := cardionets_core server client simulations
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo install fmt lint types test test-slow clean help
+.PHONY: demo install fmt lint types test test-slow faults clean help
 
 help:
-	@sed -n '1,9s/^# \{0,1\}//p' Makefile
+	@sed -n '1,10s/^# \{0,1\}//p' Makefile
 
 install: $(STAMP)
 
@@ -54,6 +55,9 @@ test: lint types
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
+
+faults: install
+	$(BIN)/python -m simulations.faults
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import time
 from dataclasses import dataclass, field
@@ -23,15 +24,18 @@ from cardionets_core.config_tree import digest
 from cardionets_core.errors import EngineError
 from cardionets_core.faults import FAULTS_ENV
 from cardionets_core.site_config import compose_site, write_yaml
+from client.client_app import app as client_app
 from server.progress import read_progress
+from server.server_app import app as server_app
 from server.server_app import write_config
 from server.status import Queue, standing
 from simulations.faults.plan import OWN_PROCESS, Fault, ask_for
+from simulations.grid import run_in_process
 from simulations.processes import SUPERLINK, site_process
 from simulations.supervised import SupervisedFederation
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from cardionets_core.run_config import RunConfig
     from simulations.processes import Federation
@@ -146,6 +150,7 @@ def federate(
     Raises:
         EngineError: it hung; the message says where the logs are.
     """
+    shutil.rmtree(folder, ignore_errors=True)  # of an earlier measurement
     run, plans = folder / "outputs" / config.name, folder / "faults"
     write_config(run, config)
     ask_for(faults, plans)
@@ -154,18 +159,48 @@ def federate(
     with SupervisedFederation(run, own, env=env) as federation:
         watch, began = Watch(federation, plans, faults), time.monotonic()
         federation.submit({"run": config.name, "config-hash": digest(config)})
-        _follow(federation, run, watch, patience_s)
+        follow(federation, run, watch, patience_s=patience_s)
         seconds = time.monotonic() - began
     missed = tuple(f for f in faults if f not in watch.times)
     return _ran(run, own, watch.hits(), missed, seconds)
 
 
-def _follow(federation: Federation, run: Path, watch: Watch, patience_s: float) -> None:
-    """Look after everything until the run has ended."""
+def undisturbed(folder: Path, config: RunConfig, sites: Mapping[str, Path]) -> Ran:
+    """Run a federation in this process, where nothing can happen to it; its bits are the same."""
+    shutil.rmtree(folder, ignore_errors=True)  # of an earlier measurement
+    run, own = folder / "outputs" / config.name, own_caches(sites, folder / "sites")
+    write_config(run, config)
+    submitted = {"run": config.name, "config-hash": digest(config)}
+    began = time.monotonic()
+    run_in_process(server_app, client_app, run_config=submitted, sites=own, outputs=run.parent)
+    return _ran(run, own, (), (), time.monotonic() - began)
+
+
+def follow(
+    federation: Federation,
+    run: Path,
+    watch: Watch,
+    *,
+    patience_s: float = PATIENCE_S,
+    each: Callable[[], None] = lambda: None,
+) -> None:
+    """Look after a federation until its run has ended.
+
+    Args:
+        federation: started, its run submitted.
+        run: the run's folder.
+        watch: sees to the faults.
+        patience_s: seconds after which the run counts as hung.
+        each: called a few times a second.
+
+    Raises:
+        EngineError: it hung.
+    """
     deadline = time.monotonic() + patience_s
     while not standing(run, time.time(), queue=Queue(alive=True, resumes=True)).final:
         federation.look()
         watch.look()
+        each()
         if time.monotonic() > deadline:
             raise EngineError(f"no end within {patience_s:g} s; logs in {run / 'logs'}")
         time.sleep(LOOK_S)

@@ -6,6 +6,7 @@ a fault leaves behind, the next one comes on top of it.
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -108,6 +109,7 @@ def rounds() -> int:
 @cache
 def hospitals(folder: Path) -> dict[str, Path]:
     """Write the virtual hospitals that all federations share."""
+    shutil.rmtree(folder / "hospitals", ignore_errors=True)  # of an earlier measurement
     return ecg_hospitals(folder / "hospitals", SITES, patients=PATIENTS)
 
 
