@@ -76,13 +76,20 @@ def starter(program: str, socket_path: Path, *, home: Path, modules: Sequence[st
     return Command(argv, {"FLWR_HOME": str(home), "PYTORCH_NVML_BASED_CUDA_CHECK": "1"})
 
 
-def install(program: str, folder: Path) -> Path:
-    """Write the stand-in for a program of Flower into a folder; return that folder."""
+def install(program: str, folder: Path, *, log: Path | None = None) -> Path:
+    """Write the stand-in for a program of Flower into a folder; return that folder.
+
+    Args:
+        program: its name.
+        folder: created if needed.
+        log: file that the program's output is added to; None: where Flower sends it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / program
     # -I -S: no site-packages, no environment; this start costs 20 ms instead of seconds.
     line = shlex.join([sys.executable, "-I", "-S", str(_SHIM)])
-    path.write_text(f'#!/bin/sh\nexec {line} "$0" "$@"\n', encoding="utf-8")
+    output = f" >>{shlex.quote(str(log))} 2>&1" if log is not None else ""
+    path.write_text(f'#!/bin/sh\nexec {line} "$0" "$@"{output}\n', encoding="utf-8")
     path.chmod(0o755)
     return folder
 

@@ -283,6 +283,11 @@ class Federation:
     def _start_server(self) -> None:
         secret = self.engine / "superexec.secret"
         write_secret(secret)
+        programs = write_logging_program(
+            self.engine / "server-programs",
+            self.server_program,
+            self.processes.log_path(SERVER_APP),
+        )
         database = self.engine / "superlink.db" if self._keep_database else None
         server_launch.write_connection(self._home("cli"), port=self.port)
         self._start(
@@ -302,13 +307,18 @@ class Federation:
                 home=self._home(SUPEREXEC),
                 secret=secret,
                 outputs=self._outputs,
-                programs=write_logging_program(
-                    self.engine / "server-programs",
-                    self.server_program,
-                    self.processes.log_path(SERVER_APP),
-                ),
+                env=self._warm_server(programs),
+                programs=programs,
             ),
         )
+
+    def _warm_server(self, programs: Path) -> dict[str, str]:
+        """Return what a ServerApp needs to start from a warm starter: here it starts as Flower's.
+
+        Args:
+            programs: folder of the program that starts it.
+        """
+        return {}
 
     def _start_warm(self) -> None:
         # A socket's path must be short, and run folders are often long: hence the system's own.

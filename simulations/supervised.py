@@ -7,23 +7,28 @@ Whatever ends is started again by the same code as in `cardionets-coordinator st
 from __future__ import annotations
 
 import logging
+import shutil
+import tempfile
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cardionets_core import warm
 from cardionets_core.supervision import Kept
+from server import launch
 from server.flower_cli import FlowerCli
 from server.status_file import Submission, write_submission
 from server.supervisor import Supervisor, rounds_done
 from simulations.preparation import healthy
-from simulations.processes import Federation
+from simulations.processes import SERVER_APP, Federation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from cardionets_core.flower_command import Command
     from server.launch import RunConfig
 
+WARM_SERVER = "warm-server"
 log = logging.getLogger("cardionets.federation")
 
 
@@ -63,6 +68,17 @@ class SupervisedFederation(Federation):
         """Start again what has ended, processes and runs."""
         if self._supervisor is not None:
             self._supervisor.tick(time.monotonic())
+
+    def _warm_server(self, programs: Path) -> dict[str, str]:
+        """Start a warm starter for the ServerApp, as `cardionets-coordinator start` does."""
+        folder = Path(tempfile.mkdtemp(prefix="cardionets-"))
+        self._undo.callback(shutil.rmtree, folder, ignore_errors=True)
+        place = folder / "server"
+        home, program = self._home(WARM_SERVER), warm.SERVER_PROGRAM
+        command = warm.starter(program, place, home=home, modules=launch.APP_MODULES)
+        self._start(WARM_SERVER, command)
+        warm.install(program, programs, log=self.processes.log_path(SERVER_APP))
+        return {warm.SOCKET_ENV: str(place)}
 
     def _start(self, name: str, command: Command) -> None:
         kept = Kept(name, command, self.processes, say=log.warning)
