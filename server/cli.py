@@ -227,9 +227,10 @@ def follow(folder: Path, shown: int, *, queue: Callable[[], Queue]) -> None:
         if how.final:
             reason = entries[-1].get("reason", "") if entries else ""
             why = reason or FAILURES.get(how.code, "too few sites took part")
-            raise RunError(
-                f"the run is {words(how)}: {why}. Go on with it: --resume {folder.name}."
-            )
+            again = f"Go on with it: cardionets-coordinator run --resume {folder.name}."
+            if how.code == "server_gone":
+                again = "It goes on by itself when the coordinator is started."
+            raise RunError(f"the run is {words(how)}: {why}. {again}")
         time.sleep(0.5)
 
 

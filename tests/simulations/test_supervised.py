@@ -24,6 +24,7 @@ from simulations.process_group import free_ports
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 PATIENCE_S = 240.0
+SITES = ("hill", "north")
 PLAN = ("stages=[handshake,ecg_masked]", "stage.ecg_masked.min_sites=2")
 
 pytestmark = pytest.mark.engine
@@ -130,33 +131,120 @@ def weights(folder: Path) -> str:
     return str(json.loads((folder / "summary.json").read_text())["weights_sha256"])
 
 
-def test_a_killed_server_goes_on_by_itself_to_the_same_weights(
-    coordinator, hospitals, federate, nano, tmp_path
-):
-    """kill -9 of the ServerApp between two rounds; `status` tells the truth on the way."""
-    sites = {name: hospitals[name] for name in ("hill", "north")}
-    plan = (*nano, *PLAN, "stage.ecg_masked.rounds=4")
-    coordinator.start()
-    for name, config in sites.items():
-        coordinator.join(name, config)
-    coordinator.run("name=trial", "min_sites=2", *plan)
-    wait_for(lambda: rounds_of(coordinator), coordinator)
-    first = server_of(coordinator)
-    assert first is not None and coordinator.standing() == "RUNNING"
+@pytest.fixture
+def begin(coordinator, hospitals, nano):
+    """Return (rounds) -> the coordinator, its two sites, and a run whose first round is done."""
 
-    os.kill(first.pid, signal.SIGKILL)
+    def start(rounds: int) -> Coordinator:
+        coordinator.start()
+        for name in SITES:
+            coordinator.join(name, hospitals[name])
+        coordinator.run("name=trial", "min_sites=2", *plan(nano, rounds))
+        wait_for(lambda: rounds_of(coordinator), coordinator)
+        return coordinator
+
+    return start
+
+
+@pytest.fixture
+def same_weights(hospitals, federate, nano, tmp_path):
+    """Return (place, rounds): the run has ended by itself as one in a single process ends."""
+
+    def check(place: Coordinator, rounds: int) -> None:
+        wait_for(lambda: place.standing() == "COMPLETED", place)
+        assert place.commands["run"].wait(timeout=PATIENCE_S) == 0, place.log("run")
+        assert rounds_of(place) == list(range(1, rounds + 1))
+        sites = {name: hospitals[name] for name in SITES}
+        alone = federate(tmp_path / "alone", sites, *plan(nano, rounds))
+        assert weights(place.output / "trial") == weights(alone)
+
+    return check
+
+
+def plan(nano: tuple[str, ...], rounds: int) -> tuple[str, ...]:
+    return (*nano, *PLAN, f"stage.ecg_masked.rounds={rounds}")
+
+
+def kill_server(place: Coordinator) -> Status:
+    server = server_of(place)
+    assert server is not None
+    os.kill(server.pid, signal.SIGKILL)
+    return server
+
+
+def test_a_killed_server_goes_on_by_itself_to_the_same_weights(begin, same_weights):
+    """kill -9 of the ServerApp between two rounds; `status` tells the truth on the way."""
+    place = begin(3)
+    assert place.standing() in ("RUNNING", "WAITING(hill)", "WAITING(north)")
+    first = kill_server(place)
     killed = time.monotonic()
-    wait_for(lambda: process_start(first.pid) is None, coordinator)
-    assert coordinator.standing() in ("QUEUED", "RUNNING")  # RUNNING: the next one, already
-    wait_for(lambda: server_of(coordinator, other_than=first.pid), coordinator)
-    second = server_of(coordinator, other_than=first.pid)
+    wait_for(lambda: process_start(first.pid) is None, place)
+    assert place.standing() in ("QUEUED", "RUNNING")  # RUNNING: the next one, already
+    wait_for(lambda: server_of(place, other_than=first.pid), place)
+    second = server_of(place, other_than=first.pid)
     print(f"a new server after {time.monotonic() - killed:.1f} s")
     assert second.flower_run != first.flower_run
+    same_weights(place, 3)
+    assert read_submission(place.output / "trial").restarts == 1
+    assert "its server was gone" in place.log("coordinator")
 
-    assert coordinator.commands["run"].wait(timeout=PATIENCE_S) == 0, coordinator.log("run")
-    assert coordinator.standing() == "COMPLETED"
-    assert rounds_of(coordinator) == [1, 2, 3, 4]
-    assert read_submission(coordinator.output / "trial").restarts == 1
-    assert "its server was gone" in coordinator.log("coordinator")
-    folder = coordinator.output / "trial"
-    assert weights(folder) == weights(federate(tmp_path / "alone", sites, *plan))
+
+def program(place: Coordinator, *words: str) -> psutil.Process:
+    """Return the living process of this federation whose command line holds these words."""
+    found: list[psutil.Process] = []
+
+    def look() -> bool:
+        found[:] = [
+            process
+            for process in members(place.folder)
+            if all(any(word in said for said in process.cmdline()) for word in words)
+        ]
+        return bool(found)
+
+    wait_for(look, place)
+    return found[0]
+
+
+@pytest.mark.slow
+def test_a_superlink_that_was_away_for_more_than_a_minute(begin, same_weights):
+    """Flower gives the run up; the supervisor hands it over again, and it goes on."""
+    place = begin(4)
+    first = server_of(place)
+    superlink = program(place, "flower-superlink")
+    superlink.suspend()
+    time.sleep(100.0)
+    superlink.resume()
+    same_weights(place, 4)
+    assert read_status(place.output / "trial").flower_run != first.flower_run
+
+
+@pytest.mark.slow
+def test_a_machine_that_crashed_and_lost_its_database(begin, hospitals, federate, nano, tmp_path):
+    """All of the coordinator is killed and its database removed; sites and run come back."""
+    place = begin(4)
+    crashed = [place.commands.pop("coordinator").pid]
+    crashed += [child.pid for child in psutil.Process(crashed[0]).children(recursive=True)]
+    for pid in crashed:
+        os.kill(pid, signal.SIGKILL)
+    assert place.standing() == "FAILED(server_gone)"
+    for database in (place.output / ".engine").glob("superlink.db*"):
+        database.unlink()
+    run = place.commands.pop("run")
+    assert run.wait(timeout=PATIENCE_S) == 2 and "server_gone" in place.log("run")
+    place.start()
+    wait_for(lambda: place.standing() == "COMPLETED", place)
+    assert rounds_of(place) == [1, 2, 3, 4]
+    sites = {name: hospitals[name] for name in SITES}
+    alone = federate(tmp_path / "alone", sites, *plan(nano, 4))
+    assert weights(place.output / "trial") == weights(alone)
+
+
+@pytest.mark.slow
+def test_a_killed_client_process_is_begun_again_at_once(begin, same_weights):
+    """Flower alone would notice after a minute."""
+    place = begin(3)
+    worker = program(place, "cardionets_core.warm", "flwr-clientapp")
+    wait_for(worker.children, place)
+    worker.children()[0].kill()
+    same_weights(place, 3)
+    assert "starting it once more" in place.log("site-hill") + place.log("site-north")
