@@ -161,7 +161,9 @@ class Supervisor:
         marks = _marks(folder)
         status, submission = read_status(folder), read_submission(folder)
         if submission is None:
-            return  # torn: the next `run` writes a new one
+            if status is None:
+                return  # torn before a server spoke: the next `run` writes a new one
+            submission = Submission(status.flower_run, time=0.0)  # torn: the server's word does
         if status is not None and lives(status.pid, status.started, self._processes):
             if not status.final:
                 self._waits.pop(folder.name, None)
@@ -212,6 +214,10 @@ class Supervisor:
             return
         try:
             config = load_config(folder)
+        except CardioNetsError as error:
+            self._give_up(folder, "checkpoint", str(error))  # no further try could read it
+            return
+        try:
             number = self._engine.submit({"run": config.name, "config-hash": digest(config)})
         except CardioNetsError as error:
             self._say(f"{folder.name}: {error}")

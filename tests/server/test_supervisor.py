@@ -314,6 +314,28 @@ def test_a_damaged_submission_harms_nobody(world):
     assert world.flower.submitted == [] and read_status(world.folder) is None
 
 
+def test_a_submission_that_is_torn_while_the_run_goes_on_does_not_cost_the_next_start(world):
+    world.serve()
+    (world.folder / "submission.json").write_text("{")
+    world.pass_time()
+    world.kill()
+    world.pass_time()
+    assert world.flower.submitted == ["trial"] and world.flower.stopped == [1]
+    assert read_submission(world.folder).flower_run == 2
+
+
+@pytest.mark.parametrize("text", ["{", "\x00", '{"name": 3}'])
+def test_a_torn_plan_ends_the_run_with_the_reason_instead_of_trying_for_ever(world, text):
+    world.serve()
+    world.kill()
+    (world.folder / "config.json").write_text(text)
+    world.pass_time()
+    assert world.truth == "FAILED(checkpoint)" and world.given_up == [world.folder]
+    assert read_status(world.folder).reason
+    world.pass_time(1000.0)
+    assert world.flower.submitted == []
+
+
 class FakeProcesses:
     def __init__(self):
         self.starts, self.code = 0, None
