@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +46,7 @@ from server.aggregation import ExactMean
 from server.norms import learned_names
 from server.screening import screen
 from server.strategies.averaging import fedavg
+from simulations.faults.flower_average import average, flat, reply
 from simulations.faults.small import NANO, plan, write_hospital
 
 SEED, PROGRESS = 24, 0.5
@@ -67,6 +69,9 @@ STEP = TrainPlan(
 
 COUPLED = "contrastive"
 """The stage whose loss compares patients with each other."""
+
+Step = Callable[[list[Site], Task, Groups], Groups]
+"""Takes one round: (sites, task, weights before) -> weights after."""
 
 
 @dataclass(frozen=True)
@@ -106,13 +111,18 @@ class Federation:
             )
         )
 
-    def compare(self, name: str) -> Comparison:
-        """Take one step of a stage both ways."""
+    def compare(self, name: str, step: Step | None = None) -> Comparison:
+        """Take one step of a stage both ways.
+
+        Args:
+            name: of the stage.
+            step: how the federation takes it; as our server does, if nothing else is given.
+        """
         stage = configured(name, {}, self._config.sized_model())
         task = self._task(stage)
         before = {p: task.weights[p] for p in stage.trains}
         learned = learned_names(task.header.model, stage.trains)
-        federated = fedavg(before, federated_step(self.sites, task, before))
+        federated = (step or our_step)(self.sites, task, before)
         pooled = pooled_weights(self.sites, task.header, self.model, stage)
         gap = _norm(federated, pooled, learned)
         size = _norm(
@@ -148,6 +158,23 @@ class Federation:
             trains=stage.trains,
             train=STEP,
         )
+
+
+def our_step(sites: list[Site], task: Task, before: Groups) -> Groups:
+    """Return the weights after one round."""
+    return fedavg(before, federated_step(sites, task, before))
+
+
+def flowers_step(sites: list[Site], task: Task, before: Groups) -> Groups:
+    """Return the weights after one round of Flower's FedAvg, which averages weights."""
+    replies = []
+    for number, site in enumerate(sites):
+        update = serve(task, site)
+        moved = {p: {n: a + update.delta[p][n] for n, a in g.items()} for p, g in before.items()}
+        named = flat(dataclasses.replace(update, delta=moved))
+        replies.append(reply(named, update.num_examples, node=2 + number))
+    mean = average(replies) or {}
+    return {p: {n: mean[f"{p}.{n}"] for n in g} for p, g in before.items()}
 
 
 def federated_step(sites: list[Site], task: Task, before: Groups) -> Groups:
