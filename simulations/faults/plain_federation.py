@@ -33,6 +33,9 @@ FLOWERS_TASK_POLL_S = 1.0
 """How often Flower's SuperExec asks for work where nobody says otherwise."""
 
 LOOK_S = 0.2
+ASK_S = 3.0
+"""Pause between two questions by `flwr`, each of which is a Python process of its own."""
+
 CLI_S = 60.0
 START_S = 180.0
 
@@ -169,7 +172,7 @@ class PlainFederation:
             waited = time.monotonic() - began
             if state.finished or waited > seconds:
                 return state, waited
-            time.sleep(1.0)
+            time.sleep(ASK_S)
 
     def apps(self, program: str) -> list[psutil.Process]:
         """Return the living app processes of a program (`flwr-serverapp`, `flwr-clientapp`)."""
