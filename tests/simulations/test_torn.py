@@ -1,0 +1,85 @@
+"""Torn files of a run that was really killed: each is found, and none is found by a crash."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from cardionets_core.errors import ConfigError
+from simulations.faults import torn
+from simulations.faults.torn import Damage, Kept, damage_all, full_disk, interrupted_run, kept_files
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return interrupted_run(tmp_path_factory.mktemp("torn"))
+
+
+def test_no_place_of_any_file_goes_unnoticed(base):
+    names = {kept.path.name.split("-")[0] for kept in kept_files(base)}
+    assert names == {
+        "weights",
+        "checkpoint.json",
+        "previous.json",
+        "config.json",
+        "progress.jsonl",
+        "status.json",
+        "submission.json",
+        "memory",
+        "answer.sealed",
+    }
+    before = [kept.path.read_bytes() for kept in kept_files(base)]
+    ends = damage_all(base, places=len(before) * 6)
+    assert sum(sum(counted.values()) for counted in ends.values()) == len(before) * 6
+    assert all("MISSED" not in counted for counted in ends.values()), ends
+    assert ends["weights"] == Counter({"the one before": 6})
+    assert ends["previous.json"] == Counter({"harmless": 6})
+    assert set(ends["memory"]) == {"as none"}
+    # Every damage was mended again, so that none comes on top of another.
+    assert [kept.path.read_bytes() for kept in kept_files(base)] == before
+
+
+def test_a_full_disk_is_told_at_every_write_and_the_old_generation_stays(base):
+    assert full_disk(base) == []
+
+
+def judged(path, read, bit=0):
+    path.write_bytes(b"0123")
+    found = Kept(path, read, b"0123", ((None, "as none"),)).judge(Damage(1, bit))
+    assert path.read_bytes() == b"0123"
+    return found
+
+
+def test_what_a_reader_does_decides(tmp_path):
+    path = tmp_path / "file"
+
+    def refuses():
+        raise ConfigError("it is torn")
+
+    def crashes():
+        raise KeyError("stage")
+
+    assert judged(path, path.read_bytes) == "MISSED"  # takes anything
+    assert judged(path, lambda: b"0123") == "harmless"
+    assert judged(path, lambda: None) == "as none"
+    assert judged(path, refuses) == "refused"
+    assert judged(path, crashes) == "MISSED"
+
+
+def test_a_damage_is_a_cut_or_one_bit(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"\x00\x00\x00")
+    Damage(1, 3).do(path)
+    assert path.read_bytes() == b"\x00\x08\x00"
+    Damage(1, None).do(path)
+    assert path.read_bytes() == b"\x00"
+
+
+def test_places_are_spread_over_all_files_and_drawn_the_same_every_time(base):
+    files = kept_files(base)
+    drawn = torn.draw_damages(files, places=4 * len(files))
+    assert Counter(kept.path for kept, _ in drawn) == {kept.path: 4 for kept in files}
+    assert sum(damage.bit is None for _, damage in drawn) == 2 * len(files)
+    again = torn.draw_damages(files, places=4 * len(files))
+    assert [damage for _, damage in drawn] == [damage for _, damage in again]
