@@ -61,6 +61,9 @@ TITLES: dict[int, str] = {
     24: "one step equals pooled SGD",
 }
 
+WORK = "work"
+"""Folder below the table's own in which the figures work."""
+
 SEEDS = "every figure fixes its own seeds in its code: the same command draws the same faults"
 
 State = Literal["met", "missed", "failed", "not measured"]
@@ -143,17 +146,19 @@ def measure(
 
     Args:
         numbers: which.
-        output: each figure works in `output/figure-N`, which stays for whoever wants to look.
+        output: each figure works in `output/work/figure-N`, and may share what is expensive with
+            others in `output/work`; it stays there until the next table.
         quick: fewer repeats and smaller numbers.
         begun: called before each figure.
         ended: called after each.
         figures: number -> `module:function`; the table's own by default.
     """
     outcomes = []
+    shutil.rmtree(output / WORK, ignore_errors=True)  # of an earlier table
     with variables({QUICK_ENV: "1" if quick else "0"}):
         for number in numbers:
             begun(number)
-            outcome = _one(number, (figures or FIGURES)[number], output / f"figure-{number}")
+            outcome = _one(number, (figures or FIGURES)[number], output / WORK / f"figure-{number}")
             ended(outcome)
             outcomes.append(outcome)
     return outcomes
@@ -164,7 +169,6 @@ def _one(number: int, address: str, work: Path) -> Outcome:
     row, reason = None, ""
     state: State = "failed"
     try:
-        shutil.rmtree(work, ignore_errors=True)  # of an earlier table
         work.mkdir(parents=True)
         row = _figure(address)(work)
         state = "met" if row.met else "missed"

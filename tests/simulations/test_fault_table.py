@@ -70,8 +70,8 @@ def test_each_ending_has_its_state_and_reason(figures, tmp_path):
     assert outcomes[7].reason == "the port is in use; choose another"
     assert outcomes[13].reason == "tc netem needs root"
     assert "ZeroDivisionError: nothing to divide" in outcomes[4].reason
-    assert "in broken" in (tmp_path / "figure-4" / "traceback.txt").read_text()
-    assert (tmp_path / "figure-1" / "seen.txt").read_text() == "quick=True"
+    assert "in broken" in (tmp_path / table.WORK / "figure-4" / "traceback.txt").read_text()
+    assert (tmp_path / table.WORK / "figure-1" / "seen.txt").read_text() == "quick=True"
     assert QUICK_ENV not in os.environ
 
 
@@ -98,10 +98,12 @@ def test_everything_that_was_measured_is_on_screen_in_the_json_and_on_the_page(f
 
 
 def test_a_figure_works_in_a_folder_without_old_files(figures, tmp_path):
-    (tmp_path / "figure-1").mkdir()
-    (tmp_path / "figure-1" / "old.txt").touch()
+    own = tmp_path / table.WORK
+    for name in ("figure-1", "shared"):
+        (own / name).mkdir(parents=True)
+        (own / name / "old.txt").touch()
     table.measure([1], tmp_path)
-    assert [p.name for p in (tmp_path / "figure-1").iterdir()] == ["seen.txt"]
+    assert sorted(p.name for p in own.rglob("*")) == ["figure-1", "seen.txt"]
 
 
 @pytest.mark.parametrize("only", ["77", "1,x", "-1", "1;2"])
