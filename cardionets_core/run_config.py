@@ -177,10 +177,10 @@ class RunConfig:
             if name not in ("handshake", "evaluate") and name not in self.stage:
                 raise ValueError(f"stage.{name} is missing: the settings of stage {name!r}")
         unfit = self.strategy.robust or self.strategy.name == "scaffold"
-        for name, settings in self.stage.items():
+        for stage, settings in self.stage.items():
             if settings.partial == "fednova" and unfit:
                 raise ValueError(
-                    f"stage.{name}.partial=fednova divides updates by their steps, which strategy "
+                    f"stage.{stage}.partial=fednova divides updates by their steps, which strategy "
                     f"{self.strategy.name} does not take; set partial=weight"
                 )
 

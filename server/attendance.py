@@ -51,6 +51,8 @@ class Attendance:
     Args:
         grid: Flower's message door.
         nodes: site name -> node id; changed here as sites come in.
+        clock: gives seconds from any fixed moment, also to the rounds.
+        sleep: waits so many seconds of that clock.
 
     Attributes:
         away_since: site -> monotonic time at which it was first missed.
@@ -61,9 +63,18 @@ class Attendance:
         bytes_up: node -> payload of its answer.
     """
 
-    def __init__(self, grid: Grid, nodes: dict[str, int]) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        nodes: dict[str, int],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self.grid = grid
         self.nodes = nodes
+        self.clock = clock
+        self.sleep = sleep
         self.away_since: dict[str, float] = {}
         self.describe: Callable[[], Task] | None = None
         self.welcome: Callable[[int, Update], str | None] | None = None
@@ -82,7 +93,7 @@ class Attendance:
     def look(self) -> None:
         """Ask the engine who is online."""
         self._online = {info.node_id: info for info in self.grid.get_nodes()}
-        now = time.monotonic()
+        now = self.clock()
         for site in self.nodes:
             if self.place(site) is None:
                 self.away_since.setdefault(site, now)
@@ -91,7 +102,7 @@ class Attendance:
 
     def expect(self, sites: list[str]) -> None:
         """Take sites that are known from before as away until they come in."""
-        now = time.monotonic()
+        now = self.clock()
         for site in sites:
             if site not in self.nodes:
                 self.away_since.setdefault(site, now)

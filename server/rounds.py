@@ -7,7 +7,6 @@ not refused: it is asked again when it is back, while the round goes on (docs/ro
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -107,7 +106,7 @@ class _Round:
     ) -> None:
         self._attendance = attendance
         self._make_task, self._accept = make_task, accept
-        self._started = time.monotonic()
+        self._started = self._attendance.clock()
         self._deadline_s = deadline_s
         self._book = RoundBook(sites)
         self._result = RoundResult()
@@ -137,7 +136,7 @@ class _Round:
                 told = awaited
             if self._elapsed() >= self._deadline_s or not (awaited or self._at_work(quorum)):
                 break
-            time.sleep(pause_s(self._elapsed()))
+            self._attendance.sleep(pause_s(self._elapsed()))
         if told:
             waiting([])
         return self._closed()
@@ -153,7 +152,7 @@ class _Round:
         return result
 
     def _elapsed(self) -> float:
-        return time.monotonic() - self._started
+        return self._attendance.clock() - self._started
 
     def _ask_due(self) -> None:
         """Send the task to every site that has not been asked where, and since, it is there."""
@@ -162,7 +161,7 @@ class _Round:
             place = self._attendance.place(site)
             if place is None or place == self._asked_at.get(site):
                 continue
-            if time.monotonic() >= self._not_before.get(site, 0.0):
+            if self._attendance.clock() >= self._not_before.get(site, 0.0):
                 if site in self._asked_at:
                     self._lose(site)
                 self._ask(site, place)
@@ -179,7 +178,7 @@ class _Round:
             return
         self._asked_at[site] = place
         self._result.bytes_down[site] = self._result.bytes_down.get(site, 0) + size
-        self._sent[message_id] = (place.node, time.monotonic())
+        self._sent[message_id] = (place.node, self._attendance.clock())
         self._book.asked(message_id, site)
 
     def _collect(self) -> None:
@@ -210,7 +209,9 @@ class _Round:
             self._asked_at.pop(site, None)
         else:
             if reason is None:
-                self._result.seconds_by_site[site] = time.monotonic() - self._sent[message_id][1]
+                self._result.seconds_by_site[site] = (
+                    self._attendance.clock() - self._sent[message_id][1]
+                )
             self._book.settle(site, reason)
             fault_point("some_replies")
 
@@ -234,7 +235,7 @@ class _Round:
         """Write down that a site was lost; it is asked again where it is, after a while."""
         losses = self._losses(site) + 1
         self._result.losses[site] = losses
-        self._not_before[site] = time.monotonic() + AGAIN_S * (losses - 1)
+        self._not_before[site] = self._attendance.clock() + AGAIN_S * (losses - 1)
         self._asked_at.pop(site, None)
 
     def _is_at_work(self, site: str) -> bool:
@@ -254,7 +255,7 @@ class _Round:
         lost = [s for s in self._book.pending if not self._is_at_work(s)]
         if patience_s is None:
             return lost
-        now = time.monotonic()
+        now = self._attendance.clock()
         since = self._attendance.away_since
         return [
             s for s in lost if self._losses(s) < LOSSES and now - since.get(s, now) < patience_s
