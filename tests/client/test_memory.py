@@ -143,7 +143,7 @@ def damaged(data: bytes, place: float, bit: int | None) -> bytes:
     return data[:at] + bytes([data[at] ^ (1 << bit)]) + data[at + 1 :]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     place=st.floats(0, 1),
     bit=st.one_of(st.none(), st.integers(0, 7)),
@@ -265,7 +265,7 @@ def test_the_newest_answer_takes_the_place_of_the_one_before(tmp_path):
     assert len(files(tmp_path)) == 1
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(place=st.floats(0, 1), bit=st.one_of(st.none(), st.integers(0, 7)))
 def test_a_damaged_answer_is_none(place, bit):
     with tempfile.TemporaryDirectory() as name:
