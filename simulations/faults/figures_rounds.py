@@ -17,7 +17,7 @@ GOAL_S, GOAL_SHARE = 1.5, 1 / 3
 def figure_10(work: Path) -> Row:
     """Train a few rounds of a very small model with 5 sites under both."""
     sites = 2 if is_quick() else SITES
-    found = compare(work, sites=sites, rounds=8, flower_rounds=3 if is_quick() else 4)
+    found = compare(work, sites=sites, rounds=8, flower_rounds=3)
     phases = sorted(median_phases(found.ours).items(), key=lambda p: -p[1])[:3]
     longest = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in phases)
     return Row(

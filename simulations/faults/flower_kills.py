@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -66,6 +67,7 @@ class SiteKill:
 def federation(work: Path, name: str) -> Iterator[PlainFederation]:
     """Start plain Flower over two small hospitals in `work/flower-NAME`."""
     folder = work / f"flower-{name}"
+    shutil.rmtree(folder, ignore_errors=True)  # of an earlier measurement
     hospitals = ecg_hospitals(folder / "hospitals", SITES)
     words = [*NANO, "stages=[handshake,ecg_masked]", f"stage.ecg_masked.rounds={ROUNDS}"]
     write_config(folder / "plan", plan(name, words, sites=SITES))
