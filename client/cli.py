@@ -169,7 +169,7 @@ def start(
     from client import warm
     from client.checks.connection import Connection, check_settings
     from client.keep_node import keep_node
-    from client.launch import FLOWERS_POLL_S, supernode
+    from client.launch import HOSPITAL_POLL_S, supernode
 
     with told_plainly():
         load_site_config(config)
@@ -187,7 +187,7 @@ def start(
             home=home,
             root_certificates=root_certificates,
             node_key=node_key,
-            poll_s=FLOWERS_POLL_S,
+            poll_s=HOSPITAL_POLL_S,
             env={warm.SOCKET_ENV: str(socket_path)} if supervise else None,
             programs=warm.install(home / "programs") if supervise else None,
         )

@@ -16,8 +16,9 @@ from cardionets_core.flower_command import (
     quiet_environment,
 )
 
-FLOWERS_POLL_S = 3.0
-"""Seconds between two questions for messages of Flower's own SuperNode."""
+HOSPITAL_POLL_S = 1.0
+"""Seconds between two questions for messages by a hospital's SuperNode; Flower's own asks every 3 s.
+A round waits twice for such a question. Each is a few milliseconds of work for the SuperLink."""
 
 
 def supernode(

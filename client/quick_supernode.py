@@ -2,8 +2,8 @@
 
 Flower drops a reply when the link goes at the wrong moment of its upload; here it is announced
 again and what is missing is sent (cardionets_core/flower_compat.py). And Flower writes the interval
-between two questions for messages into its loop, without a flag: between hospitals, where a round
-takes minutes, 3 s do not matter; on one machine they would be most of a round.
+between two questions for messages into its loop, without a flag; where a round takes seconds, that
+would be most of it.
 
     python -m client.quick_supernode SECONDS [arguments of flower-supernode]
 """
