@@ -17,7 +17,7 @@ from cardionets_core.flower_command import (
 )
 
 HOSPITAL_POLL_S = 1.0
-"""Seconds between two questions for messages by a hospital's SuperNode; Flower's own asks every 3 s.
+"""Seconds between two questions for messages by a site's SuperNode; Flower's own asks every 3 s.
 A round waits twice for such a question. Each is a few milliseconds of work for the SuperLink."""
 
 
