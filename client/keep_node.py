@@ -76,11 +76,12 @@ class NodeProcesses(Processes):
         return process
 
     def _read(self, lines: IO[bytes]) -> None:
-        for line in lines:
-            self.admitted = self.admitted or ADMITTED_WORDS in line
-            self.refused = self.refused or REFUSED_WORDS in line
-            self._out.write(line)
-            self._out.flush()
+        with lines:
+            for line in lines:
+                self.admitted = self.admitted or ADMITTED_WORDS in line
+                self.refused = self.refused or REFUSED_WORDS in line
+                self._out.write(line)
+                self._out.flush()
 
     def sign(self) -> None:
         """Note that the node is in, for a later start that may be refused because of it."""

@@ -1,0 +1,82 @@
+"""A site's node is started again, and its administrator is told once why it could not come in."""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+
+import pytest
+
+from cardionets_core.flower_command import Command
+from client.keep_node import AGAIN_S, NODE, SEEN, STILL_ALIVE, UNKNOWN_KEY, Explained, NodeProcesses
+
+ADMITTED = "echo 'INFO :  SuperNode ID: 17'; exec sleep 60"
+REFUSED = "echo '[code: 2004] Failed to activate SuperNode.'; exit 1"
+
+
+@pytest.fixture
+def node(tmp_path):
+    processes = NodeProcesses(tmp_path / SEEN, out=io.BytesIO())
+    yield processes
+    processes.stop()
+
+
+def run(node, script):
+    node.start(NODE, Command(("/bin/sh", "-c", script)))
+
+
+def wait_until(happens):
+    deadline = time.monotonic() + 60
+    while not happens():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def refused(node):
+    run(node, REFUSED)
+    wait_until(lambda: node.ended(NODE) is not None and node.refused)
+    return node.ended(NODE)
+
+
+def test_a_key_that_is_not_known_is_said_once_and_asked_for_again(node):
+    explain = Explained(node)
+    pause, words = explain(refused(node))
+    assert pause == AGAIN_S and words.startswith(UNKNOWN_KEY) and "register" in words
+    assert explain(refused(node)) == (AGAIN_S, "")
+
+
+def test_a_node_that_was_in_a_moment_ago_is_let_in_again_soon(node):
+    run(node, ADMITTED)
+    wait_until(lambda: node.admitted)
+    node.sign()
+    node.stop()
+    pause, words = Explained(node)(refused(node))
+    assert pause == AGAIN_S and words.startswith(STILL_ALIVE)
+
+
+def test_the_reason_changes_when_the_minute_is_over(node, tmp_path):
+    (tmp_path / SEEN).touch()
+    explain = Explained(node)
+    assert explain(refused(node))[1].startswith(STILL_ALIVE)
+    os.utime(tmp_path / SEEN, (1.0, 1.0))
+    assert explain(refused(node))[1].startswith(UNKNOWN_KEY)
+
+
+def test_another_end_is_like_that_of_any_process(node):
+    run(node, "echo out of memory; exit 3")
+    wait_until(lambda: node.ended(NODE) is not None)
+    assert Explained(node)(3) is None and not node.refused
+
+
+def test_a_node_that_has_not_been_let_in_leaves_no_sign(node, tmp_path):
+    run(node, "exec sleep 60")
+    node.sign()
+    assert not (tmp_path / SEEN).exists() and not node.was_in()
+
+
+def test_its_output_is_passed_on(node):
+    out = io.BytesIO()
+    node._out = out
+    refused(node)
+    assert b"Failed to activate" in out.getvalue()
