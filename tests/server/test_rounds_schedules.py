@@ -23,7 +23,6 @@ from server.exchange import Run
 from server.round_book import RoundBook
 from server.rounds import RoundResult
 from server.state import RunState, SiteRecord
-from simulations.faults import figures_schedules
 from simulations.faults.figures_schedules import exactly_once, quorums
 from simulations.faults.schedules import FATES
 
@@ -55,21 +54,6 @@ def test_a_firewall_without_a_ledger_of_hashes_would_be_found_out(monkeypatch):
     """A relabelled update counts again."""
     monkeypatch.setattr("server.screening.used_marks", lambda records, remembered: [])
     assert exactly_once(40).twice > 0
-
-
-def test_a_book_that_forgets_who_has_ended_would_be_found_out(monkeypatch):
-    """The answer to a site's second message counts, too, where no firewall stands behind it."""
-
-    def settle(self, site, reason):
-        self._pending.discard(site)
-        (self.accepted.append(site) if reason is None else self.refused.update({site: reason}))
-
-    monkeypatch.setattr(RoundBook, "settle", settle)
-    nothing = {"sha256": {}, "norms": {}, "lifted": False}
-    wall = figures_schedules.Firewall
-    monkeypatch.setattr(wall, "_reason", lambda self, site, update, most: None)
-    monkeypatch.setattr(wall, "record", lambda self, accepted: nothing)
-    assert exactly_once(60).unlike > 0
 
 
 def test_no_round_is_aggregated_below_its_minimum(tmp_path):
