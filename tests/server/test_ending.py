@@ -48,7 +48,6 @@ def ended(tmp_path, monkeypatch, plan):
 
 @pytest.fixture(scope="module")
 def plan():
-
     return run_config_from(
         compose("run", ["name=trial", "model=tiny", "min_sites=2"], package=CONF)
     )
