@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.app.message import make_message
@@ -27,6 +27,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 if TYPE_CHECKING:
     from flwr.supercore.inflatable.inflatable_object import InflatableObject
+    from flwr.supernode.nodestate import NodeState
 
 __all__ = [
     "CLIENT_APP_RAISED",
@@ -71,6 +72,11 @@ LOST_CODES = frozenset(
 )
 """Codes of error replies that the engine makes when a message, a reply, a node or a ClientApp's
 process was lost (3, 4, 5, 8). The other codes are answers of a site that could not serve."""
+
+STALLED_S = 30.0
+"""Seconds without a new piece after which a reply counts as broken; one takes a second at most."""
+
+PIECE_LOOK_S = 0.05
 
 PUSH_TRIES = 5
 """How often an object of a reply is announced again before its upload fails."""
@@ -316,8 +322,60 @@ class ResumedUpload:
             return self._missing
 
 
+class WholeReplies:
+    """The state of a SuperNode, from which only replies come that their app has handed over whole.
+
+    An app announces its reply and then hands it over in pieces. Where it is killed in between,
+    plain Flower waits for the rest for ever: the node stays online and never answers again. Here
+    the server is told what it is told of any killed app, and can ask again.
+
+    Args:
+        state: Flower's; everything else is passed on to it.
+        objects: its store of pieces.
+        stalled_s: seconds without a new piece after which the app counts as killed.
+    """
+
+    def __init__(self, state: Any, objects: Any, stalled_s: float = STALLED_S) -> None:
+        self._state, self._objects, self._stalled_s = state, objects, stalled_s
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._state, name)
+
+    def get_messages_legacy(self, **which: Any) -> list[Message]:
+        """Return the messages that Flower's state returns, broken replies left out."""
+        return [m for m in self._state.get_messages_legacy(**which) if self._whole(m)]
+
+    def _whole(self, reply: Message) -> bool:
+        from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
+
+        tree = self._objects.get_object_tree(reply.metadata.message_id)
+        missing = {piece.object_id for piece in iterate_object_tree(tree)}
+        deadline = time.monotonic() + self._stalled_s
+        while left := {name for name in missing if self._objects.get(name) == b""}:
+            if left != missing:
+                missing, deadline = left, time.monotonic() + self._stalled_s
+            if time.monotonic() > deadline:
+                self._replace(reply)
+                return False
+            time.sleep(PIECE_LOOK_S)
+        return True
+
+    def _replace(self, reply: Message) -> None:
+        """Put the error of a killed app in the place of a reply; it is found at the next look."""
+        from flwr.supernode import start_client_internal
+
+        asked = self._state.msg_store[reply.metadata.reply_to_message_id].message
+        self._state.delete_messages(message_ids=[reply.metadata.message_id])
+        self._objects.delete(reply.metadata.message_id)
+        error = Error(int(ErrorCode.CLIENT_APP_CRASHED), "ClientApp stopped within its reply.")
+        crashed = Message(error, reply_to=asked)
+        start_client_internal._insert_message(crashed, self._state, self._objects)
+
+
 def run_supernode(longest_pause: float) -> None:
     """Run `flower-supernode` (arguments in sys.argv) so that cut uploads are resumed.
+
+    A reply that its app did not hand over whole is replaced by an error.
 
     Args:
         longest_pause: seconds after which it asks for messages, at most; Flower's own are 3.
@@ -327,9 +385,14 @@ def run_supernode(longest_pause: float) -> None:
 
     push_messages = start_client_internal._push_messages
 
-    def push_resumed(*, send: Any, push_object: Any, **others: Any) -> None:
-        upload = ResumedUpload(send, push_object)
-        push_messages(send=upload.send, push_object=upload.push, **others)
+    def push_resumed(*, state: Any, object_store: Any, send: Any, push_object: Any) -> None:
+        upload, replies = ResumedUpload(send, push_object), WholeReplies(state, object_store)
+        push_messages(
+            state=cast("NodeState", replies),
+            object_store=object_store,
+            send=upload.send,
+            push_object=upload.push,
+        )
 
     changed = {"time": _ShortSleeps(longest_pause), "_push_messages": push_resumed}
     vars(start_client_internal).update(changed)
