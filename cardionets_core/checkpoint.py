@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
-from safetensors.numpy import save as save_tensors
 
 from cardionets_core.config_tree import build, to_mapping
 from cardionets_core.errors import CheckpointError, ConfigError
@@ -26,9 +25,10 @@ from cardionets_core.faults import fault_point
 from cardionets_core.model_config import ModelConfig
 from cardionets_core.models.cardionet import CardioNet, build_model
 from cardionets_core.packing import Arrays, Groups
+from cardionets_core.tensor_file import tensor_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
 
 FORMAT = 2
 UNSEALED = 1
@@ -91,17 +91,16 @@ def write_checkpoint(folder: Path, info: CheckpointInfo, tensors: Arrays, *, num
         number: grows with every call of a run; names the weights file.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    data = save_tensors(tensors)
     name = f"weights-{number:06d}.safetensors"
-    written = to_mapping(info) | {"weights": name, "sha256": hashlib.sha256(data).hexdigest()}
     try:
-        _write_file(folder / name, data)
+        mark = _write_file(folder / name, tensor_bytes(tensors))
         fault_point("saved_not_committed")
         current = folder / FILE_NAME
         if current.exists():
-            _write_file(folder / PREVIOUS, current.read_bytes())
+            _write_file(folder / PREVIOUS, [current.read_bytes()])
+        written = to_mapping(info) | {"weights": name, "sha256": mark}
         sealed = written | {SEAL: seal(written)}
-        _write_file(current, json.dumps(sealed, indent=1, allow_nan=False).encode())
+        _write_file(current, [json.dumps(sealed, indent=1, allow_nan=False).encode()])
     except OSError as error:
         raise CheckpointError(
             f"{folder} cannot be written ({error.strerror}); the generation before is whole. "
@@ -164,7 +163,7 @@ def read_newest(folder: Path) -> tuple[CheckpointInfo, Arrays, str]:
         except CheckpointError:
             raise torn from None
         # A later save must never keep the torn generation as its previous one.
-        _write_file(folder / FILE_NAME, (folder / PREVIOUS).read_bytes())
+        _write_file(folder / FILE_NAME, [(folder / PREVIOUS).read_bytes()])
         return info, tensors, str(torn)
 
 
@@ -272,17 +271,22 @@ def to_groups(tensors: Arrays, prefix: str = "model") -> Groups:
     return groups
 
 
-def _write_file(path: Path, data: bytes) -> None:
+def _write_file(path: Path, pieces: Iterable[bytes | memoryview]) -> str:
+    """Write a file in one move and return its SHA-256."""
     temporary = path.with_name(f".{path.name}.tmp")
+    total = hashlib.sha256()
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            for piece in pieces:
+                total.update(piece)
+                file.write(piece)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError:
         temporary.unlink(missing_ok=True)  # half a file must not fill a full disk
         raise
+    return total.hexdigest()
 
 
 def _drop_old(folder: Path) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import platform
 from importlib import metadata
 
 import torch
+
+M_MMAP_THRESHOLD = -3
+"""mallopt's number for the size from which an allocation is its own (malloc.h)."""
 
 
 def derive_seed(*words: str | int) -> int:
@@ -23,6 +27,20 @@ def set_up(threads: int) -> None:
     """
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+
+
+def return_freed_memory() -> None:
+    """Give what is free back to the system now, and large arrays from now on as they are freed.
+
+    glibc keeps what was freed below a threshold that grows to 32 MB with use, in the hope that it
+    is asked for again (mallopt(3)): a server that folds updates of 20 MB would keep several. A
+    fixed threshold of 1 MiB costs a page fault where a larger array is made. Other C libraries are
+    left alone.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(M_MMAP_THRESHOLD, 2**20)
+        libc.malloc_trim(0)
 
 
 def pick_device(wish: str) -> torch.device:

@@ -19,7 +19,7 @@ from cardionets_core.config_tree import digest, to_mapping
 from cardionets_core.errors import CheckpointError, ConfigError, EngineError
 from cardionets_core.faults import fault_point
 from cardionets_core.run_config import RunConfig, run_config_from
-from cardionets_core.runtime import set_up
+from cardionets_core.runtime import return_freed_memory, set_up
 from server.evaluation import run_evaluation
 from server.exchange import Run, notices_of
 from server.handshake import greet
@@ -77,10 +77,9 @@ def serve(grid: Grid, folder: Path, expected_hash: str, progress: Progress) -> N
         try:
             progress.require_tracking(config)
             set_up(config.threads)
-            state = begin(config, folder)
-            fault_point("plan_stored")
+            return_freed_memory()
             run = Run(grid, config, folder, progress.round, waiting=progress.waiting)
-            state = execute(run, state)
+            state = execute(run, begin(config, folder))
             progress.results(state.metrics)
             require_participation(config, state.history, state.sites)
         except Exception as error:
@@ -127,6 +126,7 @@ def execute(run: Run, state: RunState) -> RunState:
     Raises:
         RunError: a stage has too few sites.
     """
+    fault_point("plan_stored")
     state = greet(run, state)
     run.notices.update(notices_of(state.history))
     for index, name in enumerate(run.config.stages):
@@ -135,7 +135,10 @@ def execute(run: Run, state: RunState) -> RunState:
         if name == "evaluate":
             state = run_evaluation(run, state)
         elif name != "handshake":
-            state = train_stage(run, state, name)
+            # Handed over, not lent: the weights of before a stage are not kept while it runs.
+            handed = [state]
+            del state
+            state = train_stage(run, handed.pop(), name)
         state = save_state(replace(state, stage=index + 1, round=0), run.config, run.checkpoint)
     return state
 

@@ -12,6 +12,7 @@ from cardionets_core.local_parts import HEAD_SOURCES, needed_parts, split
 from cardionets_core.messages import TrainPlan, Update
 from cardionets_core.models.cardionet import build_model
 from cardionets_core.packing import fingerprint
+from cardionets_core.runtime import return_freed_memory
 from cardionets_core.training.stages import HEADS, Stage, configured
 from server.exchange import Run, header, round_record
 from server.gathering import gather
@@ -52,6 +53,7 @@ def train_stage(run: Run, state: RunState, name: str) -> RunState:
     for round_index in range(state.round, settings.rounds):
         fault_place(stage=name, number=round_index + 1)
         fault_point("between_rounds")
+        return_freed_memory()
         state = admitted(run, state)
         sites = list(shares_of(run.config, stage, state.sites))
         state = train_round(run, state, stage, settings, sites=sites, round_index=round_index)

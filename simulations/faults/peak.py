@@ -13,7 +13,17 @@ def peak_bytes() -> int:
 
     Not getrusage's ru_maxrss: a process inherits that of the one that started it.
     """
-    found = re.search(r"^VmHWM:\s+(\d+) kB$", STATUS.read_text(), re.MULTILINE)
+    return _read("VmHWM")
+
+
+def forget_peak() -> int:
+    """Set the peak back to what is resident now, and return that in bytes."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return _read("VmRSS")
+
+
+def _read(name: str) -> int:
+    found = re.search(rf"^{name}:\s+(\d+) kB$", STATUS.read_text(), re.MULTILINE)
     if found is None:
-        raise OSError(f"{STATUS} has no VmHWM; peak memory is read on Linux only")
+        raise OSError(f"{STATUS} has no {name}; memory is read on Linux only")
     return int(found[1]) * 1024

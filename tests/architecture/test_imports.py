@@ -23,6 +23,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "faults",
             "batch",
             "packing",
+            "tensor_file",
             "environment",
             "runtime",
             "flower_command",
