@@ -119,7 +119,11 @@ def _plain_flower(work: Path, sites: dict[str, Path], link: dict[str, float]) ->
     with Link(work / "plain" / "link", federation.port, **link) as slow_link:
         address.append(slow_link.address)
         with federation:
-            federation.wait_until_finished(federation.submit(rounds=1), PATIENCE_S)
+            federation.submit(rounds=1)
+            # Its evaluation, another trip of the model, is not waited for.
+            federation.wait_for(
+                lambda: bool(federation.steps("train_back")), "an update", PATIENCE_S
+            )
             _print_transfer("plain Flower", slow_link.events(), down=0, up=0)
 
 
