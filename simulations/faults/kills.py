@@ -1,7 +1,7 @@
 """The kill matrix of a coordinator: its ServerApp and its SuperLink at each of eleven phases.
 
-One federation that nothing happens to, and one per victim whose round k + 1 meets fault k: whatever
-a fault leaves behind, the next one comes on top of it.
+One federation in one process, to which nothing can happen, and one of real processes per victim
+whose round k + 1 meets fault k: whatever a fault leaves behind, the next one comes on top of it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
+from simulations.faults import harness
 from simulations.faults.harness import Ran, federate
 from simulations.faults.plan import SERVER_POINTS, Fault, one_per_round
 from simulations.faults.row import is_quick
@@ -116,7 +117,7 @@ def hospitals(folder: Path) -> dict[str, Path]:
 @cache
 def undisturbed(folder: Path) -> Ran:
     """Run the federation that nothing happens to."""
-    return federate(folder / "undisturbed", kill_plan(rounds()), hospitals(folder))
+    return harness.undisturbed(folder / "undisturbed", kill_plan(rounds()), hospitals(folder))
 
 
 @cache

@@ -1,4 +1,4 @@
-"""kill -9 of a ServerApp and of a SuperNode in the middle of a round: nothing is lost, to the bit.
+"""kill -9 of a ServerApp, a SuperNode and a client process: nothing is lost, to the bit.
 
 Real processes under real supervision; `make faults` does the whole matrix (test_kills.py).
 """
@@ -18,10 +18,11 @@ ROUNDS = 3
 def test_a_run_that_is_hit_at_both_ends_ends_with_the_weights_of_the_one_that_is_not(tmp_path):
     """The undisturbed run goes through one process: engines give the same bits."""
     config, sites = kill_plan(ROUNDS), hospitals(tmp_path)
-    name = sorted(sites)[0]
+    one, other = sorted(sites)
     faults = (
         plan.Fault("mid_aggregation", "ServerApp", STAGE, 2),
-        plan.Fault("packed", "SuperNode", STAGE, 2, name),
+        plan.Fault("packed", "SuperNode", STAGE, 2, one),
+        plan.Fault("mid_epoch", "client process", STAGE, 3, other),
     )
     hit = federate(tmp_path / "hit", config, sites, faults, patience_s=300)
     calm = undisturbed(tmp_path / "calm", config, sites)
