@@ -24,6 +24,7 @@ from simulations.faults.small import NANO
 def main() -> None:
     """Print the table."""
     options = _arguments()
+    sys.stdout.reconfigure(line_buffering=True)  # minutes pass between the lines
     print(f"command    python {' '.join(sys.argv)}")
     print(f"machine    {platform.platform()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}")
     print(f"versions   {versions()}")
