@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
+from cardionets_core.errors import EngineError
 from cardionets_core.training.objectives import KINDS, make_objective
-from simulations.faults.flower_side import flower_8
+from simulations.faults.flower_side import flower_8, flower_9
 from simulations.faults.malicious import (
     ATTACKS,
     FEDAVG,
@@ -23,8 +26,9 @@ from simulations.faults.row import Row
 if TYPE_CHECKING:
     from pathlib import Path
 
-LOSS, FIDELITY = 0.02, 1e-6
-"""Most AUROC that an attack may cost; largest relative distance from the pooled step."""
+MODELS, LOSS, FIDELITY = 2.5, 0.02, 1e-6
+"""Most memory of a server; most AUROC that an attack may cost; largest relative distance from the
+pooled step."""
 
 
 def figure_8(work: Path) -> Row:
@@ -38,6 +42,28 @@ def figure_8(work: Path) -> Row:
         flower_8(work),
         counts == [1, 1],
     )
+
+
+def figure_9(work: Path) -> Row:
+    """Run rounds of 2, 8 and 32 sites; how much memory the server takes at most."""
+    peaks = {sites: server_peak(sites, work / str(sites)) for sites in (2, 8, 32)}
+    return Row(
+        9,
+        "peak memory of the server beyond an empty one, in models, 2 to 32 sites",
+        f"<= {MODELS} x at any number",
+        ", ".join(f"{peak:.2f} x at {sites} sites" for sites, peak in peaks.items()),
+        flower_9(work),
+        max(peaks.values()) <= MODELS,
+    )
+
+
+def server_peak(sites: int, work: Path) -> float:
+    """Return the peak memory of our server over the rounds of `sites` sites, in models."""
+    words = [sys.executable, "-m", "simulations.faults.server_memory", str(sites), str(work)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise EngineError(f"{' '.join(words[1:])} failed: {done.stderr[-500:]}")
+    return float(done.stdout.split()[0])
 
 
 def figure_14(work: Path) -> Row:
