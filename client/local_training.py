@@ -11,8 +11,7 @@ from cardionets_core.codec import decode, encode
 from cardionets_core.errors import SiteError, WireError
 from cardionets_core.evaluation.evaluate import fit_sums, score_sums
 from cardionets_core.faults import fault_place, fault_point
-from cardionets_core.messages import MISSING_PARTS, Task, TaskHeader, Update
-from cardionets_core.packing import Groups, fingerprint
+from cardionets_core.messages import Task, TaskHeader, Update
 from cardionets_core.runtime import derive_seed, pick_device, set_up, versions
 from cardionets_core.training.loop import Budget, measure, train_locally
 from cardionets_core.training.objectives import make_objective
@@ -27,7 +26,7 @@ from client.policy import (
     require_patients,
     site_options,
 )
-from client.weights import Controls, difference, load_model, personal
+from client.weights import Controls, difference, gather_weights, load_model, personal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -273,28 +272,6 @@ def _evaluate(task: Task, site: Site) -> Update:
         seed = derive_seed(header.seed, site.name)
         sums = score_sums(model, dataset, probes, options, seed=seed)
     return Update(site=site.name, run=header.run, stage=header.stage, round=header.round, sums=sums)
-
-
-def gather_weights(task: Task, site: Site) -> Groups:
-    """Return the weights of every part of the task: those that travelled and those kept here.
-
-    Raises:
-        SiteError: `missing_parts`, when a frozen part neither travelled nor is kept.
-        WireError: weights that do not have the fingerprint of the header.
-    """
-    weights: Groups = {}
-    for part, mark in task.header.parts.items():
-        arrays = task.weights.get(part)
-        if arrays is None:
-            arrays = site.kept_part(part, mark)
-            if arrays is None:
-                raise SiteError(MISSING_PARTS)
-        elif fingerprint(arrays) != mark:
-            raise WireError(f"part {part!r} does not have the fingerprint of its task")
-        elif part not in task.header.trains:
-            site.keep_part(part, arrays)
-        weights[part] = arrays
-    return weights
 
 
 def persons(dataset: SiteDataset, indices: np.ndarray) -> int:

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from cardionets_core.checkpoint import load_parts, part_arrays
-from cardionets_core.errors import WireError
+from cardionets_core.errors import SiteError, WireError
 from cardionets_core.local_parts import HEAD_SOURCES, is_local, split
+from cardionets_core.messages import MISSING_PARTS
 from cardionets_core.models.cardionet import PARTS, CardioNet, build_model
+from cardionets_core.packing import fingerprint
 from cardionets_core.training.control import correction, next_control, server_control
 from cardionets_core.training.stages import HEADS
 from client.memory import CONTROL
@@ -21,6 +23,29 @@ if TYPE_CHECKING:
     from cardionets_core.messages import Task, TaskHeader
     from cardionets_core.packing import Groups
     from client.memory import Memory
+    from client.site import Site
+
+
+def gather_weights(task: Task, site: Site) -> Groups:
+    """Return the weights of every part of the task: those that travelled and those kept here.
+
+    Raises:
+        SiteError: `missing_parts`, when a frozen part neither travelled nor is kept.
+        WireError: weights that do not have the fingerprint of the header.
+    """
+    weights: Groups = {}
+    for part, mark in task.header.parts.items():
+        arrays = task.weights.get(part)
+        if arrays is None:
+            arrays = site.kept_part(part, mark)
+            if arrays is None:
+                raise SiteError(MISSING_PARTS)
+        elif fingerprint(arrays) != mark:
+            raise WireError(f"part {part!r} does not have the fingerprint of its task")
+        elif part not in task.header.trains:
+            site.keep_part(part, arrays)
+        weights[part] = arrays
+    return weights
 
 
 def load_model(header: TaskHeader, weights: Groups, own: Groups) -> CardioNet:
