@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 
@@ -122,3 +123,9 @@ def test_figures_are_chosen_once_and_in_the_order_of_the_table():
 
 def test_the_goals_figures_are_all_there_with_a_title():
     assert list(table.FIGURES) == [*range(1, 15), 24] == list(table.TITLES)
+
+
+@pytest.mark.parametrize("number", table.FIGURES)
+def test_every_figure_has_its_function(number):
+    module, _, name = table.FIGURES[number].partition(":")
+    assert callable(getattr(importlib.import_module(module), name))
