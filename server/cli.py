@@ -21,14 +21,12 @@ from cardionets_core.cli import told_plainly
 from cardionets_core.config_tree import digest, to_mapping
 from cardionets_core.errors import ConfigError, EngineError, RunError
 from cardionets_core.flower_command import LOOPBACK, Command, ServerTls
-from cardionets_core.local_parts import check_local_parts
 from cardionets_core.run_config import CONF, compose, run_config_from
 from cardionets_core.supervision import TICK_S, Kept, Processes, Stopped, ended_by_signals
-from cardionets_core.training.stages import check_plan
 from server import launch
 from server.flower_cli import FlowerCli
+from server.plan_file import load_config, write_config
 from server.progress import read_progress
-from server.server_app import load_config, write_config
 from server.status import FAILURES, Queue, standing, words
 from server.status_file import HEARTBEAT_S, Submission, read_submission, write_submission
 from server.supervisor import Supervisor, queue_of, rounds_done
@@ -235,6 +233,10 @@ def follow(folder: Path, shown: int, *, queue: Callable[[], Queue]) -> None:
 
 
 def _plan(overrides: list[str]) -> RunConfig:
+    # They import torch, which the other commands need not wait for.
+    from cardionets_core.local_parts import check_local_parts
+    from cardionets_core.training.stages import check_plan
+
     values = compose("run", overrides, package=CONF)
     values["name"] = values["name"] or time.strftime("run-%Y%m%d-%H%M%S")
     config = run_config_from(values)

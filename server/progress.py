@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
 from cardionets_core.config_tree import to_mapping
-from cardionets_core.flower_compat import engine_lost
 from server.status import words
 from server.status_file import StatusFile
 
@@ -153,6 +152,8 @@ def interrupts(error: BaseException) -> bool:
 
     Ctrl-C and the end that Flower asks for by a signal are such, and that Flower gave its run up.
     """
+    from cardionets_core.flower_compat import engine_lost  # Flower: not for whoever only reads
+
     return not isinstance(error, Exception) or engine_lost(error)
 
 

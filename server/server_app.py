@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import logging
 import os
 import time
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flwr.serverapp import ServerApp
 
 from cardionets_core.checkpoint import has_checkpoint
-from cardionets_core.config_tree import digest, to_mapping
 from cardionets_core.errors import CheckpointError, ConfigError, EngineError
 from cardionets_core.faults import fault_point
-from cardionets_core.run_config import RunConfig, run_config_from
 from cardionets_core.runtime import return_freed_memory, set_up
 from server.evaluation import run_evaluation
 from server.exchange import Run, notices_of
 from server.handshake import greet
 from server.participation import require_participation
+from server.plan_file import load_config, write_config
 from server.progress import Progress, interrupts
 from server.state import RunState, fresh_state, load_state, save_state
 from server.status import failure
@@ -37,10 +35,13 @@ if TYPE_CHECKING:
     from flwr.app import Context
     from flwr.serverapp import Grid
 
+    from cardionets_core.run_config import RunConfig
+
+__all__ = ["app", "begin", "execute", "last_saved", "load_config", "main", "write_config"]
+
 OUTPUTS_ENV = "CARDIONETS_OUTPUTS"
 """The environment variable that names the folder of all runs to the ServerApp's process."""
 
-CONFIG_FILE = "config.json"
 LOCK_FILE = ".server.lock"
 
 ALONE_S = 60.0
@@ -179,30 +180,3 @@ def run_folder(name: str) -> Path:
     if not name or Path(name).name != name:
         raise ConfigError(f"run name {name!r} is not a plain folder name.")
     return Path(outputs) / name
-
-
-def write_config(folder: Path, config: RunConfig) -> None:
-    """Write the plan that the ServerApp will load."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG_FILE).write_text(json.dumps(to_mapping(config), indent=1))
-
-
-def load_config(folder: Path, expected_hash: str = "") -> RunConfig:
-    """Load the plan of a run folder.
-
-    Raises:
-        CheckpointError: there is none, it is torn, or it is not the one that was submitted.
-    """
-    path = folder / CONFIG_FILE
-    if not path.is_file():
-        raise CheckpointError(f"{folder} holds no {CONFIG_FILE}; name a run folder, outputs/RUN.")
-    try:
-        values: Any = json.loads(path.read_text())
-    except ValueError as error:
-        raise CheckpointError(f"{path} is torn ({error}); start a new run.") from None
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} holds no plan; start a new run.")
-    config = run_config_from(values)
-    if expected_hash and digest(config) != expected_hash:
-        raise CheckpointError(f"{path} was changed after the run was submitted; start a new run.")
-    return config

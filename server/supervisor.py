@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Protocol
 from cardionets_core.config_tree import digest
 from cardionets_core.errors import CardioNetsError, EngineError
 from cardionets_core.supervision import Backoff, process_start
+from server.plan_file import load_config
 from server.progress import read_progress
-from server.server_app import load_config
 from server.status import ProcessTable, Queue, lives
 from server.status_file import (
     Status,
