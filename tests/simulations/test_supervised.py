@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from cardionets_core.faults import FAULTS_ENV
 from cardionets_core.supervision import process_start
 from server.progress import read_progress
 from server.status import standing, words
@@ -36,6 +37,7 @@ class Coordinator:
     def __init__(self, folder: Path) -> None:
         self.output = folder / "out"
         self.folder = folder
+        self.faults = folder / "faults"
         self.port, *self.site_ports = free_ports(4)
         self.commands: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -44,7 +46,7 @@ class Coordinator:
             self.commands[name] = subprocess.Popen(
                 [str(BIN / command), *words],
                 cwd=ROOT,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+                env={**os.environ, "OMP_NUM_THREADS": "1", FAULTS_ENV: str(self.faults)},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -222,11 +224,12 @@ def test_a_superlink_that_was_away_for_more_than_a_minute(begin, same_weights):
 def test_a_machine_that_crashed_and_lost_its_database(begin, hospitals, federate, nano, tmp_path):
     """All of the coordinator is killed and its database removed; sites and run come back."""
     place = begin(4)
-    crashed = [place.commands.pop("coordinator").pid]
-    crashed += [child.pid for child in psutil.Process(crashed[0]).children(recursive=True)]
-    for pid in crashed:
-        os.kill(pid, signal.SIGKILL)
-    assert place.standing() == "FAILED(server_gone)"
+    coordinator = place.commands.pop("coordinator")
+    for child in psutil.Process(coordinator.pid).children(recursive=True):
+        child.kill()
+    coordinator.kill()
+    coordinator.wait()
+    wait_for(lambda: place.standing() == "FAILED(server_gone)", place)
     for database in (place.output / ".engine").glob("superlink.db*"):
         database.unlink()
     run = place.commands.pop("run")
@@ -240,11 +243,13 @@ def test_a_machine_that_crashed_and_lost_its_database(begin, hospitals, federate
 
 
 @pytest.mark.slow
-def test_a_killed_client_process_is_begun_again_at_once(begin, same_weights):
+def test_a_killed_client_process_is_begun_again_at_once(coordinator, begin, same_weights):
     """Flower alone would notice after a minute."""
+    coordinator.faults.mkdir()
+    fault = coordinator.faults / "mid_epoch@ecg_masked-2@north.kill"
+    fault.touch()
     place = begin(3)
-    worker = program(place, "cardionets_core.warm", "flwr-clientapp")
-    wait_for(worker.children, place)
-    worker.children()[0].kill()
     same_weights(place, 3)
-    assert "starting it once more" in place.log("site-hill") + place.log("site-north")
+    assert fault.with_name(f"{fault.name}.done").exists()
+    assert "starting it once more" in place.log("site-north")
+    assert read_submission(place.output / "trial").restarts == 0
