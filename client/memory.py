@@ -160,7 +160,9 @@ class RunMemory:
         temporary = path.with_name(".writing.tmp")
         try:
             if not path.parent.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
+                path.parent.parent.mkdir(parents=True, exist_ok=True)
+                # What a site has learned for itself is for its own account only.
+                path.parent.mkdir(mode=0o700, exist_ok=True)
                 _drop_old_runs(path.parent.parent)
             with temporary.open("wb") as file:
                 file.write(hashlib.sha256(body).hexdigest().encode())

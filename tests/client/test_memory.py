@@ -127,6 +127,12 @@ def test_the_name_of_a_run_does_not_choose_the_path(tmp_path):
     assert all(p.parent.parent == runs for p in files(tmp_path))
 
 
+def test_a_runs_folder_is_for_the_sites_own_account_only(tmp_path):
+    rounds(tmp_path / "cache" / "runs")
+    (folder,) = (tmp_path / "cache" / "runs").iterdir()
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
 def test_only_the_newest_runs_are_kept(tmp_path):
     for number in range(8):
         header = a_header(run=f"run-{number}")
