@@ -31,7 +31,9 @@ LAYERS: tuple[frozenset[str], ...] = (
             "drawing",
         }
     ),
-    frozenset({"site_config", "run_config", "messages", "supervision", "warm", "warm_shim", "codec"}),
+    frozenset(
+        {"site_config", "run_config", "messages", "supervision", "warm", "warm_shim", "codec"}
+    ),
     frozenset({"data", "cohort", "models", "labels"}),
     frozenset({"sources", "quality"}),
     frozenset({"preparation"}),
@@ -52,6 +54,7 @@ PEERS: dict[str, frozenset[str]] = {
     "evaluation": frozenset({"checkpoint"}),
     "run_config": frozenset(),
     "messages": frozenset(),
+    "tensor_file": frozenset({"packing"}),
 }
 """Imports inside one layer; units that are not named are strangers to their neighbours."""
 
@@ -74,12 +77,17 @@ DOORS: dict[str, frozenset[str]] = {
             "cardionets_core.flower_compat",
             "cardionets_core.messages",
             "client.client_app",
-            "server.exchange",  # the Grid, as a type
+            "server.attendance",  # the Grid, as a type
+            "server.exchange",  # likewise
+            "server.mail",
             "server.rounds",
             "server.server_app",
             "simulations.faults.figures_screening",  # a site's app that attacks
             "simulations.faults.flower_average",
             "simulations.faults.flower_side",
+            "simulations.faults.malicious",  # Flower's strategies, for comparison
+            "simulations.faults.replies",  # sites that are files
+            "simulations.faults.schedules",  # a Grid with a clock of its own
             "simulations.grid",
             "simulations.ray_client",
         }
@@ -260,4 +268,4 @@ def test_these_tests_would_see_a_wrong_import():
     """The helpers read imports inside functions and type-checking blocks too."""
     assert "hydra" in {n.split(".")[0] for n in imports()["cardionets_core.run_config"]}
     assert ("server.rounds", "cardionets_core.messages") in own_imports()
-    assert "flwr.serverapp" in imports()["server.rounds"]  # under TYPE_CHECKING
+    assert "flwr.serverapp" in imports()["server.exchange"]  # under TYPE_CHECKING
