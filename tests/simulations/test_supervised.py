@@ -24,11 +24,11 @@ from simulations.process_group import free_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
-PATIENCE_S = 240.0
+PATIENCE_S = 900.0
 SITES = ("hill", "north")
 PLAN = ("stages=[handshake,ecg_masked]", "stage.ecg_masked.min_sites=2")
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]
 
 
 class Coordinator:
