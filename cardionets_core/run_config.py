@@ -40,8 +40,8 @@ class StageConfig:
         max_steps: cap on local steps per round; 0 is none.
         min_sites: replies that a round needs; fewer repeats the round once, then ends the run.
         deadline_s: seconds that the server waits for the sites of one round, at most.
-        patience: the deadline is this many times what the slowest site took in the last rounds
-            (and at least a minute); 0: always `deadline_s`.
+        patience: the deadline is this many times what the slowest site took in the last rounds,
+            and a minute (docs/rounds.md); 0: always `deadline_s`.
         budget_s: seconds that a site may train in one round; a slower one sends what it has done
             by then (`partial`). 0: no limit but the deadline.
         partial: how unfinished work counts: by its share of the planned steps (`weight`), or

@@ -32,8 +32,8 @@ TRIES = 2
 SPOOL = "spool"
 """Folder in the run's folder where robust rules keep the updates of a round."""
 
-LEAST_S = 60.0
-"""No deadline is shorter: Flower itself takes that long to notice a node that is gone."""
+NOTICE_S = 60.0
+"""What Flower takes to notice a node or a process that is gone; the site then works once more."""
 
 MEASURED_ROUNDS = 5
 """Rounds of the stage that a deadline looks back on."""
@@ -100,14 +100,14 @@ def deadline_of(
 ) -> float:
     """Return the seconds that a try of a round may take.
 
-    `patience` times what the slowest site took whose update was used in the last rounds of the
-    stage; the first round of a stage, and the second try of any, may take `deadline_s`.
+    NOTICE_S, and `patience` times what the slowest site took whose update was used in the last
+    rounds of the stage; the first round of a stage, and the second try of any, `deadline_s`.
     """
     rounds = [record for record in history if record["stage"] == stage][-MEASURED_ROUNDS:]
     taken = [float(s) for record in rounds for s in record.get("seconds_by_site", {}).values()]
     if attempt > 1 or settings.patience <= 0 or not taken:
         return settings.deadline_s
-    return min(settings.deadline_s, max(LEAST_S, settings.patience * max(taken)))
+    return min(settings.deadline_s, NOTICE_S + settings.patience * max(taken))
 
 
 def quorum(
