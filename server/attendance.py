@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 DESCRIBE_S = 1200.0
 """Seconds that a site may take to describe itself: the first time it reads all of its files."""
 
+NAME_TAKEN = "name_taken"
+"""Why a node stays out that says it is a site which is online under another node."""
+
 log = logging.getLogger("cardionets.server")
 
 
@@ -84,6 +87,7 @@ class Attendance:
         self._online: dict[int, NodeInfo] = {}
         self._greeted: dict[int, str] = {}
         self._greetings: dict[str, int] = {}
+        self._claims: dict[int, Update] = {}  # of nodes that say they are a site that is here
 
     @property
     def online(self) -> list[int]:
@@ -149,6 +153,7 @@ class Attendance:
 
     def hear(self) -> None:
         """Take in what greeted nodes have answered since the last time."""
+        self._admit_successors()
         for message_id, node in list(self._greetings.items()):
             if node not in self._online:
                 continue
@@ -162,6 +167,15 @@ class Attendance:
                     self.bytes_up[node] = payload_bytes(message.content)
                 self._take(node, read(message))
 
+    def _admit_successors(self) -> None:
+        """Let a node in that came too early: Flower lists a killed node for another minute."""
+        for node, update in list(self._claims.items()):
+            if node in self._online and self.place(update.site) is not None:
+                continue
+            del self._claims[node]
+            if node in self._online:
+                self._take(node, update)
+
     def _take(self, node: int, update: Update | str) -> None:
         if isinstance(update, str):
             reason: str | None = update
@@ -169,6 +183,8 @@ class Attendance:
             return
         else:
             reason = self.welcome(node, update)
+        if reason == NAME_TAKEN and not isinstance(update, str):
+            self._claims[node] = update
         if reason is None:
             self.refused.pop(node, None)
         else:

@@ -14,7 +14,7 @@ from cardionets_core.errors import IncompleteError, RunError
 from cardionets_core.evaluation.sums import merge
 from cardionets_core.faults import fault_place
 from cardionets_core.messages import Task, Update
-from server.attendance import DESCRIBE_S
+from server.attendance import DESCRIBE_S, NAME_TAKEN
 from server.exchange import Run, header, round_record
 from server.mail import pause_s
 from server.rounds import RoundResult
@@ -93,7 +93,7 @@ class _Door:
             if self.strict:
                 raise RunError(f"two nodes call themselves {name!r}; give each site its own name.")
             if run.attendance.has_key(run.nodes[name]):
-                return "name_taken"
+                return NAME_TAKEN
             # Without keys, Flower lists a killed node for another minute: the new one is the site.
             log.warning("site %s has come in under another node; the newer one counts", name)
         run.nodes[name] = node

@@ -225,6 +225,23 @@ def test_a_site_that_comes_in_under_another_node_takes_its_place_unless_keys_spe
     assert run.attendance.refused == ({101: "name_taken"} if keys else {})
 
 
+def test_a_site_that_came_back_before_its_old_node_was_missed_is_let_in_when_that_one_is_gone():
+    """Flower gives nodes without keys a random one each, so a key proves nothing here."""
+    _, run, _ = play([described("a", [[1, 2]])], keys={100: b"k", 101: b"l"})
+    attendance = run.attendance
+    attendance.grid.answers[101] = described("a", [[1, 2]])
+    for gone in (False, True):
+        if gone:
+            del attendance.grid.answers[100]
+        attendance.look()
+        attendance.greet()
+        attendance.hear()
+        assert run.nodes == {"a": 101 if gone else 100}
+    assert attendance.refused == {}
+    attendance.look()
+    assert attendance.away_since == {}
+
+
 def test_a_site_that_comes_in_later_is_part_of_the_next_rounds():
     state, run, _ = play([described("a", [[1, 2]])])
     run.attendance.grid.answers[101] = described("late", [[9, 9]], ("ecg",))
