@@ -41,4 +41,4 @@ def peak_models(sites: int, megabytes: float) -> float:
 
 
 if __name__ == "__main__":
-    print(peak_models(int(sys.argv[1]), float(sys.argv[2])))
+    sys.stdout.write(f"{peak_models(int(sys.argv[1]), float(sys.argv[2]))}\n")
