@@ -7,11 +7,11 @@ clock of its own (schedules.py); what is right is counted by hand beside them.
 from __future__ import annotations
 
 import logging
-import random
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from random import Random
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -84,7 +84,7 @@ class Play:
     """A run of a few rounds on a fickle engine, drawn from a seed."""
 
     def __init__(self, seed: int) -> None:
-        self.sites = [f"s{i}" for i in range(random.Random(seed).randint(1, 4))]
+        self.sites = [f"s{i}" for i in range(Random(seed).randint(1, 4))]
         self.made = 0
         self.used: Counter[float] = Counter()
         self.counted = Counted()
@@ -243,7 +243,7 @@ def quorums(schedules: int, work: Path, *, first: int = 0) -> Quorums:
 
 
 def _play_quorum(seed: int, work: Path, total: Quorums) -> None:
-    draw = random.Random(seed)
+    draw = Random(seed)
     sites = [f"s{i}" for i in range(draw.randint(1, 6))]
     needed = draw.randint(1, len(sites))
     values = {site: 1.0 + i / 64 for i, site in enumerate(sites)}

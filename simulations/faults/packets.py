@@ -14,7 +14,6 @@ import asyncio
 import ctypes
 import fcntl
 import os
-import random
 import socket
 import struct
 import subprocess
@@ -22,6 +21,7 @@ import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 from simulations.faults.link import LinkPlan, read_plan
 from simulations.faults.relay import Relay, end_with_stdin, listener
@@ -77,7 +77,7 @@ class Wire:
 
     def __init__(self, plan: LinkPlan, source: int, sink: int, seed: int) -> None:
         self._plan, self._source, self._sink = plan, source, sink
-        self._random = random.Random(seed)
+        self._random = Random(seed)
         self._loop = asyncio.get_running_loop()
         self._free = 0.0
         self._loop.add_reader(source, self._take)

@@ -9,8 +9,8 @@ passes, so that thousands of schedules take seconds.
 from __future__ import annotations
 
 import json
-import random
 from dataclasses import dataclass, field
+from random import Random
 from typing import TYPE_CHECKING
 
 from flwr.app import Error, Message
@@ -113,7 +113,7 @@ class FickleEngine:
 
     def __post_init__(self) -> None:
         """Let every site have its first node."""
-        self._draw = random.Random(self.seed)
+        self._draw = Random(self.seed)
         self._nodes = {100 + i: Node(site) for i, site in enumerate(self.sites)}
         self._open: dict[str, Sent] = {}
         self._sent = 0

@@ -56,7 +56,8 @@ def main(sites: int, folder: Path) -> None:
     used = {len(record["accepted"]) for record in state.history}
     if used != {sites}:
         raise SystemExit(f"rounds used {sorted(used)} sites of {sites}")
-    print((peak_bytes() - before) / model, model, largest / model)
+    found = ((peak_bytes() - before) / model, model, largest / model)
+    sys.stdout.write(" ".join(map(str, found)) + "\n")
 
 
 if __name__ == "__main__":

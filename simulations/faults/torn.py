@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Literal
 
 from cardionets_core.checkpoint import read_info
@@ -161,7 +161,7 @@ def kept_files(base: Path) -> list[Kept]:
 
 def draw_damages(files: list[Kept], *, places: int, seed: int = 11) -> list[tuple[Kept, Damage]]:
     """Draw places evenly over the files; every second one is a cut, the others are flipped bits."""
-    draw, drawn = random.Random(seed), []
+    draw, drawn = Random(seed), []
     for number in range(places):
         kept = files[number % len(files)]
         size = kept.path.stat().st_size
