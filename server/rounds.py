@@ -188,6 +188,7 @@ class _Round:
             if self._attendance.is_online(node) and message_id in self._book.waiting:
                 for message in self._attendance.grid.pull_messages([message_id]):
                     self._take(message)
+                    del message  # or it would lie here while the next one is fetched
         self._attendance.hear()
 
     def _take(self, message: Message) -> None:

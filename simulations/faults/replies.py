@@ -134,6 +134,6 @@ def noise(folder: Path, key: str, size: int, own: float) -> tuple[Array, str]:
         file.write(np.array(own, dtype=dtype).tobytes())
         file.seek(start)
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-        file.seek(0)
-        data = file.read()
+    with path.open("rb", buffering=0) as file:  # a buffered file would read it in two copies
+        data = file.readall()
     return Array(dtype=str(dtype), shape=(size,), stype=NPY, data=data), digest
