@@ -126,10 +126,13 @@ class Attendance:
         named = info.name if info is not None else ""
         return named or f"node-{sorted({*self._online, *self._greeted, node}).index(node)}"
 
-    def has_key(self, node: int) -> bool:
-        """Return whether a node is known to Flower by a key, so that its id is surely its own."""
+    def is_enrolled(self, node: int) -> bool:
+        """Return whether the coordinator has registered a node by name, and so knows whose it is.
+
+        A SuperNode that nobody registered makes itself a new key, and gets a new id, at each start.
+        """
         info = self._online.get(node)
-        return info is not None and bool(info.public_key)
+        return info is not None and bool(info.name)
 
     def unanswered(self) -> bool:
         """Return whether a node is online of which it is not known yet whose it is."""

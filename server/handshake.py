@@ -92,9 +92,9 @@ class _Door:
         if run.attendance.place(name) is not None:
             if self.strict:
                 raise RunError(f"two nodes call themselves {name!r}; give each site its own name.")
-            if run.attendance.has_key(run.nodes[name]):
+            if run.attendance.is_enrolled(run.nodes[name]):
                 return NAME_TAKEN
-            # Without keys, Flower lists a killed node for another minute: the new one is the site.
+            # Flower lists a killed node for another minute; one that nobody enrolled has a new id.
             log.warning("site %s has come in under another node; the newer one counts", name)
         run.nodes[name] = node
         run.arrivals[name] = SiteRecord(update.modalities, update.counts, update.versions)

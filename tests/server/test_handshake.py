@@ -214,20 +214,20 @@ def test_a_restarted_server_without_its_quorum_ends_incomplete_and_names_the_sit
     assert caught.value.sites == ("b",)
 
 
-@pytest.mark.parametrize("keys", [{}, {100: b"k", 101: b"l"}])
-def test_a_site_that_comes_in_under_another_node_takes_its_place_unless_keys_speak_against_it(keys):
-    _, run, _ = play([described("a", [[1, 2]])], keys=keys)
+@pytest.mark.parametrize("names", [{}, {100: "a", 101: "b"}])
+def test_a_site_that_comes_in_under_another_node_takes_its_place_unless_both_are_enrolled(names):
+    """Keys prove nothing: a SuperNode that nobody registered makes itself one at each start."""
+    _, run, _ = play([described("a", [[1, 2]])], names=names, keys={100: b"k", 101: b"l"})
     run.attendance.grid.answers[101] = described("a", [[1, 2]])
     run.attendance.look()
     run.attendance.greet()
     run.attendance.hear()
-    assert run.nodes == {"a": 100 if keys else 101}
-    assert run.attendance.refused == ({101: "name_taken"} if keys else {})
+    assert run.nodes == {"a": 100 if names else 101}
+    assert run.attendance.refused == ({101: "name_taken"} if names else {})
 
 
 def test_a_site_that_came_back_before_its_old_node_was_missed_is_let_in_when_that_one_is_gone():
-    """Flower gives nodes without keys a random one each, so a key proves nothing here."""
-    _, run, _ = play([described("a", [[1, 2]])], keys={100: b"k", 101: b"l"})
+    _, run, _ = play([described("a", [[1, 2]])], names={100: "a", 101: "b"})
     attendance = run.attendance
     attendance.grid.answers[101] = described("a", [[1, 2]])
     for gone in (False, True):
