@@ -53,9 +53,14 @@ class EchoFederation(PlainFederation):
         settings = {"record": str(self.record), "bytes": size}
         settings["counts"] = ",".join(map(str, counts))
         command = server_launch.submit(settings, home=self._home("cli"), bundle=ECHO)
-        run_id = int(self._ask(command)["run-id"])
-        self.wait_until_finished(run_id, PATIENCE_S)
-        return [json.loads(line) for line in self.record.read_text().splitlines()]
+        self._ask(command)
+        # Not asked for by `flwr ls`: each question is a process that the round would pay for.
+        self.wait_for(lambda: len(self._echoes()) == len(counts), "the echoes", PATIENCE_S)
+        return self._echoes()
+
+    def _echoes(self) -> list[dict[str, Any]]:
+        lines = self.record.read_text().split("\n")[:-1] if self.record.exists() else []
+        return [json.loads(line) for line in lines]
 
 
 def flat(work: Path) -> None:
