@@ -57,11 +57,11 @@ def main(
     with told_plainly():
         numbers = chosen(only)
         output.mkdir(parents=True, exist_ok=True)
-        above = facts(quick=quick)
+        above = facts(numbers, quick=quick)
         _head(above)
         outcomes = _with_progress(numbers, output.resolve(), above)
     console.print(_table(outcomes))
-    console.print(verdict(outcomes))
+    console.print(verdict(outcomes, numbers))
     typer.echo(f"table      {output / 'faults.json'}\npage       {output / 'faults.html'}")
     raise typer.Exit(exit_code(outcomes))
 

@@ -38,7 +38,7 @@ def page(above: Facts, outcomes: list[Outcome]) -> str:
 
 def _lead(above: Facts, outcomes: list[Outcome]) -> str:
     quick = " Quick look: fewer repeats and smaller numbers than the goals name." * above.quick
-    return f"{verdict(outcomes)}.{quick}"
+    return f"{verdict(outcomes, above.planned)}.{quick}"
 
 
 def _row(outcome: Outcome) -> Row:

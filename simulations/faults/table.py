@@ -19,7 +19,7 @@ from cardionets_core.runtime import versions
 from simulations.faults.row import QUICK_ENV, NotMeasuredError, Row
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from simulations.faults.row import Figure
@@ -99,9 +99,10 @@ class Facts:
     seeds: str
     started: str
     quick: bool
+    planned: tuple[int, ...]
 
 
-def facts(*, quick: bool) -> Facts:
+def facts(planned: Sequence[int], *, quick: bool) -> Facts:
     """Return the command, the machine and the versions of this process."""
     load = os.getloadavg()[0]
     return Facts(
@@ -111,6 +112,7 @@ def facts(*, quick: bool) -> Facts:
         seeds=SEEDS,
         started=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         quick=quick,
+        planned=tuple(planned),
     )
 
 
@@ -197,13 +199,17 @@ def exit_code(outcomes: Iterable[Outcome]) -> int:
     return int(any(o.state in ("missed", "failed") for o in outcomes))
 
 
-def verdict(outcomes: list[Outcome]) -> str:
-    """Return one line: how many figures were met, which were missed, which were not measured."""
-    words = [f"{sum(o.state == 'met' for o in outcomes)} of {len(outcomes)} figures met"]
+def verdict(outcomes: list[Outcome], planned: Sequence[int]) -> str:
+    """Return one line: how many of the planned figures were met, and what became of the others."""
+    words = [f"{sum(o.state == 'met' for o in outcomes)} of {len(planned)} figures met"]
     for state in ("missed", "failed", "not measured"):
         numbers = [str(o.figure) for o in outcomes if o.state == state]
         if numbers:
             words.append(f"{state}: {', '.join(numbers)}")
+    # The files are written after every figure: a table that was stopped must not look whole.
+    left = [str(n) for n in planned if n not in {o.figure for o in outcomes}]
+    if left:
+        words.append(f"still to do: {', '.join(left)}")
     return "; ".join(words)
 
 
@@ -211,7 +217,7 @@ def write_json(path: Path, above: Facts, outcomes: list[Outcome]) -> None:
     """Write the table for programs."""
     content: dict[str, Any] = {
         **asdict(above),
-        "verdict": verdict(outcomes),
+        "verdict": verdict(outcomes, above.planned),
         "figures": [asdict(o) for o in outcomes],
     }
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

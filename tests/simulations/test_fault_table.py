@@ -98,6 +98,11 @@ def test_everything_that_was_measured_is_on_screen_in_the_json_and_on_the_page(f
     assert "3 &lt;b&gt;" in page and "tc netem needs root" in page and "60 of 120" in page
 
 
+def test_a_table_that_was_stopped_does_not_look_whole(figures, tmp_path):
+    outcomes = table.measure([1], tmp_path)
+    assert table.verdict(outcomes, [1, 2, 4]) == "1 of 3 figures met; still to do: 2, 4"
+
+
 def test_a_figure_works_in_a_folder_without_old_files(figures, tmp_path):
     own = tmp_path / table.WORK
     for name in ("figure-1", "shared"):
