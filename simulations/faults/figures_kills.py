@@ -96,7 +96,7 @@ def figure_5(work: Path) -> Row:
         what="ServerApp killed, then a site lost for good: the displayed state",
         target=f"INCOMPLETE naming the site; true within {STATE_S:.0f} s",
         ours=(
-            f"{' > '.join(truth.states)}; summary.json {truth.summary}; "
+            f"{' > '.join((*truth.states, truth.last))}; summary.json {truth.summary}; "
             f"apart from the process table for {truth.longest_s:.1f} s at most"
         ),
         flower=flower_5(_flower(work)),
