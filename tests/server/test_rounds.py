@@ -7,43 +7,25 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from flwr.app import Error, Message
+from flwr.app import Error
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cardionets_core.errors import SITE_ERROR_CODES, RunError
-from cardionets_core.flower_compat import NodeInfo, stamp_message_id, task_identity
+from cardionets_core.flower_compat import task_identity
 from cardionets_core.messages import (
     MISSING_MEMORY,
     MISSING_PARTS,
     Task,
-    TaskHeader,
-    Update,
     payload_bytes,
     refusal,
-    task_from_records,
     task_to_records,
-    update_to_records,
 )
-from cardionets_core.model_config import ModelConfig
 from server import mail, rounds
 from server.attendance import Attendance
 from server.round_book import LOST
 from server.rounds import run_round
-
-HEADER = TaskHeader(
-    run="run-1",
-    config_hash="",
-    stage="ecg_masked",
-    action="train",
-    round=1,
-    seed=1,
-    threads=1,
-    model=ModelConfig(),
-    phenotypes=(),
-    diseases=(),
-)
-WEIGHTS = {"ecg_encoder": {"w": np.ones(4, dtype=np.float32)}}
+from tests.server.played_round import HEADER, WEIGHTS, FakeGrid, good, play, task_for, trained
 
 
 @pytest.fixture(autouse=True)
@@ -52,81 +34,6 @@ def a_server(monkeypatch):
     monkeypatch.setattr(rounds, "AGAIN_S", 0.002)
     with task_identity(run_id=1, node_id=1):
         yield
-
-
-class FakeGrid:
-    """Answers as `sites` say: node -> function of (task, times asked) that gives the reply.
-
-    A function that returns None has not answered yet and is asked again at the next pull.
-    """
-
-    def __init__(self, sites):
-        self.sites = sites
-        self.pushed = []
-        self.asked = {}
-        self.online = dict.fromkeys(sites, "")
-        self._open = {}
-
-    def get_nodes(self):
-        return [NodeInfo(node_id=n, last_activated_at=since) for n, since in self.online.items()]
-
-    def push_messages(self, messages):
-        ids = []
-        for message in messages:
-            message_id = f"m{len(self.pushed)}"
-            stamp_message_id(message, message_id)
-            self.pushed.append(message)
-            self._open[message_id] = message
-            ids.append(message_id)
-        return ids
-
-    def pull_messages(self, message_ids):
-        replies = []
-        for message_id in list(message_ids):
-            message = self._open.get(message_id)
-            if message is None:
-                continue
-            node = message.metadata.dst_node_id
-            self.asked[node] = self.asked.get(node, 0) + 1
-            content = self.sites[node](task_from_records(message.content), self.asked[node])
-            if content is not None:
-                del self._open[message_id]
-                replies.append(Message(content, reply_to=message))
-        return replies
-
-
-def trained(site, patients=10, value=0.5):
-    delta = {"ecg_encoder": {"w": np.full(4, value, dtype=np.float32)}}
-    return update_to_records(Update(site, "run-1", "ecg_masked", 1, patients, delta=delta))
-
-
-def good(site):
-    return lambda task, asked: trained(site)
-
-
-def task_for(site, lost, left_s):
-    return Task(HEADER, WEIGHTS)
-
-
-def play(sites, *, accept=None, make_task=task_for, deadline_s=60.0, **rest):
-    """Run a round over `sites` (name -> behaviour) and return grid, result and updates."""
-    nodes = {name: 100 + i for i, name in enumerate(sites)}
-    grid = FakeGrid({nodes[n]: behaviour for n, behaviour in sites.items()})
-    updates = {}
-
-    def keep(site, update):
-        updates[site] = update
-        return None
-
-    result = run_round(
-        Attendance(grid, nodes),
-        nodes,
-        make_task=make_task,
-        accept=accept or keep,
-        deadline_s=deadline_s,
-        **rest,
-    )
-    return grid, result, updates
 
 
 def test_every_site_gets_one_message_and_its_update_is_used():
@@ -364,214 +271,3 @@ def test_in_any_schedule_every_site_counts_once_or_has_a_reason(kinds, doubled):
             assert result.refused[name] == "late"
         elif "never" not in kinds:
             assert name in result.accepted
-
-
-# ------------------------------------------------------------------------------------- lost sites
-
-
-class Engine(FakeGrid):
-    """Flower's habits with nodes that go and come; `plan` is called before every look.
-
-    Asked for a reply of a node that is offline, it answers with error 5 and forgets the message.
-    """
-
-    def __init__(self, sites, plan=lambda engine, look: None):
-        super().__init__(sites)
-        self.plan = plan
-        self.looks = 0
-        self.pulled_offline = 0
-
-    def get_nodes(self):
-        self.looks += 1
-        self.plan(self, self.looks)
-        return super().get_nodes()
-
-    def pull_messages(self, message_ids):
-        (message_id,) = message_ids
-        message = self._open.get(message_id)
-        if message is not None and message.metadata.dst_node_id not in self.online:
-            self.pulled_offline += 1
-            del self._open[message_id]
-            return [Message(Error(code=5, reason="node unavailable"), reply_to=message)]
-        return super().pull_messages(message_ids)
-
-
-def play_engine(sites, plan=lambda engine, look: None, *, nodes=None, greet=None, **rest):
-    """Run a round; `sites` is node -> behaviour, and `nodes` site -> node."""
-    engine = Engine(sites, plan)
-    attendance = Attendance(
-        engine, nodes or {n: 100 + i for i, n in enumerate("abc"[: len(sites)])}
-    )
-    if greet is not None:
-        attendance.describe = lambda: Task(replace(HEADER, stage="handshake", action="describe"))
-        attendance.welcome = lambda node, update: greet(attendance, node, update)
-    updates, waited = [], []
-    result = run_round(
-        attendance,
-        list(attendance.nodes),
-        make_task=rest.pop("make_task", task_for),
-        accept=lambda site, update: updates.append(site),
-        deadline_s=rest.pop("deadline_s", 30.0),
-        waiting=waited.append,
-        **rest,
-    )
-    return engine, result, updates, waited
-
-
-@pytest.mark.parametrize("code", [3, 4, 5, 8])
-def test_an_error_of_the_engine_is_no_refusal_the_site_is_asked_again(code):
-    lost = lambda task, asked: Error(code=code, reason="x") if asked == 1 else trained("a")  # noqa: E731
-    engine, result, _, _ = play_engine({100: lost, 101: good("b")})
-    assert result.accepted == ["a", "b"] and result.refused == {}
-    assert result.losses == {"a": 1} and len(engine.pushed) == 3
-    assert engine.pushed[-1].metadata.dst_node_id == 100
-
-
-def test_the_reply_of_a_node_that_is_offline_is_not_asked_for_so_its_work_is_not_lost():
-    """A cut line: the site trains on, and its answer comes when the line is back."""
-
-    def plan(engine, look):
-        if look == 3:
-            del engine.online[100]
-        if look == 8:
-            engine.online[100] = ""
-
-    slow = lambda task, asked: trained("a") if asked > 4 else None  # noqa: E731
-    engine, result, _, waited = play_engine({100: slow, 101: good("b")}, plan, rejoin_s=30.0)
-    assert result.accepted == ["a", "b"] and engine.pulled_offline == 0
-    assert len(engine.pushed) == 2 and result.losses == {}
-    assert waited == [["a"], []]
-
-
-def test_a_node_in_a_new_life_is_asked_again_and_the_first_answer_counts():
-    """A node that was restarted under its own id has forgotten its task; a cut one has not."""
-
-    def plan(engine, look):
-        if look == 3:
-            engine.online[100] = "a later time"
-
-    waits = lambda task, asked: trained("a") if asked > 6 else None  # noqa: E731
-    engine, result, updates, _ = play_engine({100: waits}, plan)
-    assert updates == ["a"] and result.accepted == ["a"] and result.losses == {"a": 1}
-    assert len(engine.pushed) == 2
-
-
-def test_a_site_under_another_node_is_greeted_and_asked_there():
-    """Flower lists the killed node for another minute; nobody waits for that."""
-
-    def welcome(attendance, node, update):
-        attendance.nodes[update.site] = node
-
-    def plan(engine, look):
-        engine.online.pop(200, None)
-        if look >= 3:
-            engine.online[200] = ""
-
-    def reborn(task, asked):
-        described = Update("a", "run-1", "handshake", 1)
-        return update_to_records(described) if task.header.action == "describe" else trained("a")
-
-    never = lambda task, asked: None  # noqa: E731
-    sites = {100: never, 101: good("b"), 200: reborn}
-    nodes = {"a": 100, "b": 101}
-    engine, result, updates, _ = play_engine(sites, plan, nodes=nodes, greet=welcome)
-    assert result.accepted == ["a", "b"] and sorted(updates) == ["a", "b"]
-    trains = [m.metadata for m in engine.pushed if m.metadata.message_type == "train"]
-    assert [m.dst_node_id for m in trains] == [100, 101, 200]
-
-
-def test_a_site_that_is_away_from_the_start_is_asked_when_it_comes():
-    def plan(engine, look):
-        if look == 1:
-            del engine.online[100]
-        if look == 5:
-            engine.online[100] = ""
-
-    _, _, updates, waited = play_engine({100: good("a"), 101: good("b")}, plan, rejoin_s=30.0)
-    assert updates == ["b", "a"] and waited == [["a"], []]
-
-
-def test_with_a_quorum_a_lost_site_is_waited_for_no_longer_than_rejoin_s():
-    def plan(engine, look):
-        engine.online.pop(100, None)
-
-    started = time.monotonic()
-    _, result, _, waited = play_engine({100: good("a"), 101: good("b")}, plan, rejoin_s=0.3)
-    assert 0.3 <= time.monotonic() - started < 20
-    assert result.accepted == ["b"] and result.refused == {"a": "lost"}
-    assert waited == [["a"], []]
-
-
-def test_a_site_that_was_lost_long_ago_costs_no_round_any_time():
-    def plan(engine, look):
-        engine.online.pop(100, None)
-
-    engine = Engine({100: good("a"), 101: good("b")}, plan)
-    attendance = Attendance(engine, {"a": 100, "b": 101})
-    attendance.away_since["a"] = time.monotonic() - 1000
-    result = run_round(
-        attendance,
-        ["a", "b"],
-        make_task=task_for,
-        accept=lambda site, update: None,
-        deadline_s=60.0,
-        rejoin_s=900.0,
-    )
-    assert result.accepted == ["b"] and result.seconds < 20
-
-
-def test_without_a_quorum_a_lost_site_is_waited_for_until_the_deadline():
-    def plan(engine, look):
-        engine.online.pop(100, None)
-
-    _, result, _, waited = play_engine(
-        {100: good("a"), 101: good("b")},
-        plan,
-        rejoin_s=0.01,
-        deadline_s=0.6,
-        enough=lambda sites: len(sites) == 2,
-    )
-    assert result.seconds >= 0.6 and result.refused == {"a": "lost"} and waited == [["a"], []]
-
-
-def test_a_slow_site_that_is_alive_is_waited_for_until_the_deadline_quorum_or_not():
-    never = lambda task, asked: None  # noqa: E731
-    _, result, _, waited = play_engine({100: never, 101: good("b")}, rejoin_s=0.01, deadline_s=0.6)
-    assert result.seconds >= 0.6 and result.refused == {"a": "late"} and waited == []
-
-
-def test_a_site_whose_process_dies_every_time_does_not_hold_up_a_quorum():
-    dies = lambda task, asked: Error(code=8, reason="x")  # noqa: E731
-    _, result, _, _ = play_engine({100: dies, 101: good("b")}, rejoin_s=30.0)
-    assert result.accepted == ["b"] and result.refused == {"a": "lost"}
-    assert result.losses["a"] == rounds.LOSSES and result.seconds < 20
-
-
-def test_a_site_that_refuses_is_not_asked_again():
-    engine, result, _, _ = play_engine(
-        {100: lambda task, asked: Error(code=2, reason="x"), 101: good("b")},
-        enough=lambda sites: len(sites) == 2,
-    )
-    assert result.refused == {"a": "flower_2"} and len(engine.pushed) == 2
-
-
-def test_a_task_says_how_much_time_is_left():
-    left = []
-
-    def make_task(site, lost, left_s):
-        left.append(left_s)
-        return task_for(site, lost, left_s)
-
-    def lost(task, asked):
-        time.sleep(0.05)
-        return refusal(MISSING_PARTS) if asked == 1 else trained("a")
-
-    engine, _, _, _ = play_engine({100: lost}, make_task=make_task, deadline_s=30.0)
-    assert 29 < left[1] < left[0] - 0.05 < 30
-    assert [m.metadata.ttl for m in engine.pushed] == pytest.approx(left)
-
-
-def test_the_time_of_a_site_is_from_its_task_to_its_answer():
-    slow = lambda task, asked: trained("b") if asked > 30 else None  # noqa: E731
-    _, result, _, _ = play_engine({100: good("a"), 101: slow})
-    assert 0 <= result.seconds_by_site["a"] < result.seconds_by_site["b"] <= result.seconds
