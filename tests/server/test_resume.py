@@ -187,7 +187,8 @@ def test_two_torn_generations_are_refused_by_name(half, federate, two, text):
         (half / "checkpoint" / name).write_text(text)
     with pytest.raises(CheckpointError, match=r"checkpoint\.json is not a checkpoint"):
         federate(half, two)
-    assert not (half / "summary.json").exists()
+    summary = json.loads((half / "summary.json").read_text())
+    assert summary["status"] == "FAILED" and summary["metrics"] == {}
     assert "is not a checkpoint" in read_progress(half)[-1]["reason"]
 
 

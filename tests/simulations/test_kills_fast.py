@@ -29,7 +29,6 @@ def test_a_run_that_is_hit_at_both_ends_ends_with_the_weights_of_the_one_that_is
     verdict = compare(hit, calm)
     assert verdict.failed == () and set(verdict.survived) == set(faults)
     assert verdict.whole and verdict.memory and verdict.lost == 0
-    assert all(seconds < 300 for seconds in verdict.recovered_s)
 
 
 CALM = Ran(
