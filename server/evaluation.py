@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from cardionets_core.evaluation.evaluate import solve_probes, summarise
 from cardionets_core.evaluation.summary import residual_sd
 from cardionets_core.evaluation.sums import merge
 from server.exchange import Run, header, round_record, send_round
+from server.gathering import TRIES
 from server.handshake import admitted
 from server.screening import misdirected
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
     from cardionets_core.evaluation.options import EvaluationOptions, Section
     from cardionets_core.evaluation.sums import Sums
-    from cardionets_core.messages import Update
+    from cardionets_core.messages import TaskHeader, Update
     from cardionets_core.packing import Groups
     from cardionets_core.run_config import RunConfig
     from server.exchange import Action
@@ -29,7 +31,10 @@ if TYPE_CHECKING:
 PROBES = "probes"
 """Group of the solved probes in a score task."""
 
-DEADLINE_S = 3600.0
+LEAST_DEADLINE_S = 3600.0
+"""Seconds that a round of the evaluation may take; longer where a stage of the plan may."""
+
+log = logging.getLogger("cardionets.server")
 
 SECTION_STAGES: dict[Section, tuple[str, ...]] = {
     "phenotypes": ("phenotypes",),
@@ -44,7 +49,8 @@ def run_evaluation(run: Run, state: RunState) -> RunState:
     """Run both rounds of the evaluate stage and return the state with its metrics.
 
     Raises:
-        IncompleteError: no site answered.
+        IncompleteError: too few sites answered a round, TRIES times. Nothing of the stage is saved
+            then, so that a resumed run evaluates anew.
     """
     state, fitted = _collect(run, admitted(run, state), "fit", 1, {})
     merged = merge(fitted.values())
@@ -103,8 +109,33 @@ def _collect(
         sums[site] = dict(update.sums)
         return None
 
+    heads, deadline_s = _heads(run, state, action, number), deadline_of(run.config)
+
+    def enough(sites: Sequence[str]) -> bool:
+        return len(sites) >= run.config.min_sites
+
+    for attempt in range(1, TRIES + 1):
+        sums.clear()
+        result = send_round(run, state, heads, accept, deadline_s, extra, enough=enough)
+        if enough(result.accepted):
+            record: dict[str, Any] = round_record("evaluate", number, 2, result, {})
+            record["tries"] = attempt
+            run.report(record)
+            state = replace(state, history=(*state.history, record))
+            return state, {n: sums[n] for n in sorted(sums)}
+        log.warning("evaluate (%s): try %d had too few replies", action, attempt)
+    raise IncompleteError(
+        f"evaluate ({action}): {len(result.accepted)} of {run.config.min_sites} sites needed "
+        f"answered (refused: {result.refused or 'none'}). Look into the sites' logs; the run can "
+        "be resumed, and evaluates again.",
+        result.refused,
+    )
+
+
+def _heads(run: Run, state: RunState, action: Action, number: int) -> dict[str, TaskHeader]:
+    """Return site -> header of its task, for every site that ever came in."""
     options = evaluation_options(run.config)
-    heads = {
+    return {
         site: header(
             run,
             state,
@@ -116,18 +147,9 @@ def _collect(
         )
         for site in sorted(state.sites)
     }
-    needed = min(run.config.min_sites, len(heads))
 
-    def enough(sites: Sequence[str]) -> bool:
-        return len(sites) >= needed
 
-    result = send_round(run, state, heads, accept, DEADLINE_S, extra, enough=enough)
-    if not sums:
-        raise IncompleteError(
-            f"evaluate ({action}): no site answered (refused: {result.refused}). "
-            "Look into the sites' logs; the run can be resumed.",
-            result.refused,
-        )
-    record: dict[str, Any] = round_record("evaluate", number, 2, result, {})
-    run.report(record)
-    return replace(state, history=(*state.history, record)), {n: sums[n] for n in sorted(sums)}
+def deadline_of(config: RunConfig) -> float:
+    """Return the seconds that a try of a round may take: no less than any training round."""
+    planned = [config.stage[n].deadline_s for n in config.stages if n in config.stage]
+    return max([LEAST_DEADLINE_S, *planned])
