@@ -107,14 +107,13 @@ class Progress:
             self._tracker.metrics(_results(metrics.get("pooled", {})), step)
 
     def end(self, final: Status) -> None:
-        """Tell how the run ended, once, and let MLflow catch up: nothing follows."""
+        """Tell how the run ended, once, and then let MLflow catch up.
+
+        MLflow may be away for a while: a server that is killed meanwhile must have said already
+        that nothing is left to do.
+        """
         if self._over:
             return
-        if self._tracker is not None:
-            for name in ("config.json", "summary.json", "model_card.md", "checkpoint"):
-                self._tracker.artifact(self._folder / name)
-            self._tracker.state(words(final))
-            self._tracker.close()
         entry: dict[str, Any] = {"event": final.state.lower(), "state": final.state}
         if final.state == "INCOMPLETE":
             entry["sites"] = list(final.sites)
@@ -125,6 +124,20 @@ class Progress:
         self._over = True
         self._write(entry)
         self._status.end(final)
+        try:
+            self._finish_tracking(final)
+        finally:
+            self._status.close()
+
+    def _finish_tracking(self, final: Status) -> None:
+        """Give MLflow what the run leaves; what it lacks then is written into the status."""
+        if self._tracker is None:
+            return
+        for name in ("config.json", "summary.json", "model_card.md", "checkpoint"):
+            self._tracker.artifact(self._folder / name)
+        self._tracker.state(words(final))
+        if not self._tracker.close() and not self._status.now.tracking:
+            self._status.write(tracking="MLflow did not take everything in time")
 
     def interrupted(self) -> None:
         """Tell that this server was made to end before its run; another may go on with it."""

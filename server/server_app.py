@@ -44,8 +44,8 @@ OUTPUTS_ENV = "CARDIONETS_OUTPUTS"
 
 LOCK_FILE = ".server.lock"
 
-ALONE_S = 60.0
-"""Seconds that a server waits for another one of its run to end."""
+ALONE_S = 90.0
+"""Seconds that a server waits for another one of its run to end; MLflow may keep that for 60."""
 
 log = logging.getLogger("cardionets.server")
 app = ServerApp()

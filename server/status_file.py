@@ -121,9 +121,9 @@ class StatusFile:
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 
     def write(self, **changes: Any) -> None:
-        """Write the status with some fields changed; nothing is written after a final one."""
+        """Write the status with some fields changed; of a final one nothing but `tracking`."""
         with self._lock:
-            if self._closed.is_set():
+            if self._closed.is_set() or (self.now.final and changes.keys() != {"tracking"}):
                 return
             self.now = replace(self.now, time=round(time.time(), 3), **changes)
             write_json(self._path, asdict(self.now))
@@ -131,10 +131,9 @@ class StatusFile:
     def end(self, final: Status) -> None:
         """Write a final status; the place of the last round is kept."""
         self.write(state=final.state, sites=final.sites, code=final.code, reason=final.reason)
-        self.close()
 
     def close(self) -> None:
-        """Give no sign of life any more."""
+        """Write nothing more and give no sign of life any more."""
         self._closed.set()
 
     def _beat(self) -> None:

@@ -150,7 +150,9 @@ def test_the_status_file_follows_its_server_and_closes_with_its_last_word(tmp_pa
     assert (found.stage, found.round, found.rounds) == ("contrastive", 3, 9)
     file.end(Status("INCOMPLETE", sites=("hill",), reason="hill was away"))
     file.write(state="RUNNING")  # a late thread must not take the last word back
+    file.write(tracking="MLflow is away")
     assert read_status(tmp_path).reason == "hill was away"
+    assert read_status(tmp_path).tracking == "MLflow is away"
     assert words(standing(tmp_path, time.time())) == "INCOMPLETE(hill)"
 
 
