@@ -60,7 +60,7 @@ class Backoff:
 
     first_s: float = 0.5
     longest_s: float = 20.0
-    healthy_s: float = 60.0
+    healthy_s: float = 10.0
 
     def pause(self, failures: int) -> float:
         """Return the pause after this many ends in a row (from 1), in seconds."""
