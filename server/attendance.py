@@ -85,18 +85,24 @@ class Attendance:
         self.bytes_down: dict[int, int] = {}
         self.bytes_up: dict[int, int] = {}
         self._online: dict[int, NodeInfo] = {}
+        self._looks = 0
+        self._first_seen: dict[int, int] = {}  # node -> number of the look
+        self._displaced: set[int] = set()
         self._greeted: dict[int, str] = {}
         self._greetings: dict[str, int] = {}
         self._claims: dict[int, Update] = {}  # of nodes that say they are a site that is here
 
     @property
     def online(self) -> list[int]:
-        """Ids of the nodes that are online, sorted."""
-        return sorted(self._online)
+        """Ids of the nodes that are online, sorted; without those that another has displaced."""
+        return sorted(self._online.keys() - self._displaced)
 
     def look(self) -> None:
         """Ask the engine who is online."""
         self._online = {info.node_id: info for info in self.grid.get_nodes()}
+        self._looks += 1
+        for node in self._online:
+            self._first_seen.setdefault(node, self._looks)
         now = self.clock()
         for site in self.nodes:
             if self.place(site) is None:
@@ -134,9 +140,23 @@ class Attendance:
         info = self._online.get(node)
         return info is not None and bool(info.name)
 
+    def came_after(self, node: int, other: int) -> bool:
+        """Return whether one node was first seen at a later look than another one.
+
+        Two that were first seen at one look, and have both answered since, are two that live.
+        """
+        return self._first_seen[node] > self._first_seen[other]
+
+    def displace(self, node: int) -> None:
+        """Note that another node has taken over the site of this one, which is waited for no more.
+
+        It is greeted again only in another life.
+        """
+        self._displaced.add(node)
+
     def unanswered(self) -> bool:
         """Return whether a node is online of which it is not known yet whose it is."""
-        known = {*self.nodes.values(), *self.refused}
+        known = {*self.nodes.values(), *self.refused, *self._displaced}
         return any(node not in known for node in self._online)
 
     def greet(self) -> None:
@@ -144,7 +164,7 @@ class Attendance:
         if self.describe is None:
             return
         known = set(self.nodes.values())
-        for node in self.online:
+        for node in sorted(self._online):
             since = self._online[node].last_activated_at
             if node in known or self._greeted.get(node) == since:
                 continue
@@ -190,6 +210,7 @@ class Attendance:
             self._claims[node] = update
         if reason is None:
             self.refused.pop(node, None)
+            self._displaced.discard(node)
         else:
             self.refused[node] = reason
             log.warning("%s stays out: %s", self.label(node), reason)

@@ -42,7 +42,8 @@ def greet(run: Run, state: RunState) -> RunState:
     """
     fault_place(stage="handshake", number=1)
     updates: dict[str, Update] = {}
-    door = _Door(run, phenotypes=len(run.config.phenotypes), strict=not state.scaler_mean)
+    resumed = any(record["stage"] == "handshake" for record in state.history)
+    door = _Door(run, phenotypes=len(run.config.phenotypes), strict=not resumed)
     door.updates = updates
     attendance = run.attendance
     attendance.describe = lambda: Task(header(run, state, "handshake", action="describe"))
@@ -52,8 +53,8 @@ def greet(run: Run, state: RunState) -> RunState:
     _wait(run, known=sorted(state.sites), started=started)
     record = _record(run, updates, time.monotonic() - started)
     run.report(record)
-    if state.scaler_mean:
-        # Resumed: the scaler stays, and a site that was not there before may join from here on.
+    if resumed:
+        # The scaler stays, and a site that was not there before may join from here on.
         return admitted(run, state)
     run.arrivals.clear()
     door.strict = False
@@ -73,7 +74,8 @@ class _Door:
     Args:
         run: whose nodes and arrivals are kept.
         phenotypes: how many the run has.
-        strict: two nodes of one name end the run; later the newer one takes over.
+        strict: the first handshake, in which two nodes of one name that are both there end the
+            run.
     """
 
     def __init__(self, run: Run, *, phenotypes: int, strict: bool) -> None:
@@ -89,17 +91,37 @@ class _Door:
             return astray
         if not usable_statistics(update, phenotypes=self._phenotypes):
             return "sums"
-        if run.attendance.place(name) is not None:
-            if self.strict:
-                raise RunError(f"two nodes call themselves {name!r}; give each site its own name.")
-            if run.attendance.is_enrolled(run.nodes[name]):
+        held = run.nodes.get(name, node)
+        if held != node and run.attendance.place(name) is not None:
+            if not self._takes_over(name, node, held):
                 return NAME_TAKEN
-            # Flower lists a killed node for another minute; one that nobody enrolled has a new id.
             log.warning("site %s has come in under another node; the newer one counts", name)
+            run.attendance.displace(held)
         run.nodes[name] = node
         run.arrivals[name] = SiteRecord(update.modalities, update.counts, update.versions)
         self.updates[name] = update
         return None
+
+    def _takes_over(self, name: str, node: int, held: int) -> bool:
+        """Return whether a node takes over a site from the node that it is at, and that is listed.
+
+        Flower lists a killed node for another minute, and one that nobody enrolled comes back
+        under a new id: then the newer one counts.
+
+        Raises:
+            RunError: in the first handshake, where both are surely there.
+        """
+        attendance = self._run.attendance
+        enrolled = attendance.is_enrolled(held)
+        if not self.strict:
+            return not enrolled
+        together = not (attendance.came_after(node, held) or attendance.came_after(held, node))
+        if enrolled or together:
+            raise RunError(
+                f"two nodes call themselves {name!r} ({attendance.label(held)} and "
+                f"{attendance.label(node)}); give each site its own name."
+            )
+        return attendance.came_after(node, held)
 
 
 def _wait(run: Run, *, known: list[str], started: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from dataclasses import replace
 
@@ -127,6 +128,83 @@ def test_the_record_names_sites_and_not_nodes():
 def test_two_nodes_under_one_name_end_the_run():
     with pytest.raises(RunError, match="'a'"):
         play([described("a", [[1, 2]]), described("a", [[3, 4]])])
+
+
+def unfolding(answers, change, *, min_sites=1, **nodes):
+    """Greet nodes whose grid is changed before each look: `change(nodes, number of the look)`."""
+    grid = Nodes(answers, **nodes)
+    listed, looks = grid.get_nodes, itertools.count(1)
+
+    def get_nodes():
+        change(grid, next(looks))
+        return listed()
+
+    grid.get_nodes = get_nodes
+    config = replace(CONFIG, min_sites=min_sites, wait_s=60.0)
+    run = Run(grid, config, None, lambda record: None)
+    return greet(run, RunState({})), run
+
+
+def comes_late(grid, look):
+    """Node 101 comes in at the fourth look, 102 at the eighth; 100 is listed all the time."""
+    grid.offline = {n for n, first in ((101, 4), (102, 8)) if look < first}
+
+
+A, AGAIN, B = (described(n, [[v, v]]) for n, v in (("a", 1), ("a", 5), ("b", 3)))
+
+
+def test_a_site_killed_in_the_first_handshake_comes_back_while_its_old_node_is_listed():
+    state, run = unfolding([A, AGAIN, B], comes_late, min_sites=2)
+    assert run.nodes == {"a": 101, "b": 102}
+    assert state.scaler_mean == (4.0, 4.0)  # of the newer one, and of b
+    assert run.attendance.refused == {}
+
+
+def test_of_two_nodes_of_one_name_the_newer_one_counts_whichever_answers_first():
+    def change(grid, look):
+        comes_late(grid, look)
+        grid.silent = {100} if look < 7 else set()
+
+    state, run = unfolding([A, AGAIN], change)
+    assert run.nodes == {"a": 101} and state.scaler_mean == (5.0, 5.0)
+    assert run.attendance.refused == {100: "name_taken"}
+
+
+def test_two_nodes_of_one_name_that_came_together_end_the_run_however_late():
+    def change(grid, look):
+        grid.offline = {101, 102} if look < 4 else set()
+
+    with pytest.raises(RunError, match=r"'a' \(node-1 and node-2\)"):
+        unfolding([B, A, AGAIN], change, min_sites=2)
+
+
+def test_a_second_node_of_the_name_of_an_enrolled_one_ends_a_run_that_has_not_begun():
+    with pytest.raises(RunError, match="'a'"):
+        unfolding([A, AGAIN, B], comes_late, min_sites=2, names={100: "a"})
+
+
+def test_a_node_that_answers_two_greetings_is_one_site(monkeypatch):
+    """It was cut off for a moment before it had answered the first."""
+    info = NodeInfo(node_id=100)
+
+    def change(grid, look):
+        grid.silent = {100} if look < 4 else set()
+        info.last_activated_at = "1" if look < 3 else "2"
+        grid.listed = [info]
+
+    monkeypatch.setattr(Nodes, "get_nodes", lambda grid: grid.listed)
+    _, run = unfolding([A], change)
+    assert run.attendance.grid.greeted == [100, 100] and run.nodes == {"a": 100}
+
+
+def test_a_run_without_phenotypes_is_resumed_as_one_that_knows_its_sites():
+    config = replace(CONFIG, phenotypes=())
+    answers = [described(n, np.empty((2, 0))) for n in "ab"]
+    first, _, _ = play(answers, config=config)
+    assert first.scaler_mean == () and set(first.sites) == {"a", "b"}
+    again, run, _ = play([*answers[:1], *answers[:1]], state=first, config=config)
+    assert set(again.sites) == {"a", "b"} and set(run.nodes) == {"a"}
+    assert again.history == first.history
 
 
 @pytest.mark.parametrize(
