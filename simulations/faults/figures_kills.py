@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import statistics
 from collections import Counter
@@ -10,13 +11,14 @@ from typing import TYPE_CHECKING
 from cardionets_core.errors import CardioNetsError
 from simulations.faults.client_kills import VICTIMS, site_killed
 from simulations.faults.client_kills import points as site_points
+from simulations.faults.early import WORDS, early_killed
 from simulations.faults.flower_side import flower_1, flower_2, flower_3, flower_5, flower_11
+from simulations.faults.full_disk import full_disk
 from simulations.faults.harness import own_caches
 from simulations.faults.kills import hospitals, points, server_killed
 from simulations.faults.row import Row, is_quick
 from simulations.faults.torn import (
     damage_all,
-    full_disk,
     interrupted_run,
     kept_files,
     resumed_over,
@@ -25,6 +27,7 @@ from simulations.faults.torn import (
 from simulations.faults.truth import displayed
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from simulations.faults.plan import Victim
@@ -36,13 +39,15 @@ PLACES = 200
 
 
 def figure_1(work: Path) -> Row:
-    """Kill the coordinator's processes at each of eleven phases."""
+    """Kill the coordinator's processes at each of eleven phases, and its ServerApp early."""
+    early = early_killed(_shared(work))
     verdicts = {victim: server_killed(_shared(work), victim) for victim in SERVERS}
     asked = len(points())
     counts = ", ".join(f"{v} {verdicts[v].count(v)}/{asked}" for v in SERVERS)
-    lost = sum(verdict.lost for verdict in verdicts.values())
-    whole = all(verdict.whole for verdict in verdicts.values())
-    wrong = [word for verdict in verdicts.values() for word in verdict.failed]
+    counts += f"; {WORDS}: {early.count('ServerApp')}"
+    lost = sum(verdict.lost for verdict in (*verdicts.values(), early.verdict))
+    whole = all(verdict.whole for verdict in (*verdicts.values(), early.verdict))
+    wrong = [word for verdict in verdicts.values() for word in verdict.failed] + early.wrong
     return Row(
         figure=1,
         what=f"kill -9 of ServerApp and SuperLink at {asked} phases",
@@ -54,36 +59,46 @@ def figure_1(work: Path) -> Row:
 
 
 def figure_2(work: Path) -> Row:
-    """Time from the kill of a coordinator's process to the next training task at a site."""
-    words, worst = [], 0.0
-    for victim in SERVERS:
-        seconds = server_killed(_shared(work), victim).recovered_s
-        longest = max(seconds, default=float("inf"))
-        median = statistics.median(seconds) if seconds else float("inf")
-        words.append(f"{victim} median {median:.1f} s, longest {longest:.1f} s")
-        worst = max(worst, longest)
+    """Time from the kill of a coordinator's process until the sites are served again.
+
+    A killed ServerApp takes the round in hand with it: it has recovered with the next training
+    task. A round goes on under a killed SuperLink, whose recovery is its first answer to a site
+    that has asked in vain; the next task comes only after the rest of that round. A kill after
+    which nothing of the sort came counts as infinitely long.
+    """
+    app, link = (server_killed(_shared(work), victim) for victim in SERVERS)
+    tasks = [seconds for seconds in app.recovered_s if seconds is not None]
+    later = [seconds for seconds in link.recovered_s if seconds is not None]
+    longest = max(_longest(tasks), _longest(link.answered_s))
     return Row(
         figure=2,
-        what="seconds from kill -9 of the coordinator to the next training task at a site",
+        what="seconds from kill -9 of the coordinator until its sites are served again",
         target=f"<= {RECOVERY_S:.0f} s, without a human step",
-        ours="; ".join(words),
+        ours=(
+            f"ServerApp {_times(tasks)}, to the next training task at a site; "
+            f"SuperLink {_times(link.answered_s)}, to its first answer to a site "
+            f"(to the next training task, the rest of the round in hand included: {_times(later)})"
+        ),
         flower=flower_2(_flower(work)),
-        met=worst <= RECOVERY_S,
+        met=longest <= RECOVERY_S,
     )
 
 
 def figure_3(work: Path) -> Row:
-    """Kill a site's processes at each of eight phases."""
+    """Kill a site's processes at each of eight phases, and a SuperNode in the handshake."""
+    early = early_killed(_shared(work))
     verdict, asked = site_killed(_shared(work)), len(site_points())
     counts = ", ".join(f"{v} {verdict.count(v)}/{asked}" for v in VICTIMS)
-    memory = "bit-identical" if verdict.memory else "DIFFERENT"
+    counts += f"; {WORDS}: {early.count('SuperNode')}"
+    memory = "bit-identical" if verdict.memory and early.verdict.memory else "DIFFERENT"
+    whole, wrong = verdict.whole and early.verdict.whole, [*verdict.failed, *early.wrong]
     return Row(
         figure=3,
         what=f"kill -9 of a site's client process and SuperNode at {asked} phases",
         target=f"{asked}/{asked} each: same site, its memory bit-identical",
-        ours=_with(f"{counts}; memory {memory}, {_same(verdict.whole)}", list(verdict.failed)),
+        ours=_with(f"{counts}; memory {memory}, {_same(whole)}", wrong),
         flower=flower_3(_flower(work)),
-        met=verdict.whole and verdict.memory and not verdict.failed,
+        met=whole and verdict.memory and early.verdict.memory and not wrong,
     )
 
 
@@ -148,6 +163,15 @@ def _resumed(work: Path, base: Path) -> tuple[int, int]:
             except CardioNetsError:
                 continue
     return same, ended
+
+
+def _longest(seconds: Sequence[float]) -> float:
+    return max(seconds, default=math.inf)
+
+
+def _times(seconds: Sequence[float]) -> str:
+    median = statistics.median(seconds) if seconds else math.inf
+    return f"median {median:.1f} s, longest {_longest(seconds):.1f} s"
 
 
 def _shared(work: Path) -> Path:

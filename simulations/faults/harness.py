@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
 import signal
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ from server.progress import read_progress
 from server.server_app import app as server_app
 from server.server_app import write_config
 from server.status import Queue, standing
+from simulations.faults.long_training import Holding
 from simulations.faults.plan import OWN_PROCESS, Fault, ask_for
 from simulations.grid import run_in_process
 from simulations.processes import SUPERLINK, site_process
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from cardionets_core.run_config import RunConfig
+    from simulations.faults.plan import Slow
     from simulations.processes import Federation
 
 PATIENCE_S = 900.0
@@ -47,6 +50,9 @@ LOOK_S = 0.1
 TRAIN_MESSAGE = re.compile(rb"Receiving: train")
 """How a SuperNode says in its log that it was handed a training task."""
 
+ANSWERED = re.compile(rb"Connection successful after")
+"""How a SuperNode says in its log that a SuperLink that was away has answered it again."""
+
 
 @dataclass(frozen=True)
 class Hit:
@@ -55,12 +61,17 @@ class Hit:
     Attributes:
         fault: which.
         time: when, in seconds since 1970.
-        recovered_s: seconds until a site was handed the next training task.
+        recovered_s: seconds until a site was handed the next training task; infinite where no
+            further one came. None where none came and a client process was the victim: its site
+            mends that itself, in the round in hand, which may be the last one.
+        answered_s: after the kill of a SuperLink, seconds until it first answered a site that had
+            asked in vain; infinite where it never did. None for other victims.
     """
 
     fault: Fault
     time: float
-    recovered_s: float
+    recovered_s: float | None
+    answered_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +87,8 @@ class Ran:
         hits: the faults that happened, in their order.
         missed: the faults that were asked for and did not happen.
         seconds: from the submission to the end.
+        outlived: whether a site still worked on a task of a Flower run when the next Flower run
+            had its server.
     """
 
     weights: str
@@ -86,6 +99,7 @@ class Ran:
     hits: tuple[Hit, ...]
     missed: tuple[Fault, ...]
     seconds: float
+    outlived: bool = False
 
 
 @dataclass
@@ -97,37 +111,55 @@ class Watch:
     faults: Sequence[Fault]
     times: dict[Fault, float] = field(default_factory=dict)
     tasks: list[float] = field(default_factory=list)
+    answers: list[float] = field(default_factory=list)
 
     def look(self) -> None:
         """Look once at all of it."""
-        now, known = time.time(), len(self.tasks)
-        self.tasks += [now] * (self._train_messages() - known)
+        self._read_logs(time.time())
         for fault in self.faults:
             met = fault.met(self.folder) if fault not in self.times else None
             if met is None:
                 continue
             when = met[1]
             if fault.victim not in OWN_PROCESS:
+                if self.federation.processes.ended(self._victim(fault)) is not None:
+                    continue  # its last life has just been taken; killed as soon as it is back
                 when = self._kill(fault)
                 fault.release(self.folder)
             self.times[fault] = when
 
     def hits(self) -> tuple[Hit, ...]:
         """Return what happened, in its order."""
-        found = []
-        for fault, when in sorted(self.times.items(), key=lambda item: item[1]):
-            after = [t for t in self.tasks if t > when]
-            found.append(Hit(fault, when, after[0] - when if after else float("inf")))
-        return tuple(found)
+        ordered = sorted(self.times.items(), key=lambda item: item[1])
+        return tuple(self._hit(fault, when) for fault, when in ordered)
+
+    def _hit(self, fault: Fault, when: float) -> Hit:
+        task = _seconds_to(self.tasks, when)
+        if fault.victim == "client process" and math.isinf(task):
+            return Hit(fault, when, None)
+        answered = _seconds_to(self.answers, when) if fault.victim == "SuperLink" else None
+        return Hit(fault, when, task, answered)
 
     def _kill(self, fault: Fault) -> float:
-        name = SUPERLINK if fault.victim == "SuperLink" else site_process(fault.site)
-        os.kill(self.federation.processes.processes[name].pid, signal.SIGKILL)
+        before = time.time()
+        os.kill(self.federation.processes.processes[self._victim(fault)].pid, signal.SIGKILL)
+        self._read_logs(before)  # what was written up to here is no sign of a recovery
         return time.time()
 
-    def _train_messages(self) -> int:
+    def _victim(self, fault: Fault) -> str:
+        return SUPERLINK if fault.victim == "SuperLink" else site_process(fault.site)
+
+    def _read_logs(self, now: float) -> None:
+        """Note what is new in the logs of the sites as seen now."""
         logs = [self.federation.processes.log_path(site_process(n)) for n in self.federation.sites]
-        return sum(len(TRAIN_MESSAGE.findall(p.read_bytes())) for p in logs if p.exists())
+        said = [p.read_bytes() for p in logs if p.exists()]
+        for words, times in ((TRAIN_MESSAGE, self.tasks), (ANSWERED, self.answers)):
+            times += [now] * (sum(len(words.findall(log)) for log in said) - len(times))
+
+
+def _seconds_to(times: Sequence[float], when: float) -> float:
+    """Return the seconds from a moment to the first time after it; infinite without one."""
+    return next((t - when for t in times if t > when), math.inf)
 
 
 def federate(
@@ -136,6 +168,7 @@ def federate(
     sites: Mapping[str, Path],
     faults: Sequence[Fault] = (),
     *,
+    slow: Slow | None = None,
     patience_s: float = PATIENCE_S,
 ) -> Ran:
     """Run a federation to its end through all of its faults.
@@ -145,6 +178,7 @@ def federate(
         config: the plan.
         sites: site name -> YAML; the data are shared between federations, the caches are not.
         faults: what happens to it.
+        slow: a training that takes long.
         patience_s: seconds after which it counts as hung.
 
     Raises:
@@ -153,16 +187,18 @@ def federate(
     shutil.rmtree(folder, ignore_errors=True)  # of an earlier measurement
     run, plans = folder / "outputs" / config.name, folder / "faults"
     write_config(run, config)
-    ask_for(faults, plans)
+    ask_for([*faults, *([slow] if slow else [])], plans)
     own = own_caches(sites, folder / "sites")
     env = {FAULTS_ENV: str(plans), "OMP_NUM_THREADS": str(config.threads)}
     with SupervisedFederation(run, own, env=env) as federation:
         watch, began = Watch(federation, plans, faults), time.monotonic()
         federation.submit({"run": config.name, "config-hash": digest(config)})
-        follow(federation, run, watch, patience_s=patience_s)
+        held = Holding(slow, plans, run)
+        follow(federation, run, watch, patience_s=patience_s, each=held.look)
         seconds = time.monotonic() - began
     missed = tuple(f for f in faults if f not in watch.times)
-    return _ran(run, own, watch.hits(), missed, seconds)
+    ran = _ran(run, own, watch.hits(), missed, seconds)
+    return replace(ran, outlived=held.outlived)
 
 
 def undisturbed(folder: Path, config: RunConfig, sites: Mapping[str, Path]) -> Ran:

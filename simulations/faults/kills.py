@@ -38,7 +38,8 @@ class Verdict:
         failed: the other faults, in words, with what was wrong.
         lost: rounds that had been told as finished and were done again.
         memory: whether every site remembers the same, to the bit.
-        recovered_s: seconds from each kill to the next training task at a site.
+        recovered_s: seconds from each kill to the next training task at a site; None see Hit.
+        answered_s: seconds from each kill of a SuperLink to its next answer to a site.
     """
 
     whole: bool
@@ -46,7 +47,8 @@ class Verdict:
     failed: tuple[str, ...]
     lost: int
     memory: bool
-    recovered_s: tuple[float, ...]
+    recovered_s: tuple[float | None, ...]
+    answered_s: tuple[float, ...] = ()
 
     def count(self, victim: Victim) -> int:
         """Return how many faults of a victim were survived."""
@@ -94,6 +96,7 @@ def compare(hit: Ran, calm: Ran) -> Verdict:
         lost=len(hit.repeated),
         memory=bool(calm.memory) and hit.memory == calm.memory,
         recovered_s=tuple(one.recovered_s for one in hit.hits),
+        answered_s=tuple(one.answered_s for one in hit.hits if one.answered_s is not None),
     )
 
 

@@ -82,17 +82,47 @@ class Fault:
 
     def met(self, folder: Path) -> tuple[int, float] | None:
         """Return the process that met it and when (seconds since 1970), or None so far."""
-        suffix = DONE if self.victim in OWN_PROCESS else REACHED
-        path = folder / (self.asked + suffix)
-        words = path.read_text().split() if path.exists() else []
-        return (int(words[0]), float(words[1])) if len(words) == 2 else None
+        return _met(folder / (self.asked + (DONE if self.victim in OWN_PROCESS else REACHED)))
 
     def release(self, folder: Path) -> None:
         """Let the process go on that is held at it."""
         (folder / (self.asked + REACHED)).unlink(missing_ok=True)
 
 
-def ask_for(faults: Iterable[Fault], folder: Path) -> None:
+@dataclass(frozen=True)
+class Slow:
+    """One long training: a site's process is held in the middle of it, and then goes on.
+
+    Attributes:
+        stage: of the round.
+        round: 1-based within the stage.
+        site: whose training.
+        seconds: how long it is held at least.
+        longest_s: how long it is held at most, for the next server to be there.
+    """
+
+    stage: str
+    round: int
+    site: str
+    seconds: float = 20.0
+    longest_s: float = 120.0
+
+    @property
+    def asked(self) -> str:
+        """Name of the file that asks for it (cardionets_core/faults.py)."""
+        return f"mid_epoch@{self.stage}-{self.round}@{self.site}.hold"
+
+    def began(self, folder: Path) -> float | None:
+        """Return since when the training is held, in seconds since 1970; None where it is not."""
+        met = _met(folder / (self.asked + REACHED))
+        return None if met is None else met[1]
+
+    def release(self, folder: Path) -> None:
+        """Let the training go on."""
+        (folder / (self.asked + REACHED)).unlink(missing_ok=True)
+
+
+def ask_for(faults: Iterable[Fault | Slow], folder: Path) -> None:
     """Write the plan files of all faults."""
     folder.mkdir(parents=True, exist_ok=True)
     for fault in faults:
@@ -106,3 +136,9 @@ def one_per_round(
     return tuple(
         Fault(point, victim, stage, number, site) for number, point in enumerate(points, first)
     )
+
+
+def _met(path: Path) -> tuple[int, float] | None:
+    """Return the process and the time that a fault point has written; None where it has not."""
+    words = path.read_text().split() if path.exists() else []
+    return (int(words[0]), float(words[1])) if len(words) == 2 else None

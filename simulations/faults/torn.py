@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Literal
 
 from cardionets_core.checkpoint import read_info
 from cardionets_core.config_tree import digest
-from cardionets_core.errors import CardioNetsError, CheckpointError, SiteError
+from cardionets_core.errors import CardioNetsError, SiteError
 from cardionets_core.faults import FAULTS_ENV
 from cardionets_core.messages import TaskHeader
 from cardionets_core.packing import fingerprint
@@ -32,7 +32,7 @@ from client.client_app import app as client_app
 from client.memory import RunMemory
 from server.server_app import app as server_app
 from server.server_app import load_config, write_config
-from server.state import load_state, save_state
+from server.state import load_state
 from server.status_file import Submission, read_status, read_submission, write_submission
 from server.supervisor import rounds_done
 from simulations.faults.harness import own_caches
@@ -54,6 +54,9 @@ ROUNDS = 3
 RUN = "kills"
 SEAL_LENGTH = 64
 """Of the SHA-256 at the start of what a site keeps (client/memory.py)."""
+
+PROGRESS = "progress.jsonl"
+TORN_LINES = "all lines but the torn ones"
 
 ALONE = """
 import sys
@@ -201,39 +204,13 @@ def resumed_over(base: Path, damaged: Path, bit: int | None) -> str:
     return run_to_the_end(again)
 
 
-def full_disk(base: Path) -> list[str]:
-    """Let every write of the checkpoint and of a site's memory meet a full disk, one at a time.
-
-    `/dev/full` in the place of the temporary file gives the kernel's own "no space left".
-
-    Returns:
-        What went wrong; empty when each was told clearly and left the old generation whole.
-    """
-    config, wrong = kill_plan(ROUNDS), []
-    before = _state(base / "outputs" / RUN / "checkpoint")
-    spare = base.with_name("full")
-    for name in (f"weights-{before[2] + 1:06d}.safetensors", "checkpoint.json", "previous.json"):
-        shutil.rmtree(spare, ignore_errors=True)
-        shutil.copytree(base / "outputs" / RUN / "checkpoint", spare)
-        (spare / f".{name}.tmp").symlink_to("/dev/full")
-        try:
-            save_state(load_state(config, spare), config, spare)
-            wrong.append(f"{name}: the full disk was not noticed")
-        except CheckpointError as error:
-            if "No space left" not in str(error):
-                wrong.append(f"{name}: {error}")
-        if _state(spare) != before:
-            wrong.append(f"{name}: the old generation is not whole")
-    return wrong
-
-
 def _kept_by_server(run: Path) -> list[Kept]:
     config, checkpoint = kill_plan(ROUNDS), run / "checkpoint"
     info = read_info(checkpoint)
-    newest, before = _state(checkpoint), _state(checkpoint, without="checkpoint.json")
+    newest, before = resume_point(checkpoint), resume_point(checkpoint, without="checkpoint.json")
 
     def resumed() -> object:
-        return _state(checkpoint)
+        return resume_point(checkpoint)
 
     def planned() -> object:
         return load_config(run, digest(config))
@@ -244,12 +221,38 @@ def _kept_by_server(run: Path) -> list[Kept]:
     ]
     found += [
         Kept(run / "config.json", planned, config),
-        # Shown to people, and counted: not a word of it decides how a run goes on.
-        Kept(run / "progress.jsonl", lambda: bool(rounds_done(run) or True), True),
+        # Its rounds are counted: a run that is started again and again without one more of them is
+        # given up (`crash_loop`). What each round came to, the checkpoint knows.
+        Kept(run / PROGRESS, counted(run), rounds_done(run), ((TORN_LINES, "as none"),)),
         Kept(run / "status.json", lambda: read_status(run), read_status(run)),
         Kept(run / "submission.json", lambda: read_submission(run), read_submission(run)),
     ]
     return found
+
+
+def counted(run: Path) -> Callable[[], object]:
+    """Return a reader of the rounds that a run has told of: a torn line may cost itself only.
+
+    The reader returns their number, or TORN_LINES where no more are missing than were torn.
+    """
+    path, whole = run / PROGRESS, rounds_done(run)
+    lines = set(_lines(path))
+
+    def read() -> object:
+        number = rounds_done(run)
+        entries = [json.loads(line) for line in _lines(path) if line in lines]
+        left = {
+            (entry["stage"], entry["round"])
+            for entry in entries
+            if entry["event"] == "round" and entry["stage"] != "handshake"
+        }
+        return TORN_LINES if len(left) <= number < whole else number
+
+    return read
+
+
+def _lines(path: Path) -> list[bytes]:
+    return path.read_bytes().split(b"\n")[:-1]
 
 
 def _kept_by_sites(sites: Path) -> list[Kept]:
@@ -257,15 +260,17 @@ def _kept_by_sites(sites: Path) -> list[Kept]:
     for site in sorted(sites.glob("*.yaml")):
         runs = Path(load_site_config(site).data.cache) / "runs"
         memory, answer = max(runs.glob("*/memory-*")), next(runs.glob("*/answer*"))
-        for path, read in ((memory, _remembered(runs)), (answer, _answered(runs, answer))):
+        for path, read in ((memory, remembered(runs)), (answer, answered(runs, answer))):
             found.append(Kept(path, read, read()))
     return found
 
 
-def _remembered(runs: Path) -> Callable[[], object]:
+def remembered(runs: Path) -> Callable[[], object]:
+    """Return a reader of what a site remembers of the last round; None where that is torn."""
+
     def read() -> object:
         try:
-            memory = RunMemory(runs, _header()).read(f"{STAGE}/{ROUNDS - 1}")
+            memory = RunMemory(runs, task_header()).read(f"{STAGE}/{ROUNDS - 1}")
         except SiteError:
             return None  # told to the server, which asks again from nothing, and says so
         return {kind: _marks(groups) for kind, groups in memory.groups.items()}
@@ -273,17 +278,23 @@ def _remembered(runs: Path) -> Callable[[], object]:
     return read
 
 
-def _answered(runs: Path, path: Path) -> Callable[[], object]:
-    mark = json.loads(path.read_bytes()[SEAL_LENGTH:].partition(b"\n")[0])["mark"]
+def answered(runs: Path, path: Path) -> Callable[[], object]:
+    """Return a reader of a site's newest answer; None where that is torn."""
+    mark = answered_mark(path)
 
     def read() -> object:
-        update = RunMemory(runs, _header()).answer(mark)
+        update = RunMemory(runs, task_header()).answer(mark)
         return None if update is None else _marks(update.delta)
 
     return read
 
 
-def _header() -> TaskHeader:
+def answered_mark(path: Path) -> str:
+    """Return which task a stored answer belongs to."""
+    return str(json.loads(path.read_bytes()[SEAL_LENGTH:].partition(b"\n")[0])["mark"])
+
+
+def task_header() -> TaskHeader:
     """Return a task of the run: its memory is found by the run's name and plan."""
     config = kill_plan(ROUNDS)
     return TaskHeader(
@@ -300,7 +311,7 @@ def _header() -> TaskHeader:
     )
 
 
-def _state(checkpoint: Path, *, without: str = "") -> tuple[int, dict[str, str], int]:
+def resume_point(checkpoint: Path, *, without: str = "") -> tuple[int, dict[str, str], int]:
     """Return round, weights and saves of what a resume would begin from; the folder stays."""
     spare = checkpoint.with_name("checkpoint-spare")
     shutil.rmtree(spare, ignore_errors=True)

@@ -6,6 +6,7 @@ import pytest
 
 from simulations.faults.client_kills import VICTIMS, site_killed
 from simulations.faults.client_kills import points as site_points
+from simulations.faults.early import early_killed
 from simulations.faults.figures_kills import SERVERS
 from simulations.faults.kills import points, server_killed
 from simulations.faults.truth import displayed
@@ -31,6 +32,18 @@ def test_a_site_loses_nothing_at_any_phase(folder):
     assert verdict.failed == ()
     assert [verdict.count(victim) for victim in VICTIMS] == [len(site_points())] * 2 == [8, 8]
     assert verdict.whole and verdict.memory
+
+
+def test_nothing_is_lost_in_the_handshake_in_round_1_or_in_a_training_that_outlives_its_server(
+    folder,
+):
+    early = early_killed(folder)
+    assert early.wrong == [] and early.outlived
+    assert (early.count("ServerApp"), early.count("SuperNode")) == (
+        "ServerApp 4/4",
+        "SuperNode 1/1",
+    )
+    assert early.verdict.whole and early.verdict.lost == 0 and early.verdict.memory
 
 
 def test_the_displayed_state_is_the_true_one(tmp_path):

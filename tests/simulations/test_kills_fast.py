@@ -5,11 +5,17 @@ Real processes under real supervision; `make faults` does the whole matrix (test
 
 from __future__ import annotations
 
+import math
+import time
+
 import pytest
 
+from server.status_file import StatusFile, Submission, write_submission
 from simulations.faults import plan
-from simulations.faults.harness import Hit, Ran, federate, undisturbed
-from simulations.faults.kills import STAGE, compare, hospitals, kill_plan
+from simulations.faults.early import Early, early_faults
+from simulations.faults.harness import Hit, Ran, Watch, federate, undisturbed
+from simulations.faults.kills import STAGE, Verdict, compare, hospitals, kill_plan
+from simulations.faults.long_training import Holding
 
 ROUNDS = 3
 
@@ -65,6 +71,71 @@ def test_what_is_not_the_same_is_named():
         assert verdict.failed[0].startswith("client process at trained (n): ")
     assert not compare(hit(weights=""), CALM).whole
     assert not compare(hit(memory={"n/m": "y"}), CALM).memory
+
+
+def test_a_kill_after_which_no_task_came_is_infinitely_long_unless_the_site_mends_it(tmp_path):
+    link = plan.Fault("sent_none", "SuperLink", STAGE, 1)
+    app = plan.Fault("all_replies", "ServerApp", STAGE, 1)
+    watch = Watch(None, tmp_path, (), times={link: 10.0, FAULT: 20.0, app: 30.0})
+    watch.tasks, watch.answers = [9.0, 14.0], [11.5]
+    found = {one.fault: (one.recovered_s, one.answered_s) for one in watch.hits()}
+    assert found == {link: (4.0, 1.5), FAULT: (None, None), app: (math.inf, None)}
+    watch.tasks, watch.answers = [22.0], []
+    found = {one.fault: (one.recovered_s, one.answered_s) for one in watch.hits()}
+    assert found == {link: (12.0, math.inf), FAULT: (2.0, None), app: (math.inf, None)}
+
+
+def test_a_long_training_is_held_until_the_next_server_has_spoken(tmp_path):
+    slow, began = plan.Slow(STAGE, 2, "n", seconds=0.0), time.time()
+    assert slow.asked == f"mid_epoch@{STAGE}-2@n.hold"
+    plan.ask_for([slow], tmp_path)
+    held = Holding(slow, tmp_path, tmp_path)
+    held.look()
+    reached = (tmp_path / slow.asked).rename(tmp_path / f"{slow.asked}.reached")
+    reached.write_text(f"12 {began}")
+    StatusFile(tmp_path, flower_run=2).close()
+    for submitted in (Submission(2, began - 1.0), Submission(3, began + 1.0)):
+        write_submission(tmp_path, submitted)
+        held.look()
+        assert reached.exists() and not held.outlived
+    write_submission(tmp_path, Submission(2, began + 1.0))
+    held.look()
+    assert held.outlived and not reached.exists()
+
+
+def test_a_training_is_not_held_for_ever(tmp_path):
+    slow = plan.Slow(STAGE, 2, "n", longest_s=5.0)
+    reached = tmp_path / f"{slow.asked}.reached"
+    reached.write_text(f"12 {time.time() - 6.0}")
+    held = Holding(slow, tmp_path, tmp_path)
+    held.look()
+    assert not held.outlived and not reached.exists()
+
+
+def test_early_kills_come_before_round_2_or_while_another_site_trains():
+    faults, slow = early_faults(["n", "r"])
+    assert [fault.asked for fault in faults] == [
+        "plan_stored.kill",
+        "received@handshake-1@r.hold",
+        "saved_not_committed@handshake-1.kill",
+        f"some_replies@{STAGE}-1.kill",
+        f"some_replies@{STAGE}-2.kill",
+    ]
+    assert (slow.round, slow.site) == (2, "n")
+
+
+def test_an_early_federation_tells_what_was_wrong():
+    faults = early_faults(["n", "r"])[0]
+    verdict = Verdict(True, faults[:2], ("ServerApp at some_replies: other weights",), 0, True, ())
+    early = Early(faults, verdict, outlived=False)
+    assert (early.count("ServerApp"), early.count("SuperNode")) == (
+        "ServerApp 1/4",
+        "SuperNode 1/1",
+    )
+    assert early.wrong == [
+        "early: ServerApp at some_replies: other weights",
+        "early: no training outlived its ServerApp",
+    ]
 
 
 def test_a_fault_is_asked_for_at_its_place():

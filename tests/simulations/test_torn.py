@@ -8,7 +8,8 @@ import pytest
 
 from cardionets_core.errors import ConfigError
 from simulations.faults import torn
-from simulations.faults.torn import Damage, Kept, damage_all, full_disk, interrupted_run, kept_files
+from simulations.faults.full_disk import full_disk
+from simulations.faults.torn import Damage, Kept, damage_all, interrupted_run, kept_files
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,25 @@ def test_no_place_of_any_file_goes_unnoticed(base):
 
 def test_a_full_disk_is_told_at_every_write_and_the_old_generation_stays(base):
     assert full_disk(base) == []
+
+
+def test_a_write_that_takes_no_notice_of_a_full_disk_is_found(base, monkeypatch):
+    monkeypatch.setattr("client.memory.RunMemory.write", lambda *words: None)
+    monkeypatch.setattr("client.memory.RunMemory.keep_answer", lambda *words: None)
+    found = [f"{what} of {site}" for site in ("north", "river") for what in ("memory", "answer")]
+    assert full_disk(base) == [f"{name}: the full disk was not noticed" for name in found]
+
+
+def test_a_torn_line_of_the_progress_costs_itself_only(base, monkeypatch):
+    progress = next(kept for kept in kept_files(base) if kept.path.name == "progress.jsonl")
+    assert progress.whole == torn.ROUNDS - 1
+    raw = progress.path.read_bytes()
+    rounds = [raw.index(b'"round", "stage": "ecg_masked"'), raw.rindex(b'"ecg_masked"')]
+    assert [progress.judge(Damage(place + 1, 0)) for place in rounds] == ["as none", "harmless"]
+    assert progress.judge(Damage(rounds[1], None)) == "as none"
+    for number in (0, torn.ROUNDS):  # a reader that loses whole lines, or makes rounds up
+        monkeypatch.setattr(torn, "rounds_done", lambda run, number=number: number)
+        assert progress.judge(Damage(rounds[1], None)) == "MISSED"
 
 
 def judged(path, read, bit=0):
