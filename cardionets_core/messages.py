@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import asdict, dataclass, field
-from math import isfinite
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -22,6 +21,14 @@ from cardionets_core.evaluation.options import EvaluationOptions
 from cardionets_core.model_config import ModelConfig
 from cardionets_core.packing import Groups, pack, unpack
 from cardionets_core.wire_config import Codec
+from cardionets_core.wire_limits import (
+    check_counts,
+    check_metrics,
+    check_modalities,
+    check_site_name,
+    check_versions,
+    check_whole,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,6 +37,12 @@ if TYPE_CHECKING:
 
 ARRAYS, CONFIG, REFUSAL = "arrays", "config", "refusal"
 """Names of the records inside a message; the first two are Flower's own words."""
+
+BEFORE = "seconds_before"
+"""Key of a number in an update's config: a double, so that it takes 8 bytes whatever it says."""
+
+LONGEST_S = 366 * 86400.0
+"""No training that anybody still waits for has taken longer."""
 
 NPY = "numpy.ndarray"
 """Flower's word for an array in NumPy's npy format."""
@@ -46,9 +59,6 @@ more, for the personal tensors of the memory before it, or nothing."""
 
 OR_NOTHING = "?"
 """Ending of the name of a memory that a site may do without."""
-
-LARGEST_COUNT = 2**40
-"""More than any site can count; keeps sums of counts far from overflow."""
 
 MESSAGE_TYPES = {"handshake": "query", "evaluate": "evaluate"}
 """Kind of a task -> Flower's message type; every other kind is `train`."""
@@ -176,6 +186,8 @@ class Update:
         sums: float64 arrays that add up over sites.
         steps: optimizer steps taken; likewise `planned_steps`, those of the whole plan.
         examples: part -> training studies behind it, where parts differ; empty: `num_examples`.
+        seconds_before: of training that lay before this task came: the site had kept the answer.
+            0 where it has trained for this task.
     """
 
     site: str
@@ -192,6 +204,7 @@ class Update:
     steps: int = 0
     planned_steps: int = 0
     examples: dict[str, int] = field(default_factory=dict)
+    seconds_before: float = 0.0
 
 
 def task_to_records(task: Task) -> RecordDict:
@@ -214,11 +227,11 @@ def task_from_records(content: RecordDict) -> Task:
 
 def update_to_records(update: Update) -> RecordDict:
     """Pack an update for Flower."""
-    header = {k: v for k, v in vars(update).items() if k not in ("delta", "sums")}
+    header = {k: v for k, v in vars(update).items() if k not in ("delta", "sums", BEFORE)}
     groups = dict(update.delta)
     if update.sums:
         groups[SUMS] = dict(update.sums)
-    return _records(header, groups)
+    return _records(header, groups, {BEFORE: float(update.seconds_before)})
 
 
 def update_from_records(content: RecordDict) -> Update:
@@ -237,8 +250,8 @@ def update_from_records(content: RecordDict) -> Update:
         update = build(_UpdateHeader, header, "update")
     except ConfigError as error:
         raise WireError(f"the update cannot be understood: {error}") from None
-    _check_numbers(update)
-    return Update(**vars(update), delta=groups, sums=sums)
+    _check(update)
+    return Update(**vars(update), delta=groups, sums=sums, seconds_before=_seconds_before(content))
 
 
 def refusal(code: str) -> RecordDict:
@@ -247,14 +260,14 @@ def refusal(code: str) -> RecordDict:
 
 
 def payload_bytes(content: RecordDict) -> int:
-    """Return the bytes of a message's arrays and texts: its cost on the wire, framing aside."""
+    """Return the bytes of a message's arrays, texts and doubles: its cost, framing aside."""
     total = 0
     # Not by `content.array_records`: it makes a reference cycle that holds the arrays for a while.
     for record in content.values():
         if isinstance(record, ArrayRecord):
             total += sum(len(array.data) for array in record.values())
         elif isinstance(record, ConfigRecord):
-            total += sum(len(str(value)) for value in record.values())
+            total += sum(8 if isinstance(v, float) else len(str(v)) for v in record.values())
     return total
 
 
@@ -274,11 +287,14 @@ class _UpdateHeader:
     examples: dict[str, int] = field(default_factory=dict)
 
 
-def _records(header: dict[str, Any], groups: Groups) -> RecordDict:
+def _records(
+    header: dict[str, Any], groups: Groups, numbers: Mapping[str, float] | None = None
+) -> RecordDict:
     flat, manifest = pack(groups)
     # Each flat array goes as its bytes are made: never two copies of all weights at a time.
     arrays = ArrayRecord({key: _write_array(flat.pop(key)) for key in list(flat)})
-    config = ConfigRecord({"header": json.dumps(header), "manifest": manifest})
+    texts = {"header": json.dumps(header), "manifest": manifest}
+    config = ConfigRecord({**texts, **(numbers or {})})
     return RecordDict({ARRAYS: arrays, CONFIG: config})
 
 
@@ -296,6 +312,16 @@ def _contents(content: RecordDict) -> tuple[dict[str, Any], Groups]:
         raise WireError("the message's header is not an object")
     flat = {k: _read_array(k, a) for k, a in arrays.items()}
     return header, unpack(flat, str(config.get("manifest", "")))
+
+
+def _seconds_before(content: RecordDict) -> float:
+    config = content[CONFIG]
+    assert isinstance(config, ConfigRecord)  # `_contents` has looked
+    seconds = config.get(BEFORE, 0.0)
+    # It stretches the deadlines of rounds to come, up to the plan's `deadline_s`.
+    if not isinstance(seconds, float) or not 0 <= seconds <= LONGEST_S:  # NaN is not, either
+        raise WireError("the update says that its training took no real time")
+    return seconds
 
 
 def _write_array(values: NDArray[Any]) -> Array:
@@ -322,11 +348,12 @@ def _read_array(key: str, array: Array) -> NDArray[Any]:
         raise WireError(f"array {key!r} is not readable") from None
 
 
-def _check_numbers(update: _UpdateHeader) -> None:
-    """Refuse what would break a checkpoint's JSON or a sum much later."""
-    whole = [update.num_examples, update.round, update.steps, update.planned_steps]
-    whole += [*update.counts.values(), *update.examples.values()]
-    if not all(0 <= n <= LARGEST_COUNT for n in whole):
-        raise WireError("the update holds a count below 0 or beyond any hospital")
-    if not all(isfinite(v) for v in update.metrics.values()):
-        raise WireError("the update holds a metric that is not finite")
+def _check(update: _UpdateHeader) -> None:
+    """Refuse what would break a checkpoint's JSON, a sum or a file's name much later."""
+    check_site_name(update.site)
+    check_whole([update.num_examples, update.round, update.steps, update.planned_steps])
+    check_counts(update.counts)
+    check_counts(update.examples)
+    check_metrics(update.metrics)
+    check_versions(update.versions)
+    check_modalities(update.modalities)

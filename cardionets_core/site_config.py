@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from cardionets_core.config_tree import build
 from cardionets_core.errors import ConfigError, nearest
 from cardionets_core.vocabulary import StageName
+from cardionets_core.wire_limits import LONGEST_NAME, is_site_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,8 +99,10 @@ class SiteConfig:
 
     def __post_init__(self) -> None:
         """Refuse names that would not survive in a file name or a report."""
-        if not self.site or not all(c.isalnum() or c in "-_" for c in self.site):
-            raise ValueError(f"site {self.site!r} must be letters, digits, '-' or '_'")
+        if not is_site_name(self.site):
+            raise ValueError(
+                f"site {self.site!r} must be letters, digits, '-' or '_', at most {LONGEST_NAME}"
+            )
 
 
 def load_site_config(path: Path, overrides: Sequence[str] = ()) -> SiteConfig:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from cardionets_core import __version__
 from cardionets_core.errors import SiteError
 from cardionets_core.training.stages import STAGES
+from cardionets_core.wire_limits import LARGEST_METRIC, METRIC_PREFIXES
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -20,10 +20,6 @@ if TYPE_CHECKING:
     from cardionets_core.evaluation.options import EvaluationOptions
     from cardionets_core.messages import TaskHeader
     from cardionets_core.site_config import SitePolicy
-
-METRIC_PREFIXES = ("train_", "validation_", "steps")
-"""Metrics that may leave a site; every other name stays."""
-
 
 ACTION_STAGES = {"describe": "handshake", "fit": "evaluate", "score": "evaluate"}
 """Action of a task -> the stage that it belongs to; `train` belongs to all others."""
@@ -109,7 +105,12 @@ def site_options(policy: SitePolicy, asked: EvaluationOptions) -> EvaluationOpti
 
 
 def outgoing(metrics: dict[str, float]) -> dict[str, float]:
-    """Return the metrics that may leave, in the order of their names; none that is not finite."""
+    """Return the metrics that may leave, in the order of their names; none that is not finite.
+
+    Nor one so large that the coordinator would refuse the whole update for it.
+    """
     return {
-        k: v for k, v in sorted(metrics.items()) if k.startswith(METRIC_PREFIXES) and isfinite(v)
+        k: v
+        for k, v in sorted(metrics.items())
+        if k.startswith(METRIC_PREFIXES) and abs(v) <= LARGEST_METRIC
     }

@@ -16,6 +16,7 @@ from server.exchange import Run, header, round_record, send_round
 from server.gathering import TRIES
 from server.handshake import admitted
 from server.screening import misdirected
+from server.sums import LARGEST_FIT, LARGEST_SCORE, fit_groups, score_groups, usable_sums
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,6 +98,7 @@ def _collect(
     run: Run, state: RunState, action: Action, number: int, extra: Groups
 ) -> tuple[RunState, dict[str, Sums]]:
     sums: dict[str, Sums] = {}
+    due, largest = _due(run.config, action, extra)
 
     def accept(site: str, update: Update) -> str | None:
         astray = misdirected(
@@ -106,6 +108,8 @@ def _collect(
             return astray
         if not all(np.isfinite(v).all() for v in update.sums.values()):
             return "not_finite"
+        if not usable_sums(update.sums, due, largest=largest):
+            return "sums"
         sums[site] = dict(update.sums)
         return None
 
@@ -130,6 +134,14 @@ def _collect(
         "be resumed, and evaluates again.",
         result.refused,
     )
+
+
+def _due(config: RunConfig, action: Action, extra: Groups) -> tuple[list[Sums], float]:
+    """Return what a site may send, group by group, and the largest number in it."""
+    options = evaluation_options(config)
+    if action == "fit":
+        return fit_groups(config, options), LARGEST_FIT
+    return score_groups(config, options, extra[PROBES]), LARGEST_SCORE
 
 
 def _heads(run: Run, state: RunState, action: Action, number: int) -> dict[str, TaskHeader]:

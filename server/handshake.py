@@ -7,8 +7,6 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from cardionets_core.data.dataset import Scaler
 from cardionets_core.errors import IncompleteError, RunError
 from cardionets_core.evaluation.sums import merge
@@ -20,12 +18,10 @@ from server.mail import pause_s
 from server.rounds import RoundResult
 from server.screening import misdirected
 from server.state import RunState, SiteRecord
+from server.sums import usable_statistics
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-STATISTICS = ("phenotype_n", "phenotype_sum", "phenotype_square")
-"""The sums that the scaler is made of."""
 
 log = logging.getLogger("cardionets.server")
 
@@ -89,7 +85,7 @@ class _Door:
         astray = misdirected(update, site=name, run=run.config.name, stage="handshake", number=1)
         if astray is not None:
             return astray
-        if not usable_statistics(update, phenotypes=self._phenotypes):
+        if not usable_statistics(update.sums, phenotypes=self._phenotypes):
             return "sums"
         held = run.nodes.get(name, node)
         if held != node and run.attendance.place(name) is not None:
@@ -218,14 +214,6 @@ def _settled(state: RunState, by_site: dict[str, Update], record: dict[str, Any]
         scaler_mean=tuple(float(v) for v in scaler.mean),
         scaler_sd=tuple(float(v) for v in scaler.sd),
         history=(*state.history, record),
-    )
-
-
-def usable_statistics(update: Update, *, phenotypes: int) -> bool:
-    """Return whether the sums behind the scaler are there, finite and of the right length."""
-    sums = [update.sums.get(key) for key in STATISTICS]
-    return all(
-        s is not None and s.shape == (phenotypes,) and bool(np.isfinite(s).all()) for s in sums
     )
 
 

@@ -102,6 +102,8 @@ ATTACKS: dict[str, tuple[Attack, str]] = {
     **FIGURE_12,
     "wrong run": (lambda u, past: replace(u, run="attack-0"), "wrong_run"),
     "wrong stage": (lambda u, past: replace(u, stage="contrastive"), "wrong_stage"),
+    "metric 1.7e308": (lambda u, past: replace(u, metrics={"train_loss": 1.7e308}), "unreadable"),
+    "name that is a path": (lambda u, past: replace(u, site="../../x\n"), "unreadable"),
 }
 """These and more, with the median bound on norms at work."""
 

@@ -20,6 +20,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "strategy_config",
             "screening_config",
             "wire_config",
+            "wire_limits",
             "faults",
             "batch",
             "packing",
@@ -29,6 +30,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "flower_command",
             "flower_compat",
             "drawing",
+            "durable",
         }
     ),
     frozenset(

@@ -11,6 +11,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cardionets_core.data.dataset import NEEDS
 from cardionets_core.errors import SITE_ERROR_CODES, SiteError, WireError
 from cardionets_core.evaluation.options import EvaluationOptions
 from cardionets_core.messages import (
@@ -30,6 +31,8 @@ from cardionets_core.messages import (
 )
 from cardionets_core.model_config import ModelConfig
 from cardionets_core.packing import fingerprint
+from cardionets_core.runtime import versions
+from cardionets_core.wire_limits import LARGEST_COUNT, LARGEST_METRIC, MODALITIES
 
 PLAN = TrainPlan(
     local_epochs=2,
@@ -119,9 +122,11 @@ def test_a_message_is_two_records_whatever_it_holds():
 @given(
     num_examples=st.integers(0, 2**40),
     metrics=st.dictionaries(
-        st.text(max_size=8), st.floats(allow_nan=False, allow_infinity=False), max_size=4
+        st.text("az_-./0", max_size=8).map("train_".__add__),
+        st.floats(-LARGEST_METRIC, LARGEST_METRIC),
+        max_size=4,
     ),
-    modalities=st.lists(st.text(max_size=5), max_size=3).map(tuple),
+    modalities=st.lists(st.sampled_from(sorted(MODALITIES)), unique=True).map(tuple),
 )
 @settings(max_examples=100, deadline=None)
 def test_every_number_survives_to_the_bit(num_examples, metrics, modalities):
@@ -176,6 +181,27 @@ def test_a_refusal_with_anything_else_reads_as_internal(record):
         {"metrics": {"train_loss": float("-inf")}},
         {"metrics": {"train_loss": 10**400}},
         {"metrics": [1.0]},
+        {"metrics": {"train_loss": 1.7e308}},
+        {"metrics": {"train_loss": -1.01e30}},
+        {"metrics": {"patients": 1.0}},
+        {"metrics": {"train_loss of John Smith": 1.0}},
+        {"metrics": {"train_\ud800": 1.0}},
+        {"metrics": {"train_" + "x" * 59: 1.0}},
+        {"metrics": {f"train_{i}": 1.0 for i in range(1001)}},
+        {"counts": {f"n{i}": 1 for i in range(1001)}},
+        {"counts": {"a b": 1}},
+        {"counts": {"": 1}},
+        {"examples": {f"n{i}": 1 for i in range(1001)}},
+        {"versions": {"torch": "2\n13"}},
+        {"versions": {"torch": "ü"}},
+        {"versions": {"torch": "2" * 101}},
+        {"versions": {"a\nb": "2"}},
+        {"modalities": ["ecg", "genome"]},
+        {"modalities": ["ecg", "ecg"]},
+        {"site": "../../x\n"},
+        {"site": "\ud800"},
+        {"site": ""},
+        {"site": "x" * 65},
         {"site": None},
         {"modalities": "ecg"},
     ],
@@ -183,6 +209,22 @@ def test_a_refusal_with_anything_else_reads_as_internal(record):
 def test_an_update_with_a_wrong_header_is_refused(changes):
     with pytest.raises(WireError):
         update_from_records(with_header(update_to_records(an_update()), **changes))
+
+
+def test_what_an_honest_site_says_of_itself_passes_at_its_bounds():
+    changes = {
+        "site": "St-Barts_" + "9" * 55,
+        "metrics": {"steps": 0.0, "validation_x": -LARGEST_METRIC, "train_" + "x" * 58: 1e-300},
+        "counts": {f"n{i}": LARGEST_COUNT for i in range(1000)},
+        "versions": versions() | {"mlflow": "not installed", "long": "2" * 100},
+        "modalities": sorted(MODALITIES),
+    }
+    got = update_from_records(with_header(update_to_records(an_update()), **changes))
+    assert got.site == changes["site"] and got.metrics == changes["metrics"]
+
+
+def test_a_site_offers_no_word_that_the_server_does_not_know():
+    assert MODALITIES == NEEDS | {"pairs"}
 
 
 @pytest.mark.parametrize(
@@ -294,10 +336,23 @@ def test_records_that_lack_or_mistake_a_kind_are_refused():
             task_from_records(wrong)
 
 
-def test_payload_bytes_counts_arrays_and_texts():
+@pytest.mark.parametrize("seconds", [-1.0, float("nan"), float("inf"), 1e9, "9", True, 10**18])
+def test_a_training_that_took_no_real_time_is_refused(seconds):
+    content = update_to_records(an_update())
+    content[CONFIG]["seconds_before"] = seconds
+    with pytest.raises(WireError):
+        update_from_records(content)
+
+
+def test_the_time_of_a_training_before_arrives_as_it_was_sent():
+    update = replace(an_update(), seconds_before=400.25)
+    assert update_from_records(update_to_records(update)).seconds_before == 400.25
+
+
+def test_payload_bytes_counts_arrays_texts_and_doubles():
     content = update_to_records(Update("s", "r", "t", 1))
     empty = payload_bytes(content)
-    assert empty == sum(len(str(v)) for v in content[CONFIG].values())
+    assert empty == 8 + sum(len(v) for v in content[CONFIG].values() if isinstance(v, str))
     delta = {"p": {"w": np.zeros(1000, dtype=np.float32)}}
     full = payload_bytes(update_to_records(Update("s", "r", "t", 1, delta=delta)))
     assert 4000 <= full - empty < 4500

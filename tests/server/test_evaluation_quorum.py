@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 import server.evaluation
@@ -48,8 +47,7 @@ def evaluate(tmp_path, monkeypatch):
         def send_round(run, state, heads, accept, deadline_s, extra, *, enough):
             result, answers = RoundResult(), next(left)
             for site, head in heads.items():
-                sums = {"n": np.ones(1)}
-                update = Update(site, "run-1", "evaluate", head.round, sums=sums)
+                update = Update(site, "run-1", "evaluate", head.round)
                 reason = answers.get(site) or accept(site, update)
                 if reason is None:
                     result.accepted.append(site)

@@ -17,8 +17,9 @@ from cardionets_core.model_config import ModelConfig
 from cardionets_core.run_config import RunConfig
 from server import mail
 from server.exchange import Run
-from server.handshake import STATISTICS, admitted, greet
+from server.handshake import admitted, greet
 from server.state import RunState
+from server.sums import STATISTICS
 
 CONFIG = RunConfig(
     name="run-1",
