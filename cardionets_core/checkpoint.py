@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 
 from cardionets_core.config_tree import build, to_mapping
+from cardionets_core.durable import move_into_place
 from cardionets_core.errors import CheckpointError, ConfigError
 from cardionets_core.faults import fault_point
 from cardionets_core.model_config import ModelConfig
@@ -282,7 +283,7 @@ def _write_file(path: Path, pieces: Iterable[bytes | memoryview]) -> str:
                 file.write(piece)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        move_into_place(temporary, path)
     except OSError:
         temporary.unlink(missing_ok=True)  # half a file must not fill a full disk
         raise

@@ -14,6 +14,7 @@ import time
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
+from cardionets_core.durable import move_into_place
 from cardionets_core.supervision import process_start
 
 if TYPE_CHECKING:
@@ -196,7 +197,7 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
         json.dump({**values, "sha256": _digest(values)}, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, path)
+    move_into_place(temporary, path)
 
 
 def _digest(values: dict[str, Any]) -> str:
