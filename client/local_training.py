@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,6 +41,9 @@ if TYPE_CHECKING:
 
 PROBES = "probes"
 """Group of arrays in a score task that are not model weights."""
+
+SHORTEST_S = 0.001
+"""What is left of a budget at least, where 0 would mean no limit."""
 
 log = logging.getLogger("cardionets.site")
 
@@ -82,17 +87,31 @@ def _train(task: Task, site: Site) -> Update:
     stages = asked_stages(header)
     memory = RunMemory(site.runs, header)
     mark = task_mark(task, site.config)
-    answered = memory.answer(mark)
-    if answered is not None:
-        log.info("stage %s, round %d: answered again as before", header.stage, header.round)
-        return answered
-    before = memory.read(header.memory).entering(header.stage)
-    update, after = _trained(task, site, stages, before)
-    if remembers(header):
-        memory.write(header, after)
-    memory.keep_answer(mark, update)
-    fault_point("ledger_written")
-    return update
+    assert header.train is not None  # `asked_stages` has looked
+    with memory.alone(header.train.budget_s) as waited_s:
+        answered = memory.answer(mark)
+        if answered is not None:
+            log.info("stage %s, round %d: answered again as before", header.stage, header.round)
+            # What this task has waited for the other one, the server has seen itself.
+            return replace(answered, seconds_before=max(0.0, answered.seconds_before - waited_s))
+        started = time.monotonic()
+        before = memory.read(header.memory).entering(header.stage)
+        update, after = _trained(_sooner(task, waited_s), site, stages, before)
+        if remembers(header):
+            memory.write(header, after)
+        memory.keep_answer(mark, replace(update, seconds_before=time.monotonic() - started))
+        fault_point("ledger_written")
+        return update
+
+
+def _sooner(task: Task, waited_s: float) -> Task:
+    """Return the task with what is left of its budget: nobody waits longer than that."""
+    plan = task.header.train
+    assert plan is not None
+    if not plan.budget_s:
+        return task
+    left = replace(plan, budget_s=max(SHORTEST_S, plan.budget_s - waited_s))
+    return replace(task, header=replace(task.header, train=left))
 
 
 def asked_stages(header: TaskHeader) -> tuple[Stage, ...]:

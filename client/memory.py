@@ -10,11 +10,14 @@ file is known as such and counts as none. Nothing in a file chooses a path.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import logging
 import os
 import shutil
+import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,11 +27,14 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from cardionets_core.config_tree import digest
+from cardionets_core.durable import move_into_place
 from cardionets_core.errors import DataError, SiteError
 from cardionets_core.messages import MISSING_MEMORY, OR_NOTHING, SUMS, TaskHeader, Update
 from cardionets_core.packing import Groups, fingerprint
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from cardionets_core.messages import Task
     from cardionets_core.packing import Arrays
     from cardionets_core.site_config import SiteConfig
@@ -45,6 +51,13 @@ RUNS = 5
 
 FORMAT = 1
 ANSWER = "answer.sealed"
+LOCK = "at-work.lock"
+WRITING = ".writing"
+"""Beginning of the names of files that are being written."""
+
+LOOK_S = 0.2
+"""Pause between two looks whether the other process is done."""
+
 _DIGEST_LENGTH = 64
 
 log = logging.getLogger("cardionets.site")
@@ -81,6 +94,31 @@ class RunMemory:
         # the hash: another run under the same name begins with nothing.
         self._run = _hash(f"{header.run}|{header.config_hash}")
         self._folder = runs / self._run
+
+    @contextmanager
+    def alone(self, limit_s: float) -> Iterator[float]:
+        """Be the only process that works on this run; yield the seconds waited for another one.
+
+        The other one may be the orphan of a run that was stopped: Flower cannot call a task back.
+        The lock is its process's and goes with it, however it ends.
+
+        Args:
+            limit_s: wait so long at most; 0 is no limit.
+
+        Raises:
+            SiteError: `budget`, when the other one was at work all that time.
+            DataError: the folder cannot be written.
+        """
+        started = time.monotonic()
+        with self._locked_file().open("ab") as file:
+            while not _lock(file.fileno()):
+                if 0 < limit_s <= time.monotonic() - started:
+                    log.warning("another process of this site is at work on the same run")
+                    raise SiteError("budget")
+                time.sleep(LOOK_S)
+            for left in self._folder.glob(f"{WRITING}*.tmp"):
+                left.unlink(missing_ok=True)  # of a process that was killed: here we are alone
+            yield time.monotonic() - started
 
     def read(self, generation: str) -> Memory:
         """Return a generation; of the empty name, an empty memory.
@@ -156,25 +194,41 @@ class RunMemory:
     def _write(self, path: Path, facts: dict[str, Any], tensors: Arrays) -> None:
         line = json.dumps({"format": FORMAT, **facts}, allow_nan=False).encode()
         body = line + b"\n" + save_tensors(tensors)
-        # One name for all: what a killed process has left is written over by the next one.
-        temporary = path.with_name(".writing.tmp")
+        # A name of this process's own: two at the same run must not write into one file.
+        temporary = path.with_name(f"{WRITING}-{os.getpid()}.tmp")
         try:
-            if not path.parent.exists():
-                path.parent.parent.mkdir(parents=True, exist_ok=True)
-                # What a site has learned for itself is for its own account only.
-                path.parent.mkdir(mode=0o700, exist_ok=True)
-                _drop_old_runs(path.parent.parent)
+            self._make_folder()
             with temporary.open("wb") as file:
                 file.write(hashlib.sha256(body).hexdigest().encode())
                 file.write(body)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+            move_into_place(temporary, path)
         except OSError as error:
-            raise DataError(
-                f"{path.parent} cannot be written: {error}. The site keeps there what it must "
-                "remember of a run; make room, or mend the folder's rights."
-            ) from error
+            temporary.unlink(missing_ok=True)  # half a file must not fill a full disk
+            raise self._not_written(error) from error
+
+    def _locked_file(self) -> Path:
+        try:
+            self._make_folder()
+            path = self._folder / LOCK
+            path.touch(mode=0o600)
+        except OSError as error:
+            raise self._not_written(error) from error
+        return path
+
+    def _make_folder(self) -> None:
+        if not self._folder.exists():
+            self._folder.parent.mkdir(parents=True, exist_ok=True)
+            # What a site has learned for itself is for its own account only.
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            _drop_old_runs(self._folder.parent)
+
+    def _not_written(self, error: OSError) -> DataError:
+        return DataError(
+            f"{self._folder} cannot be written: {error}. The site keeps there what it must "
+            "remember of a run; make room, or mend the folder's rights."
+        )
 
 
 def remembers(header: TaskHeader) -> bool:
@@ -211,6 +265,15 @@ def _read(path: Path) -> tuple[dict[str, Any], Arrays] | None:
     line, _, tensors = body.partition(b"\n")
     facts: dict[str, Any] = json.loads(line)
     return (facts, load_tensors(tensors)) if facts["format"] == FORMAT else None
+
+
+def _lock(descriptor: int) -> bool:
+    """Take the lock and return True, or False where another process has it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _drop_old_runs(runs: Path) -> None:

@@ -101,7 +101,8 @@ def deadline_of(
     """Return the seconds that a try of a round may take.
 
     NOTICE_S, and `patience` times what the slowest site took whose update was used in the last
-    rounds of the stage; the first round of a stage, and the second try of any, `deadline_s`.
+    rounds of the stage, training before a restart included; the first round of a stage, and the
+    second try of any, `deadline_s`.
     """
     rounds = [record for record in history if record["stage"] == stage][-MEASURED_ROUNDS:]
     taken = [float(s) for record in rounds for s in record.get("seconds_by_site", {}).values()]

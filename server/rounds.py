@@ -48,7 +48,8 @@ class RoundResult:
         bytes_down: payload sent to each site.
         bytes_up: payload received from each site.
         seconds: wall time from the first message to the last reply.
-        seconds_by_site: from the sending of the task to the update that was used.
+        seconds_by_site: from the sending of the task to the update that was used; and of an
+            answer that the site had kept, what its training took before.
         losses: how often a site was lost, where it was.
         memory_lost: sites that had lost what they remembered of the run, and began anew.
     """
@@ -209,10 +210,6 @@ class _Round:
         elif reason in LOST and self._book.ask_again(site, reason):
             self._asked_at.pop(site, None)
         else:
-            if reason is None:
-                self._result.seconds_by_site[site] = (
-                    self._attendance.clock() - self._sent[message_id][1]
-                )
             self._book.settle(site, reason)
             fault_point("some_replies")
 
@@ -225,12 +222,18 @@ class _Round:
         if isinstance(update, str):
             return update
         try:
-            return self._accept(site, update)
+            reason = self._accept(site, update)
         except WireError:
             return "unreadable"
         except CardioNetsError as error:
             log.warning("site %s: %s", site, error)
             return "unusable"
+        if reason is None:
+            sent_at = self._sent[message.metadata.reply_to_message_id][1]
+            # Deadlines are learned from it: an answer sent again would seem to take no time.
+            taken = self._attendance.clock() - sent_at + update.seconds_before
+            self._result.seconds_by_site[site] = taken
+        return reason
 
     def _lose(self, site: str) -> None:
         """Write down that a site was lost; it is asked again where it is, after a while."""

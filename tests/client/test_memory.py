@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import client.memory
 from cardionets_core.errors import DataError, SiteError
 from cardionets_core.messages import Notice, Task, TaskHeader, TrainPlan, Update
 from cardionets_core.model_config import ModelConfig
 from cardionets_core.site_config import SiteConfig, SiteData
-from client.memory import ANSWER, CONTROL, LOCAL, RESIDUAL, Memory, RunMemory, task_mark
+from client.memory import ANSWER, CONTROL, LOCAL, LOCK, RESIDUAL, Memory, RunMemory, task_mark
 
 PLAN = TrainPlan(1, 8, 1e-3, 0.0, 0.0, max_steps=0, progress=0.0)
 ROUNDS = 3
@@ -210,6 +213,94 @@ def test_a_full_disk_is_an_error_that_names_the_folder(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="make room"):
         memory.write(a_header(4, "contrastive/3"), a_memory(4))
     assert same(memory.read("contrastive/3"), a_memory(3))
+
+
+# -- two processes at the same run -----------------------------------------------------------------
+
+HOLDER = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from test_memory import RunMemory, a_header
+memory = RunMemory(Path(sys.argv[2]), a_header())
+with memory.alone(0):
+    (memory._folder / ".writing-1.tmp").write_text("half")
+    print("here", flush=True)
+    sys.stdin.read()
+"""
+WRITER = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from test_memory import write_answers
+print("here", flush=True)
+write_answers(Path(sys.argv[2]))
+"""
+
+
+def write_answers(folder):
+    memory = RunMemory(folder, a_header())
+    for number in range(40):
+        memory.keep_answer(str(number), UPDATE)
+
+
+@pytest.fixture
+def child(tmp_path):
+    """Start a real process that has the run's folder; told `here`, it is at work."""
+    started = []
+
+    def start(code):
+        words = [sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path)]
+        process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        started.append(process)
+        assert process.stdout.readline() == b"here\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_a_killed_process_lets_the_next_one_in_which_sweeps_what_it_left(
+    tmp_path, monkeypatch, child
+):
+    other, looks, lock = child(HOLDER), [], client.memory._lock
+
+    def look(descriptor):
+        looks.append(lock(descriptor))
+        if len(looks) == 2:
+            other.kill()
+        return looks[-1]
+
+    monkeypatch.setattr(client.memory, "_lock", look)
+    with RunMemory(tmp_path, a_header()).alone(0) as waited_s:
+        assert looks[:2] == [False, False] and looks[-1] and waited_s > client.memory.LOOK_S
+        assert [p.name for p in files(tmp_path)] == [LOCK]
+
+
+def test_nobody_waits_longer_than_the_tasks_budget(tmp_path, child):
+    child(HOLDER)
+    with (
+        pytest.raises(SiteError) as refused,
+        RunMemory(tmp_path, a_header()).alone(0.01),
+    ):
+        raise AssertionError("two at once")
+    assert refused.value.code == "budget"
+
+
+def test_other_runs_do_not_wait(tmp_path):
+    one, two = (RunMemory(tmp_path, a_header(run=run)) for run in ("run-1", "run-2"))
+    with one.alone(0), two.alone(0.01):
+        pass
+
+
+def test_two_that_write_at_once_do_not_break_each_others_files(tmp_path, child):
+    other = child(WRITER)
+    write_answers(tmp_path)
+    assert other.wait() == 0
+    assert RunMemory(tmp_path, a_header()).answer("39").num_examples == UPDATE.num_examples
+    assert [p.name for p in files(tmp_path)] == [ANSWER]
 
 
 def test_another_stage_takes_the_personal_tensors_only(tmp_path):

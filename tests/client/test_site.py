@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +12,8 @@ import pytest
 import torch
 import wfdb
 
+import client.local_training
+import client.memory
 from cardionets_core.checkpoint import part_arrays
 from cardionets_core.errors import ConfigError, DataError, SiteError, WireError
 from cardionets_core.messages import Task, TaskHeader, TrainPlan
@@ -209,6 +213,60 @@ def test_the_same_task_gives_the_same_bits(site, hospital, tmp_path):
     assert {p: fingerprint(a) for p, a in one.delta.items()} == {
         p: fingerprint(a) for p, a in two.delta.items()
     }
+
+
+def test_the_same_task_again_says_what_its_training_took_before(site):
+    first, again = (serve(a_training_task(), site) for _ in range(2))
+    assert first.seconds_before == 0 < again.seconds_before
+    assert replace(again, seconds_before=0.0, delta={}) == replace(first, delta={})
+
+
+ORPHAN = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import test_site
+import client.local_training as module
+train = module.train_locally
+
+def held(*args, **more):
+    print("at work", flush=True)
+    sys.stdin.readline()
+    return train(*args, **more)
+
+module.train_locally = held
+task = test_site.a_training_task()
+update = module.serve(task, test_site.make_site(Path(sys.argv[2]), Path(sys.argv[3])))
+print(test_site.marks(update), flush=True)
+"""
+
+
+def marks(update):
+    return " ".join(fingerprint(a) for _, a in sorted(update.delta.items()))
+
+
+def test_a_task_that_another_process_works_on_is_not_trained_twice(hospital, tmp_path, monkeypatch):
+    """The orphan of a stopped run and the same task of the new run: two real processes."""
+    words = [sys.executable, "-c", ORPHAN, Path(__file__).parent, hospital, tmp_path / "cache"]
+    lock = client.memory._lock
+    with subprocess.Popen(
+        list(map(str, words)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as orphan:
+        assert orphan.stdout.readline() == "at work\n"
+
+        def look(descriptor):
+            free = lock(descriptor)
+            if not free and not orphan.stdin.closed:
+                orphan.stdin.close()  # it goes on when we wait for it
+            return free
+
+        def trained(*args, **more):
+            raise AssertionError("the same task was trained twice")
+
+        monkeypatch.setattr(client.memory, "_lock", look)
+        monkeypatch.setattr(client.local_training, "train_locally", trained)
+        update = serve(a_training_task(), make_site(hospital, tmp_path / "cache"))
+        assert marks(update) == orphan.stdout.read().strip()
 
 
 def test_the_floor_counts_persons_and_not_studies(hospital, tmp_path):

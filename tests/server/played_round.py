@@ -69,9 +69,9 @@ class FakeGrid:
         return replies
 
 
-def trained(site, patients=10, value=0.5):
+def trained(site, patients=10, value=0.5, **more):
     delta = {"ecg_encoder": {"w": np.full(4, value, dtype=np.float32)}}
-    return update_to_records(Update(site, "run-1", "ecg_masked", 1, patients, delta=delta))
+    return update_to_records(Update(site, "run-1", "ecg_masked", 1, patients, delta=delta, **more))
 
 
 def good(site):

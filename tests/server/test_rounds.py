@@ -21,8 +21,11 @@ from cardionets_core.messages import (
     refusal,
     task_to_records,
 )
+from cardionets_core.run_config import StageConfig
 from server import mail, rounds
 from server.attendance import Attendance
+from server.exchange import round_record
+from server.gathering import deadline_of
 from server.round_book import LOST
 from server.rounds import run_round
 from tests.server.played_round import HEADER, WEIGHTS, FakeGrid, good, play, task_for, trained
@@ -153,6 +156,23 @@ def test_of_flowers_own_errors_only_the_number_is_kept(caplog):
     _, result, _ = play({"a": good("a"), "b": lambda task, asked: Error(code=2, reason=planted)})
     assert result.accepted == ["a"] and result.refused == {"b": "flower_2"}
     assert planted not in caplog.text
+
+
+def test_an_answer_sent_again_does_not_shorten_the_deadline_of_a_slow_site():
+    """A restarted server asks again: the site has the answer on its disk, and sends it at once."""
+    replayed = lambda task, asked: trained("slow", seconds_before=400.0)  # noqa: E731
+    _, result, _ = play({"a": good("a"), "slow": replayed})
+    record = round_record("ecg_masked", 1, 9, result, {})
+    settings = StageConfig(rounds=9, deadline_s=3600.0, patience=3.0)
+    # The next round, for which the site must train, may take three times those 400 s, and more.
+    assert 1260 <= deadline_of(settings, "ecg_masked", [record], attempt=1) < 3600
+    assert record["seconds_by_site"]["a"] < 400 <= record["seconds_by_site"]["slow"]
+    record["seconds_by_site"]["slow"] = 1e9  # whatever a site claims
+    assert deadline_of(settings, "ecg_masked", [record], attempt=1) == 3600
+
+
+def test_the_bytes_of_an_answer_sent_again_are_those_of_the_first():
+    assert payload_bytes(trained("a", seconds_before=1234.5678)) == payload_bytes(trained("a"))
 
 
 def test_bytes_up_are_counted_also_for_updates_that_are_not_used():
