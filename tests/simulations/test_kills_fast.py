@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 
 import pytest
 
 from server.status_file import StatusFile, Submission, write_submission
-from simulations.faults import plan
+from simulations.faults import figures_kills, plan
 from simulations.faults.early import Early, early_faults
 from simulations.faults.harness import Hit, Ran, Watch, federate, undisturbed
 from simulations.faults.kills import STAGE, Verdict, compare, hospitals, kill_plan
@@ -136,6 +137,48 @@ def test_an_early_federation_tells_what_was_wrong():
         "early: ServerApp at some_replies: other weights",
         "early: no training outlived its ServerApp",
     ]
+
+
+def verdict_of(recovered_s, answered_s=()):
+    return Verdict(True, (), (), 0, True, recovered_s, answered_s)
+
+
+@pytest.mark.parametrize(
+    ("app", "link", "met"),
+    [
+        ((4.0, 6.0), (2.0, 14.0), True),
+        ((4.0, 16.0), (2.0,), False),
+        ((4.0,), (2.0, 16.0), False),
+        ((math.inf,), (2.0,), False),
+        ((4.0,), (math.inf,), False),
+        ((), (2.0,), False),
+        ((4.0,), (), False),
+    ],
+)
+def test_no_kill_of_the_coordinator_is_left_out_of_its_recovery(
+    tmp_path, monkeypatch, app, link, met
+):
+    killed = {"ServerApp": verdict_of(app), "SuperLink": verdict_of((20.0,), link)}
+    monkeypatch.setattr(figures_kills, "server_killed", lambda folder, victim: killed[victim])
+    monkeypatch.setattr(figures_kills, "flower_2", lambda folder: "")
+    row = figures_kills.figure_2(tmp_path)
+    assert row.met is met
+    assert "the rest of the round in hand included: median 20.0 s, longest 20.0 s" in row.ours
+
+
+@pytest.mark.parametrize("outlived", [True, False])
+def test_the_early_kills_count_at_both_ends(tmp_path, monkeypatch, outlived):
+    faults, calm = early_faults(["n", "r"])[0], verdict_of(())
+    early = Early(faults, replace(calm, survived=faults), outlived)
+    monkeypatch.setattr(figures_kills, "early_killed", lambda folder: early)
+    monkeypatch.setattr(figures_kills, "server_killed", lambda folder, victim: calm)
+    monkeypatch.setattr(figures_kills, "site_killed", lambda folder: calm)
+    for number in (1, 3):
+        monkeypatch.setattr(figures_kills, f"flower_{number}", lambda folder: "")
+    one, three = figures_kills.figure_1(tmp_path), figures_kills.figure_3(tmp_path)
+    assert "ServerApp): ServerApp 4/4" in one.ours and "SuperNode 1/1" in three.ours
+    assert one.met is three.met is outlived
+    assert ("no training outlived" in one.ours) is not outlived
 
 
 def test_a_fault_is_asked_for_at_its_place():
