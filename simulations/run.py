@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import time
@@ -19,7 +20,7 @@ from cardionets_core.training.stages import check_plan
 from server.progress import read_progress
 from server.server_app import load_config, write_config
 from server.status import standing, words
-from server.status_file import Submission, read_status, write_submission
+from server.status_file import Submission, write_submission
 from simulations.hospitals import Hospital, make_hospitals, read_hospitals, write_site_files
 from simulations.settings import compose_run, run_name
 
@@ -151,10 +152,12 @@ def _explain(folder: Path, before: int, flower: str) -> None:
 
 
 def _complete(folder: Path) -> bool:
-    """Return whether the run's own last word is that it is complete."""
-    status = read_status(folder)
-    there = (folder / "summary.json").is_file()
-    return there and status is not None and status.state == "COMPLETED"
+    """Return whether the run's summary says that it is complete."""
+    try:
+        summary = json.loads((folder / "summary.json").read_text())
+    except (FileNotFoundError, ValueError):
+        return False
+    return isinstance(summary, dict) and summary.get("status") == "COMPLETED"
 
 
 def _fresh(

@@ -264,13 +264,35 @@ def test_a_name_that_is_taken(site, tmp_path):
         ({"config.json": '{"sed": 1}'}, [], ["unknown key 'sed'", "did you mean 'seed'"]),
         ({"config.json": "PLAN"}, [], ["holds no site files", "run folder"]),
         (
-            {"config.json": "PLAN", "summary.json": "{}", "report.html": ""},
+            {
+                "config.json": "PLAN",
+                "summary.json": '{"status": "COMPLETED"}',
+                "report.html": "",
+            },
             [],
             ["is complete", "new run"],
         ),
+        (
+            {
+                "config.json": "PLAN",
+                "summary.json": '{"status": "INCOMPLETE"}',
+                "report.html": "",
+            },
+            [],
+            ["holds no site files"],
+        ),
         ({"config.json": "PLAN"}, ["seed=3"], ["seed=3", "resumed run keeps its plan"]),
     ],
-    ids=["no plan", "torn plan", "list", "unknown key", "no sites", "complete", "override"],
+    ids=[
+        "no plan",
+        "torn plan",
+        "list",
+        "unknown key",
+        "no sites",
+        "complete",
+        "incomplete",
+        "override",
+    ],
 )
 def test_a_folder_that_cannot_be_resumed(tmp_path, files, words, expected):
     from cardionets_core.config_tree import to_mapping
