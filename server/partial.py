@@ -36,7 +36,8 @@ def usable_steps(update: Update, *, needed: bool) -> bool:
 def counted(studies: Mapping[str, int], update: Update) -> dict[str, int]:
     """Return part -> weight of an update: its studies times the share of the steps done.
 
-    In whole numbers, rounded down, at least 1: so the exact sum stays exact.
+    In whole numbers, rounded down, at least 1: so the exact sum stays exact. One share for all
+    parts: a stage of several members takes no budget (`check_plan`).
     """
     if update.planned_steps == 0:
         return dict(studies)

@@ -106,8 +106,8 @@ def check_plan(config: RunConfig) -> None:
 
     Raises:
         ConfigError: an option that an objective does not have, or a part that its stage does not
-            train, with the nearest right one; a strategy that counts steps, for a stage with
-            members.
+            train, with the nearest right one; a strategy or a budget that counts steps, for a
+            stage with members.
     """
     for name in config.stages:
         if name not in STAGES:
@@ -119,6 +119,12 @@ def check_plan(config: RunConfig) -> None:
             raise ConfigError(
                 f"stage {name}: its members take different numbers of steps, and {counts} divides "
                 f"by them. Plan {', '.join(m.name for m in stage.members)} instead."
+            )
+        if stage.members and settings.budget_s > 0:
+            raise ConfigError(
+                f"stage.{name}.budget_s: an update says one number of steps for all of its parts, "
+                "and of the members one may be done and another not. Leave it at 0, or plan "
+                f"{', '.join(m.name for m in stage.members)} instead, each with its own budget_s."
             )
         for member in stage.members or (stage,):
             make_objective(member.name, settings.options, 0.0)

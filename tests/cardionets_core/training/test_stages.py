@@ -117,6 +117,7 @@ def test_members_share_no_part():
         ("stage.masked.options.mask_ration=0.5", "mask_ration"),
         ("stage.masked.partial=fednova", "ecg_masked, cmr_masked instead"),
         ("strategy.name=scaffold", "ecg_masked, cmr_masked instead"),
+        ("stage.masked.budget_s=60", "budget_s.*ecg_masked, cmr_masked instead"),
     ],
 )
 def test_a_plan_that_names_what_its_stage_has_not_is_refused(override, match):
