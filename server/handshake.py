@@ -85,6 +85,8 @@ class _Door:
         astray = misdirected(update, site=name, run=run.config.name, stage="handshake", number=1)
         if astray is not None:
             return astray
+        if run.attendance.is_enrolled(node) and run.attendance.label(node) != name:
+            return "wrong_site"  # registered at the SuperLink as another
         if not usable_statistics(update.sums, phenotypes=self._phenotypes):
             return "sums"
         held = run.nodes.get(name, node)

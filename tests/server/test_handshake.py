@@ -226,6 +226,13 @@ def test_a_site_whose_sums_cannot_be_used_is_left_out(sums):
     assert state.scaler_mean == (2.0, 3.0)
 
 
+def test_an_enrolled_node_is_the_site_that_it_is_registered_as():
+    answers = [described("a", [[1, 2]]), described("a", [[9, 9]]), described("c", [[3, 4]])]
+    _, run, (record,) = play(answers, names={101: "b"})
+    assert run.nodes == {"a": 100, "c": 102}
+    assert record["refused"] == {"b": "wrong_site"}
+
+
 def test_too_few_sites_end_the_run_with_their_reasons():
     config = replace(CONFIG, min_sites=2)
     with pytest.raises(RunError, match=r"1 of 2 sites answered.*data"):
@@ -293,7 +300,7 @@ def test_a_restarted_server_without_its_quorum_ends_incomplete_and_names_the_sit
     assert caught.value.sites == ("b",)
 
 
-@pytest.mark.parametrize("names", [{}, {100: "a", 101: "b"}])
+@pytest.mark.parametrize("names", [{}, {100: "a", 101: "a"}])
 def test_a_site_that_comes_in_under_another_node_takes_its_place_unless_both_are_enrolled(names):
     """Keys prove nothing: a SuperNode that nobody registered makes itself one at each start."""
     _, run, _ = play([described("a", [[1, 2]])], names=names, keys={100: b"k", 101: b"l"})
@@ -306,7 +313,7 @@ def test_a_site_that_comes_in_under_another_node_takes_its_place_unless_both_are
 
 
 def test_a_site_that_came_back_before_its_old_node_was_missed_is_let_in_when_that_one_is_gone():
-    _, run, _ = play([described("a", [[1, 2]])], names={100: "a", 101: "b"})
+    _, run, _ = play([described("a", [[1, 2]])], names={100: "a", 101: "a"})
     attendance = run.attendance
     attendance.grid.answers[101] = described("a", [[1, 2]])
     for gone in (False, True):
