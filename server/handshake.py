@@ -30,7 +30,7 @@ def greet(run: Run, state: RunState) -> RunState:
     """Learn which node is which site and what each can serve; on the first time also the scaler.
 
     From here on every node that comes in during a round is greeted, too. A restarted server waits
-    up to `rejoin_s` for the sites that it knew.
+    up to `rejoin_s` for the sites that it knew, and longer for nodes that are there but at work.
 
     Raises:
         IncompleteError: too few sites came.
@@ -141,7 +141,7 @@ def _wait(run: Run, *, known: list[str], started: float) -> None:
         there = len(run.nodes)
         missing = [site for site in known if attendance.place(site) is None]
         if there >= config.min_sites:
-            if known and (not missing or elapsed >= config.rejoin_s):
+            if known and (not missing or elapsed >= _patience_s(run)):
                 break
             if not known and not attendance.unanswered():
                 break
@@ -156,11 +156,24 @@ def _wait(run: Run, *, known: list[str], started: float) -> None:
         run.waiting([])
 
 
+def _patience_s(run: Run) -> float:
+    """Return how long a restarted server waits for the sites that it knew.
+
+    A node that is online and has not answered may still be at the task of the server before: a
+    SuperNode hands out one message at a time. It is given what that task was given.
+    """
+    config = run.config
+    if not run.attendance.unanswered():
+        return config.rejoin_s
+    deadlines = (config.stage[n].deadline_s for n in config.stages if n in config.stage)
+    return max(config.rejoin_s, *deadlines, 0.0)
+
+
 def _hopeless(run: Run, elapsed: float) -> bool:
     """Return whether no further site is to be expected."""
     config, attendance = run.config, run.attendance
     if attendance.unanswered():
-        return elapsed >= config.wait_s + DESCRIBE_S
+        return elapsed >= max(config.wait_s + DESCRIBE_S, _patience_s(run))
     enough_nodes = len(attendance.online) >= config.min_sites
     return enough_nodes or elapsed >= max(config.wait_s, config.rejoin_s if run.nodes else 0.0)
 
