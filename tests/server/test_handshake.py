@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ from cardionets_core.errors import IncompleteError, RunError
 from cardionets_core.flower_compat import NodeInfo, stamp_message_id, task_identity
 from cardionets_core.messages import Update, refusal, update_to_records
 from cardionets_core.model_config import ModelConfig
-from cardionets_core.run_config import RunConfig
+from cardionets_core.run_config import RunConfig, StageConfig
 from server import mail
 from server.exchange import Run
 from server.handshake import admitted, greet
@@ -291,6 +292,26 @@ def test_a_restarted_server_waits_for_the_sites_that_it_knew_but_not_for_ever():
     assert time.monotonic() - started >= 0.3
     assert set(run.nodes) == {"a"} and set(state.sites) == {"a", "b"}
     assert waited[-2:] == [["b"], []]
+
+
+def test_a_restarted_server_waits_for_a_site_that_is_at_work_for_the_one_before_it():
+    """A SuperNode hands out one message at a time: it is online, and silent until it is free."""
+    stage = StageConfig(deadline_s=600.0)
+    config = replace(
+        CONFIG, rejoin_s=0.05, stages=("handshake", "ecg_masked"), stage={"ecg_masked": stage}
+    )
+    before, _, _ = play([described(n, [[1, 2]]) for n in "ab"])
+    nodes = Nodes([described(n, [[1, 2]]) for n in "ab"], silent=[101])
+    run = Run(nodes, config, None, lambda record: None)
+    started = time.monotonic()
+
+    def waiting(sites):
+        if sites == ["b"]:
+            threading.Timer(0.3, nodes.silent.clear).start()
+
+    run.waiting = waiting
+    greet(run, before)
+    assert set(run.nodes) == {"a", "b"} and time.monotonic() - started >= 0.3
 
 
 def test_a_restarted_server_without_its_quorum_ends_incomplete_and_names_the_sites():
