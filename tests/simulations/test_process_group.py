@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -36,6 +37,23 @@ def await_members(processes: ProcessGroup, count: int) -> list[int]:
     return [member.pid for member in members]
 
 
+def await_tree(processes: ProcessGroup) -> list[int]:
+    """Wait until TREE is its shell and three sleepers: the subshell between is gone by then."""
+    deadline = time.monotonic() + 30
+    while sorted(names := _names(processes)) != ["sh", *["sleep"] * 3]:
+        assert time.monotonic() < deadline, names
+        time.sleep(0.05)
+    return [member.pid for member in processes.members()]
+
+
+def _names(processes: ProcessGroup) -> list[str]:
+    names = []
+    for member in processes.members():
+        with suppress(psutil.NoSuchProcess):
+            names.append(member.name())
+    return names
+
+
 def running(pids: list[int]) -> list[int]:
     return [
         pid
@@ -47,7 +65,7 @@ def running(pids: list[int]) -> list[int]:
 def test_stop_ends_grandchildren_wherever_they_are(tmp_path):
     processes = group(tmp_path)
     processes.start("tree", TREE)
-    pids = await_members(processes, 4)
+    pids = await_tree(processes)
     processes.stop()
     assert running(pids) == []
     assert processes.members() == []
@@ -68,8 +86,8 @@ def test_groups_leave_each_other_alone(tmp_path):
     for number, processes in enumerate((first, second)):
         (tmp_path / str(number + 1)).mkdir(exist_ok=True)
         processes.start("tree", TREE)
-    pids = await_members(second, 4)
-    await_members(first, 4)
+    pids = await_tree(second)
+    await_tree(first)
     try:
         first.stop()
         assert running(pids) == pids
@@ -86,7 +104,8 @@ HOLDER = """
     folder = Path(sys.argv[1])
     processes = ProcessGroup(folder / "logs", env=dict(os.environ), cwd=folder)
     processes.start("tree", Command(tuple(json.loads(sys.argv[2]))))
-    while len(processes.members()) < 4:
+    # The shell and its three sleepers: a subshell that lives for a moment does not count.
+    while sum("600" in p.cmdline() for p in processes.members()) < 3:
         time.sleep(0.05)
     if os.fork() == 0:
         time.sleep(600)  # holds the watchdog's pipe open, as a forked data loader would
