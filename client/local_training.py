@@ -146,18 +146,11 @@ def _trained(
     arrived = {p: weights[p] for p in header.trains if p in weights}
     control = Controls.of(task, memory, arrived)
     fault_point("loaded")
-    deadline = Budget(plan.budget_s)
-    studies = sum(len(c.indices) for c in cohorts)
-    trained = []
-    for cohort in cohorts:
-        # A time to work is shared out among the members of a stage; a deadline is one for all.
-        share = plan.budget_s * len(cohort.indices) / max(1, studies)
-        budget = Budget(share) if plan.partial else deadline
-        trained.append(
-            _train_stage(
-                model, dataset, cohort, site=site, task=task, control=control, budget=budget
-            )
-        )
+    budget = Budget(plan.budget_s)  # one for all members of a stage
+    trained = [
+        _train_stage(model, dataset, cohort, site=site, task=task, control=control, budget=budget)
+        for cohort in cohorts
+    ]
     fault_point("trained")
     parts = tuple(p for t in trained for p in t.parts)
     delta = difference(model, {p: arrived[p] for p in parts if p in arrived})
