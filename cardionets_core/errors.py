@@ -88,6 +88,9 @@ SITE_ERROR_CODES: dict[str, str] = {
     "missing_parts": "the site does not hold a frozen part that the task builds on",
     "budget": "the site's time for the round ended before its training",
     "missing_memory": "the site has lost what it remembered of this run",
+    "privacy_plan": "the site's privacy policy does not allow what the task asks",
+    "privacy_spent": "the site's privacy budget does not cover the task",
+    "privacy_ledger": "the site's privacy ledger is missing, changed or behind",
     "diverged": "the loss or the weights were not finite",
     "internal": "the site failed; the site's own log says why",
 }

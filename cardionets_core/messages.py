@@ -20,6 +20,7 @@ from cardionets_core.errors import SITE_ERROR_CODES, ConfigError, SiteError, Wir
 from cardionets_core.evaluation.options import EvaluationOptions
 from cardionets_core.model_config import ModelConfig
 from cardionets_core.packing import Groups, pack, unpack
+from cardionets_core.privacy_config import PrivacyReport, PrivateTask
 from cardionets_core.wire_config import Codec
 from cardionets_core.wire_limits import (
     check_counts,
@@ -135,6 +136,7 @@ class TaskHeader:
             personal tensors of then, if they are whole.
         local: patterns of tensors (`part` or `part.name`) that stay at the sites.
         model_seed: seed of the initial weights, for tensors that never travel.
+        privacy: set where the task must be served with differential privacy.
     """
 
     run: str
@@ -159,6 +161,7 @@ class TaskHeader:
     memory: str = ""
     local: tuple[str, ...] = ()
     model_seed: int = 0
+    privacy: PrivateTask | None = None
 
 
 @dataclass(frozen=True)
@@ -188,6 +191,7 @@ class Update:
         examples: part -> training studies behind it, where parts differ; empty: `num_examples`.
         seconds_before: of training that lay before this task came: the site had kept the answer.
             0 where it has trained for this task.
+        privacy: what the site's ledger says, where the task was private.
     """
 
     site: str
@@ -205,6 +209,7 @@ class Update:
     planned_steps: int = 0
     examples: dict[str, int] = field(default_factory=dict)
     seconds_before: float = 0.0
+    privacy: PrivacyReport | None = None
 
 
 def task_to_records(task: Task) -> RecordDict:
@@ -228,6 +233,7 @@ def task_from_records(content: RecordDict) -> Task:
 def update_to_records(update: Update) -> RecordDict:
     """Pack an update for Flower."""
     header = {k: v for k, v in vars(update).items() if k not in ("delta", "sums", BEFORE)}
+    header["privacy"] = asdict(update.privacy) if update.privacy else None
     groups = dict(update.delta)
     if update.sums:
         groups[SUMS] = dict(update.sums)
@@ -285,6 +291,7 @@ class _UpdateHeader:
     steps: int = 0
     planned_steps: int = 0
     examples: dict[str, int] = field(default_factory=dict)
+    privacy: PrivacyReport | None = None
 
 
 def _records(

@@ -12,6 +12,7 @@ from cardionets_core.config_tree import build
 from cardionets_core.errors import ConfigError, nearest
 from cardionets_core.evaluation.options import EvaluationOptions
 from cardionets_core.model_config import ModelConfig
+from cardionets_core.privacy_config import PrivacyRequest
 from cardionets_core.screening_config import ScreeningConfig
 from cardionets_core.strategy_config import StrategyConfig
 from cardionets_core.vocabulary import DISEASES, PHENOTYPE_NAMES, StageName
@@ -98,13 +99,6 @@ class StageConfig:
         return self.lr * (
             self.lr_floor + (1 - self.lr_floor) * 0.5 * (1 + math.cos(math.pi * share))
         )
-
-
-@dataclass(frozen=True)
-class PrivacyRequest:
-    """What the coordinator asks of the sites; a site may always demand more."""
-
-    mode: Literal["none"] = "none"
 
 
 @dataclass(frozen=True)

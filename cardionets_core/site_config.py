@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from cardionets_core.config_tree import build
 from cardionets_core.errors import ConfigError, nearest
+from cardionets_core.privacy_config import SitePrivacy
 from cardionets_core.vocabulary import StageName
 from cardionets_core.wire_limits import LONGEST_NAME, is_site_name
 
@@ -96,6 +97,7 @@ class SiteConfig:
     compile: bool = False
     workers: int = 1
     policy: SitePolicy = field(default_factory=SitePolicy)
+    privacy: SitePrivacy = field(default_factory=SitePrivacy)
 
     def __post_init__(self) -> None:
         """Refuse names that would not survive in a file name or a report."""

@@ -18,7 +18,7 @@ import os
 import shutil
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ from cardionets_core.durable import move_into_place
 from cardionets_core.errors import DataError, SiteError
 from cardionets_core.messages import MISSING_MEMORY, OR_NOTHING, SUMS, TaskHeader, Update
 from cardionets_core.packing import Groups, fingerprint
+from cardionets_core.privacy_config import PrivacyReport
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -173,6 +174,8 @@ class RunMemory:
         facts, tensors = found
         groups = _nested(tensors)
         header = facts["update"] | {"modalities": tuple(facts["update"]["modalities"])}
+        if header.get("privacy"):
+            header["privacy"] = PrivacyReport(**header["privacy"])
         sums = groups.get(SUMS, {}).get(SUMS, {})
         return Update(**header, delta=groups.get("delta", {}), sums=sums)
 
@@ -183,6 +186,7 @@ class RunMemory:
             DataError: the disk is full or away.
         """
         header = {k: v for k, v in vars(update).items() if k not in ("delta", "sums")}
+        header["privacy"] = asdict(update.privacy) if update.privacy else None
         groups = {"delta": update.delta, SUMS: {SUMS: dict(update.sums)}}
         self._write(self._folder / ANSWER, {"mark": mark, "update": header}, _flat(groups))
 

@@ -20,6 +20,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "strategy_config",
             "screening_config",
             "wire_config",
+            "privacy_config",
             "wire_limits",
             "faults",
             "batch",

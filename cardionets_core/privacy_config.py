@@ -1,0 +1,158 @@
+"""Plain settings of differential privacy: what a run asks, what a site allows, what they say.
+
+docs/privacy.md has the mechanisms. Every number here is a constant of the approved plan or of the
+hospital's own YAML; none may be computed from patients.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+Contrastive = Literal["bucket", "public_negatives"]
+"""How contrastive alignment is made private: docs/privacy.md, section on contrastive losses."""
+
+OVERRIDES = ("noise", "rate", "clip")
+"""What a stage may set for itself in `PrivacyRequest.stages`."""
+
+
+@dataclass(frozen=True)
+class PrivacyRequest:
+    """What the coordinator asks of the sites; a site may always demand more.
+
+    Attributes:
+        mode: `patient`: each site trains with differential privacy for its patients; `none`.
+        noise: sigma, the noise multiplier that the accountant sees.
+        rate: q, the probability with which a patient is in a step.
+        clip: C, the largest L2 norm of what one patient (or bucket) adds to a step.
+        contrastive: how the loss of the contrastive stage is made private.
+        bucket_size: mean patients of a bucket.
+        sums_noise: noise multiplier of the phenotype sums of the handshake, released once.
+        evaluation_noise: of each release of the evaluation.
+        stages: stage -> `noise`, `rate` or `clip` of its own.
+    """
+
+    mode: Literal["none", "patient"] = "none"
+    noise: float = 1.0
+    rate: float = 0.05
+    clip: float = 1.0
+    contrastive: Contrastive = "bucket"
+    bucket_size: int = 4
+    sums_noise: float = 10.0
+    evaluation_noise: float = 10.0
+    stages: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that no mechanism can have."""
+        for name in ("noise", "clip", "sums_noise", "evaluation_noise"):
+            _above_zero(name, getattr(self, name))
+        _a_rate("rate", self.rate)
+        if self.bucket_size < 2:
+            raise ValueError(f"bucket_size is {self.bucket_size}; a bucket needs at least 2")
+        for stage, values in self.stages.items():
+            for name, value in values.items():
+                where = f"stages.{stage}.{name}"
+                if name not in OVERRIDES:
+                    raise ValueError(f"{where}: a stage may set {', '.join(OVERRIDES)}")
+                (_a_rate if name == "rate" else _above_zero)(where, value)
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is asked."""
+        return self.mode != "none"
+
+    def of(self, stage: str, name: str) -> float:
+        """Return `noise`, `rate` or `clip` of a stage."""
+        value: float = self.stages.get(stage, {}).get(name, getattr(self, name))
+        return value
+
+
+@dataclass(frozen=True)
+class PrivateTask:
+    """What a task asks under differential privacy; the site checks it against its own limits.
+
+    Attributes:
+        noise: sigma; likewise `rate` q and `clip` C of every step.
+        steps: noisy steps of this task, also where nobody is sampled.
+        contrastive: how a contrastive loss is made private.
+        bucket_size: mean patients of a bucket.
+        head: newest ledger head that the coordinator has seen of this site; empty: none.
+    """
+
+    noise: float
+    rate: float
+    clip: float
+    steps: int
+    contrastive: Contrastive = "bucket"
+    bucket_size: int = 4
+    head: str = ""
+
+
+@dataclass(frozen=True)
+class PrivacyReport:
+    """What an update says of the privacy that it cost; nothing in it depends on the patients' data.
+
+    Attributes:
+        epsilon: spent so far by the whole ledger, by RDP, at `delta`; add/remove one patient.
+        delta: of the site's ledger.
+        head: hash of the ledger's newest entry, 64 hex digits.
+        entries: entries of the ledger.
+    """
+
+    epsilon: float
+    delta: float
+    head: str
+    entries: int
+
+
+@dataclass(frozen=True)
+class SitePrivacy:
+    """What a hospital allows and declares.
+
+    Attributes:
+        required: refuse every task that is not differentially private.
+        ledger: whole path of the ledger file of this patient population (`cardionets-site budget
+            init` makes it); empty: the site takes no part in private runs.
+        patients: the declared number of patients: a public, rounded constant. Weights, batch
+            sizes and normalisers follow from it, never from the records.
+        epsilon: the most that all runs together may spend.
+        delta: of the guarantee; at most 1 / patients.
+        min_noise: smallest noise multiplier of a training step that is let in.
+        max_rate: largest sampling rate of a training step that is let in.
+        bank: prepared folder of public (or DP-generated) records whose embeddings are negatives.
+    """
+
+    required: bool = False
+    ledger: str = ""
+    patients: int = 0
+    epsilon: float = 8.0
+    delta: float = 1e-5
+    min_noise: float = 0.3
+    max_rate: float = 0.5
+    bank: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse a budget that promises nothing."""
+        _above_zero("privacy.epsilon", self.epsilon)
+        _above_zero("privacy.min_noise", self.min_noise)
+        _a_rate("privacy.max_rate", self.max_rate)
+        if self.ledger and self.patients < 1:
+            raise ValueError(
+                "privacy.patients is not set; declare the rounded, public number of patients"
+            )
+        if not 0 < self.delta < 1 or (self.patients and self.delta > 1 / self.patients):
+            raise ValueError(
+                f"privacy.delta is {self.delta:g}; it must be above 0 and at most 1 / patients "
+                f"({1 / max(1, self.patients):.2g}): above, publishing one whole record would pass"
+            )
+
+
+def _above_zero(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} is {value}; it must be a number above 0")
+
+
+def _a_rate(name: str, value: float) -> None:
+    if not 0 < value <= 1:
+        raise ValueError(f"{name} is {value}; a sampling rate is above 0 and at most 1")
