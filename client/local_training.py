@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cardionets_core.data.dataset import SiteDataset
+    from cardionets_core.messages import TrainPlan
     from cardionets_core.models.cardionet import CardioNet
+    from cardionets_core.packing import Groups
     from cardionets_core.training.objective import Objective
     from cardionets_core.training.stages import Stage
     from client.site import Site
@@ -167,17 +169,32 @@ def _trained(
         planned_steps=sum(t.result.planned_steps for t in trained),
         examples={p: n for p, n in examples_of(trained).items() if p in sent},
     )
-    # From what the server gets of the update, so that both go on from the same numbers.
-    got = decode(sent, plan.codec)
     after = {
         LOCAL: memory.groups.get(LOCAL, {}) | personal(model, parts, header.local),
         RESIDUAL: memory.groups.get(RESIDUAL, {}) | residual,
-        CONTROL: dict(control.own),
+        CONTROL: _controls_after(control, model, sent, trained=trained, plan=plan),
     }
+    return update, Memory(header.stage, after)
+
+
+def _controls_after(
+    control: Controls,
+    model: CardioNet,
+    sent: Groups,
+    *,
+    trained: Sequence[Trained],
+    plan: TrainPlan,
+) -> Groups:
+    """Return the site's control variates after training; nothing where the task uses none."""
+    if not control.used:
+        return {}
+    # From what the server gets of the update, so that both go on from the same numbers.
+    got = decode(sent, plan.codec)
+    after = dict(control.own)
     for t in trained:
         moved = {p: got[p] for p in t.parts if p in got}
-        after[CONTROL] |= control.after(model, moved, steps=t.result.steps, lr=plan.lr)
-    return update, Memory(header.stage, after)
+        after |= control.after(model, moved, steps=t.result.steps, lr=plan.lr)
+    return after
 
 
 def _cohorts(

@@ -142,9 +142,7 @@ class Controls:
         }
 
     def after(self, model: CardioNet, delta: Groups, *, steps: int, lr: float) -> Groups:
-        """Return the site's control variate after training; see `next_control`."""
-        if not self.used:
-            return {}
+        """Return the site's control variate after training with SCAFFOLD; see `next_control`."""
         learned = {
             part: {
                 n: arrays[n] for n, _ in model.get_submodule(part).named_parameters() if n in arrays
