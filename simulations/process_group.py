@@ -95,7 +95,7 @@ class ProcessGroup:
         Raises:
             EngineError: something survived SIGKILL.
         """
-        with _no_interrupts():
+        with _signals_afterwards():
             gone = watchdog.end_family(self._token, self._sessions, patience=patience)
             gone = all([_reap(process) for process in self.processes.values()]) and gone
             self._dismiss_watchdog()
@@ -187,18 +187,25 @@ def _exit_like_a_shell(number: int, _frame: FrameType | None) -> None:
 
 
 @contextmanager
-def _no_interrupts() -> Iterator[None]:
-    """Ignore Ctrl-C while ending processes: a second one must not leave orphans."""
+def _signals_afterwards() -> Iterator[None]:
+    """Hold signals back while ending processes: a second Ctrl-C must not leave orphans.
+
+    Nor may a first one be lost, where the federation ends of its own accord: the first that came
+    is delivered at the end.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    came: list[int] = []
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    before = {n: signal.signal(n, lambda number, _frame: came.append(number)) for n in numbers}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        for number in came[:1]:
+            signal.raise_signal(number)
 
 
 def free_ports(count: int) -> list[int]:

@@ -23,6 +23,7 @@ from simulations.faults.table import (
     verdict,
     write_json,
 )
+from simulations.process_group import signals_as_exceptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,8 +54,9 @@ def main(
     """Measure what faults cost CardioNets and plain Flower, figure by figure, in one table.
 
     Exit code 0: every figure that can be measured here meets its target. 1: one does not.
+    Ctrl-C and SIGTERM end it within seconds; what it started ends with it.
     """
-    with told_plainly():
+    with signals_as_exceptions(), told_plainly():
         numbers = chosen(only)
         output.mkdir(parents=True, exist_ok=True)
         above = facts(numbers, quick=quick)

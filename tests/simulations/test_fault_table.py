@@ -5,7 +5,13 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
+import subprocess
+import sys
+import types
+from pathlib import Path
 
+import psutil
 import pytest
 from typer.testing import CliRunner
 
@@ -43,9 +49,6 @@ FIGURES = {1: "good", 2: "bad", 4: "broken", 7: "refused", 13: "impossible"}
 @pytest.fixture
 def figures(monkeypatch):
     """Let the table hold five figures of every kind of ending."""
-    import sys
-    import types
-
     module = types.ModuleType(HERE)
     for name in FIGURES.values():
         setattr(module, name, globals()[name])
@@ -134,3 +137,44 @@ def test_the_goals_figures_are_all_there_with_a_title():
 def test_every_figure_has_its_function(number):
     module, _, name = table.FIGURES[number].partition(":")
     assert callable(getattr(importlib.import_module(module), name))
+
+
+MEASURES = """
+import subprocess, sys
+
+from simulations.faults import cli, table
+
+
+def figure(work):
+    child = subprocess.Popen(["sleep", "600"], stdout=subprocess.DEVNULL)
+    try:
+        print(child.pid, file=sys.__stdout__, flush=True)
+        child.wait()
+    finally:
+        child.kill()
+        child.wait()
+
+
+sys.modules["made_up"] = sys.modules[__name__]
+table.FIGURES[24] = "made_up:figure"
+cli.app(["--only", "24", "--output", sys.argv[1]])
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_what_a_figure_has_started_ends_with_the_table(tmp_path, number, code):
+    table_of_one = subprocess.Popen(
+        [sys.executable, "-c", MEASURES, str(tmp_path)],
+        cwd=Path(__file__).resolve().parents[2],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    line = table_of_one.stdout.readline()
+    while not line.strip().isdecimal():
+        assert line, "the figure did not begin"
+        line = table_of_one.stdout.readline()
+    table_of_one.send_signal(number)
+    table_of_one.communicate(timeout=60)
+    assert table_of_one.returncode == code
+    assert not psutil.pid_exists(int(line))

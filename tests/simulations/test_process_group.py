@@ -17,6 +17,7 @@ import pytest
 
 from cardionets_core.errors import EngineError
 from cardionets_core.flower_command import Command
+from simulations import watchdog
 from simulations.process_group import ProcessGroup, check_port, free_ports, signals_as_exceptions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -176,6 +177,22 @@ def test_sigterm_runs_the_cleanup_and_handlers_are_put_back():
             cleaned = True
     assert cleaned and left.value.code == 128 + signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_signal_that_comes_while_a_family_ends_is_delivered_afterwards(tmp_path, monkeypatch):
+    end_family = watchdog.end_family
+
+    def signalled(*family, **patience):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return end_family(*family, **patience)
+
+    monkeypatch.setattr(watchdog, "end_family", signalled)
+    processes = group(tmp_path)
+    processes.start("tree", TREE)
+    pids = await_tree(processes)
+    with pytest.raises(SystemExit) as left, signals_as_exceptions():
+        processes.stop()
+    assert left.value.code == 128 + signal.SIGTERM and running(pids) == []
 
 
 def test_free_ports_are_free_and_distinct():
