@@ -19,7 +19,6 @@ from cardionets_core.messages import (
     CONFIG,
     REFUSAL,
     Task,
-    TaskHeader,
     TrainPlan,
     Update,
     payload_bytes,
@@ -29,10 +28,10 @@ from cardionets_core.messages import (
     update_from_records,
     update_to_records,
 )
-from cardionets_core.model_config import ModelConfig
 from cardionets_core.packing import fingerprint
 from cardionets_core.runtime import versions
 from cardionets_core.wire_limits import LARGEST_COUNT, LARGEST_METRIC, MODALITIES
+from tests.task_header import task_header
 
 PLAN = TrainPlan(
     local_epochs=2,
@@ -48,15 +47,11 @@ PLAN = TrainPlan(
 
 def a_task():
     arrays = {"weight": np.arange(6, dtype=np.float32).reshape(2, 3)}
-    header = TaskHeader(
-        run="run-1",
+    header = task_header(
         config_hash="ab" * 32,
         stage="contrastive",
-        action="train",
         round=2,
         seed=2**62 + 1,
-        threads=1,
-        model=ModelConfig(),
         phenotypes=("lv_edv", "lv_ef"),
         diseases=("heart_failure",),
         scaler_mean=(150.123456789, 60.0),

@@ -15,27 +15,22 @@ from hypothesis import strategies as st
 
 import client.memory
 from cardionets_core.errors import DataError, SiteError
-from cardionets_core.messages import Notice, Task, TaskHeader, TrainPlan, Update
-from cardionets_core.model_config import ModelConfig
+from cardionets_core.messages import Notice, Task, TrainPlan, Update
 from cardionets_core.site_config import SiteConfig, SiteData
 from client.memory import ANSWER, CONTROL, LOCAL, LOCK, RESIDUAL, Memory, RunMemory, task_mark
+from tests.task_header import task_header
 
 PLAN = TrainPlan(1, 8, 1e-3, 0.0, 0.0, max_steps=0, progress=0.0)
 ROUNDS = 3
+ROOT = Path(__file__).parents[2]
+"""Of the repository: another process imports this file from there."""
 
 
 def a_header(number=1, memory="", **changes):
-    header = TaskHeader(
-        run="run-1",
+    header = task_header(
         config_hash="c",
         stage="contrastive",
-        action="train",
         round=number,
-        seed=1,
-        threads=1,
-        model=ModelConfig(),
-        phenotypes=(),
-        diseases=(),
         memory=memory,
         parts={"ecg_encoder": "1" * 64},
         train=PLAN,
@@ -221,7 +216,7 @@ HOLDER = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from test_memory import RunMemory, a_header
+from tests.client.test_memory import RunMemory, a_header
 memory = RunMemory(Path(sys.argv[2]), a_header())
 with memory.alone(0):
     (memory._folder / ".writing-1.tmp").write_text("half")
@@ -232,7 +227,7 @@ WRITER = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from test_memory import write_answers
+from tests.client.test_memory import write_answers
 print("here", flush=True)
 write_answers(Path(sys.argv[2]))
 """
@@ -250,7 +245,7 @@ def child(tmp_path):
     started = []
 
     def start(code):
-        words = [sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path)]
+        words = [sys.executable, "-c", code, str(ROOT), str(tmp_path)]
         process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         started.append(process)
         assert process.stdout.readline() == b"here\n"

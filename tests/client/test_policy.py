@@ -8,10 +8,10 @@ import pytest
 
 from cardionets_core import __version__
 from cardionets_core.errors import SiteError
-from cardionets_core.messages import TaskHeader, TrainPlan
-from cardionets_core.model_config import ModelConfig
+from cardionets_core.messages import TrainPlan
 from cardionets_core.site_config import SitePolicy
 from client.policy import admit, outgoing, require_patients
+from tests.task_header import task_header
 
 PLAN = TrainPlan(
     local_epochs=4,
@@ -22,20 +22,7 @@ PLAN = TrainPlan(
     max_steps=0,
     progress=0.0,
 )
-HEADER = TaskHeader(
-    run="r",
-    config_hash="",
-    stage="contrastive",
-    action="train",
-    round=1,
-    seed=1,
-    threads=1,
-    model=ModelConfig(),
-    phenotypes=(),
-    diseases=(),
-    min_patients=5,
-    train=PLAN,
-)
+HEADER = task_header(stage="contrastive", min_patients=5, train=PLAN)
 
 
 def code_of(act):

@@ -16,7 +16,7 @@ import client.local_training
 import client.memory
 from cardionets_core.checkpoint import part_arrays
 from cardionets_core.errors import ConfigError, DataError, SiteError, WireError
-from cardionets_core.messages import Task, TaskHeader, TrainPlan
+from cardionets_core.messages import Task, TrainPlan
 from cardionets_core.model_config import ModelConfig
 from cardionets_core.models.cardionet import build_model
 from cardionets_core.packing import fingerprint
@@ -30,6 +30,7 @@ from cardionets_core.site_config import (
 from cardionets_core.vocabulary import LEADS
 from client.local_training import gather_weights, serve
 from client.site import Site, open_site
+from tests.task_header import task_header
 
 PATIENTS, STUDIES_EACH = 24, 3
 TRAINS = ("ecg_encoder", "ecg_decoder")
@@ -87,14 +88,10 @@ def make_site(root, cache, **policy):
 
 
 def a_header(**changes):
-    header = TaskHeader(
-        run="run-1",
-        config_hash="",
+    header = task_header(
         stage="handshake",
         action="describe",
-        round=1,
         seed=7,
-        threads=1,
         model=replace(ModelConfig(), num_phenotypes=1, num_diseases=1),
         phenotypes=("lv_ef",),
         diseases=("atrial_fibrillation",),
@@ -225,7 +222,7 @@ ORPHAN = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-import test_site
+from tests.client import test_site
 import client.local_training as module
 train = module.train_locally
 
@@ -247,7 +244,8 @@ def marks(update):
 
 def test_a_task_that_another_process_works_on_is_not_trained_twice(hospital, tmp_path, monkeypatch):
     """The orphan of a stopped run and the same task of the new run: two real processes."""
-    words = [sys.executable, "-c", ORPHAN, Path(__file__).parent, hospital, tmp_path / "cache"]
+    root = Path(__file__).parents[2]
+    words = [sys.executable, "-c", ORPHAN, root, hospital, tmp_path / "cache"]
     lock = client.memory._lock
     with subprocess.Popen(
         list(map(str, words)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

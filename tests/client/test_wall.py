@@ -26,32 +26,19 @@ from cardionets_core.flower_compat import as_delivered, stamp_message_id, task_i
 from cardionets_core.messages import (
     REFUSAL,
     Task,
-    TaskHeader,
     Update,
     task_to_records,
     update_from_records,
 )
-from cardionets_core.model_config import ModelConfig
 from client.client_app import answer, app
+from tests.task_header import task_header
 
 PLANTED = "/srv/data/ecg/SMITH_JOHN_1951-03-07_NHS9434765919.hea"
 """A path with a name, a birthday and a number, as a hospital's files have them."""
 
 
 def a_task(stage="ecg_masked", action="train"):
-    header = TaskHeader(
-        run="run-1",
-        config_hash="",
-        stage=stage,
-        action=action,
-        round=1,
-        seed=1,
-        threads=1,
-        model=ModelConfig(),
-        phenotypes=(),
-        diseases=(),
-    )
-    return task_to_records(Task(header))
+    return task_to_records(Task(task_header(stage=stage, action=action)))
 
 
 @pytest.fixture

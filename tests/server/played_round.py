@@ -8,23 +8,12 @@ import numpy as np
 from flwr.app import Error, Message
 
 from cardionets_core.flower_compat import NodeInfo, stamp_message_id
-from cardionets_core.messages import Task, TaskHeader, Update, task_from_records, update_to_records
-from cardionets_core.model_config import ModelConfig
+from cardionets_core.messages import Task, Update, task_from_records, update_to_records
 from server.attendance import Attendance
 from server.rounds import run_round
+from tests.task_header import task_header
 
-HEADER = TaskHeader(
-    run="run-1",
-    config_hash="",
-    stage="ecg_masked",
-    action="train",
-    round=1,
-    seed=1,
-    threads=1,
-    model=ModelConfig(),
-    phenotypes=(),
-    diseases=(),
-)
+HEADER = task_header()
 WEIGHTS = {"ecg_encoder": {"w": np.ones(4, dtype=np.float32)}}
 
 

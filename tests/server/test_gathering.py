@@ -11,7 +11,7 @@ import pytest
 
 import server.gathering
 from cardionets_core.errors import IncompleteError
-from cardionets_core.messages import TaskHeader, TrainPlan, Update
+from cardionets_core.messages import TrainPlan, Update
 from cardionets_core.model_config import ModelConfig
 from cardionets_core.run_config import RunConfig, StageConfig
 from cardionets_core.strategy_config import StrategyConfig
@@ -22,23 +22,11 @@ from server.rounds import RoundResult
 from server.screening import Asked, Firewall
 from server.state import RunState, SiteRecord
 from server.training import mark_of_parts
+from tests.task_header import task_header
 
 SETTINGS = StageConfig(rounds=9, deadline_s=1000.0, patience=3.0)
 PLAN = TrainPlan(1, 8, 1e-3, 0.0, 0.0, 0, 0.0)
-HEADER = TaskHeader(
-    run="run-1",
-    config_hash="",
-    stage="ecg_masked",
-    action="train",
-    round=1,
-    seed=1,
-    threads=1,
-    model=ModelConfig(),
-    phenotypes=(),
-    diseases=(),
-    trains=("ecg_encoder",),
-    train=PLAN,
-)
+HEADER = task_header(trains=("ecg_encoder",), train=PLAN)
 
 
 def record(seconds, stage="ecg_masked"):

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from cardionets_core.errors import ConfigError
-from cardionets_core.messages import TaskHeader, TrainPlan, Update
+from cardionets_core.messages import TrainPlan, Update
 from cardionets_core.model_config import ModelConfig
 from cardionets_core.run_config import RunConfig, StageConfig
 from cardionets_core.strategy_config import StrategyConfig
@@ -28,6 +28,7 @@ from server.strategies.scaffold import (
     steps_fit,
     with_moves,
 )
+from tests.task_header import task_header
 
 CPU = torch.device("cpu")
 LEARNED = {"part": {"w"}}
@@ -256,26 +257,9 @@ def a_record(number, accepted, refused=(), stage="ecg_masked", **more):
     }
 
 
-def a_header(**changes):
-    header = TaskHeader(
-        run="r",
-        config_hash="",
-        stage="ecg_masked",
-        action="train",
-        round=1,
-        seed=1,
-        threads=1,
-        model=ModelConfig(),
-        phenotypes=(),
-        diseases=(),
-        train=plan_of(1),
-    )
-    return replace(header, **changes)
-
-
 def modes(history, sites):
     first = begun(history, "ecg_masked", sites)
-    heads = control_heads(dict.fromkeys(sites, a_header()), history, first=first)
+    heads = control_heads(dict.fromkeys(sites, task_header(train=plan_of(1))), history, first=first)
     return {site: head.train.control for site, head in heads.items()}
 
 
