@@ -12,7 +12,7 @@ import pytest
 from flwr.app import Message
 
 from cardionets_core.errors import IncompleteError, RunError
-from cardionets_core.flower_compat import NodeInfo, stamp_message_id, task_identity
+from cardionets_core.flower_compat import NodeInfo, stamp_message_id
 from cardionets_core.messages import Update, refusal, update_to_records
 from cardionets_core.model_config import ModelConfig
 from cardionets_core.run_config import RunConfig, StageConfig
@@ -76,11 +76,9 @@ class Nodes:
 
 
 @pytest.fixture(autouse=True)
-def a_server(monkeypatch):
-    monkeypatch.setattr(mail, "POLL_S", 0.002)
+def quick(a_server, monkeypatch):
+    """Be as quick after a long wait."""
     monkeypatch.setattr(mail, "LONGEST_POLL_S", 0.002)
-    with task_identity(run_id=1, node_id=1):
-        yield
 
 
 def described(site, values, modalities=("ecg", "phenotypes")):

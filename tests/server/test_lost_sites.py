@@ -7,25 +7,18 @@ import time
 import pytest
 from flwr.app import Error
 
-from cardionets_core.flower_compat import task_identity
 from cardionets_core.messages import (
     MISSING_PARTS,
     Update,
     refusal,
     update_to_records,
 )
-from server import mail, rounds
+from server import rounds
 from server.attendance import Attendance
 from server.rounds import run_round
 from tests.server.played_round import Engine, good, play_engine, task_for, trained
 
-
-@pytest.fixture(autouse=True)
-def a_server(monkeypatch):
-    monkeypatch.setattr(mail, "POLL_S", 0.002)
-    monkeypatch.setattr(rounds, "AGAIN_S", 0.002)
-    with task_identity(run_id=1, node_id=1):
-        yield
+pytestmark = pytest.mark.usefixtures("a_server")
 
 
 @pytest.mark.parametrize("code", [3, 4, 5, 8])

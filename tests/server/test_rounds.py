@@ -12,7 +12,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cardionets_core.errors import SITE_ERROR_CODES, RunError
-from cardionets_core.flower_compat import task_identity
 from cardionets_core.messages import (
     MISSING_MEMORY,
     MISSING_PARTS,
@@ -22,7 +21,6 @@ from cardionets_core.messages import (
     task_to_records,
 )
 from cardionets_core.run_config import StageConfig
-from server import mail, rounds
 from server.attendance import Attendance
 from server.exchange import round_record
 from server.gathering import deadline_of
@@ -30,13 +28,7 @@ from server.round_book import LOST
 from server.rounds import run_round
 from tests.server.played_round import HEADER, WEIGHTS, FakeGrid, good, play, task_for, trained
 
-
-@pytest.fixture(autouse=True)
-def a_server(monkeypatch):
-    monkeypatch.setattr(mail, "POLL_S", 0.002)
-    monkeypatch.setattr(rounds, "AGAIN_S", 0.002)
-    with task_identity(run_id=1, node_id=1):
-        yield
+pytestmark = pytest.mark.usefixtures("a_server")
 
 
 def test_every_site_gets_one_message_and_its_update_is_used():
