@@ -1,4 +1,4 @@
-"""A round over a Grid that plays every kind of site; for the tests of the round loop."""
+"""A round over a Grid that plays every kind of site, and one without any Grid."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from flwr.app import Error, Message
 from cardionets_core.flower_compat import NodeInfo, stamp_message_id
 from cardionets_core.messages import Task, Update, task_from_records, update_to_records
 from server.attendance import Attendance
-from server.rounds import run_round
+from server.rounds import RoundResult, run_round
 from tests.task_header import task_header
 
 HEADER = task_header()
@@ -69,6 +69,28 @@ def good(site):
 
 def task_for(site, lost, left_s):
     return Task(HEADER, WEIGHTS)
+
+
+def answering(answers):
+    """Return a stand-in for `send_round`, for tests of what goes on around it.
+
+    Args:
+        answers: (state, heads) -> site -> its update, or the code of why there is none; in the
+            order of their arrival.
+    """
+
+    def send_round(run, state, heads, accept, deadline_s, extra=None, enough=None):
+        result = RoundResult()
+        for site, answer in answers(state, heads).items():
+            reason = answer if isinstance(answer, str) else accept(site, answer)
+            if reason is None:
+                result.accepted.append(site)
+            else:
+                result.refused[site] = reason
+        result.accepted.sort()
+        return result
+
+    return send_round
 
 
 def play(sites, *, accept=None, make_task=task_for, deadline_s=60.0, **rest):

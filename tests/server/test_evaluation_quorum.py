@@ -16,8 +16,8 @@ from cardionets_core.run_config import RunConfig, StageConfig
 from server.evaluation import LEAST_DEADLINE_S, deadline_of
 from server.exchange import Run
 from server.participation import require_participation
-from server.rounds import RoundResult
 from server.state import RunState, SiteRecord
+from tests.server.played_round import answering
 
 CONFIG = RunConfig(
     name="run-1",
@@ -44,18 +44,12 @@ def evaluate(tmp_path, monkeypatch):
     def play(tries):
         left = iter(tries)
 
-        def send_round(run, state, heads, accept, deadline_s, extra, *, enough):
-            result, answers = RoundResult(), next(left)
-            for site, head in heads.items():
-                update = Update(site, "run-1", "evaluate", head.round)
-                reason = answers.get(site) or accept(site, update)
-                if reason is None:
-                    result.accepted.append(site)
-                else:
-                    result.refused[site] = reason
-            return result
+        def answers(state, heads):
+            refusals = next(left)
+            updates = {s: Update(s, "run-1", "evaluate", h.round) for s, h in heads.items()}
+            return updates | refusals
 
-        monkeypatch.setattr(server.evaluation, "send_round", send_round)
+        monkeypatch.setattr(server.evaluation, "send_round", answering(answers))
         return server.server_app.execute(run, RunState({}, sites=SITES, stage=1))
 
     return play

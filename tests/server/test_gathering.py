@@ -18,10 +18,10 @@ from cardionets_core.strategy_config import StrategyConfig
 from server.exchange import Run, within
 from server.gathering import deadline_of, gather
 from server.partial import counted, usable_steps
-from server.rounds import RoundResult
 from server.screening import Asked, Firewall
 from server.state import RunState, SiteRecord
 from server.training import mark_of_parts
+from tests.server.played_round import answering
 from tests.task_header import task_header
 
 SETTINGS = StageConfig(rounds=9, deadline_s=1000.0, patience=3.0)
@@ -98,19 +98,8 @@ def update_of(site):
 
 def gathered(monkeypatch, tmp_path, updates, order=None, **changes):
     """Gather these updates in an order of arrival; returns what came of the round."""
-
-    def send_round(run, state, heads, accept, deadline_s, extra=None, enough=None):
-        result = RoundResult()
-        for site in order or sorted(updates):
-            reason = accept(site, updates[site])
-            if reason is None:
-                result.accepted.append(site)
-            else:
-                result.refused[site] = reason
-        result.accepted.sort()
-        return result
-
-    monkeypatch.setattr(server.gathering, "send_round", send_round)
+    arrived = {site: updates[site] for site in order or sorted(updates)}
+    monkeypatch.setattr(server.gathering, "send_round", answering(lambda state, heads: arrived))
     settings = replace(SETTINGS, budget_s=9.0, **changes)
     config = RunConfig(
         name="run-1",

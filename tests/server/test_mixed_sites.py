@@ -23,10 +23,10 @@ from server.aggregation import ExactMean
 from server.evaluation import evaluated_parts
 from server.exchange import Run
 from server.owners import declared, require_sites, shares_of
-from server.rounds import RoundResult
 from server.screening import Asked, Firewall
 from server.state import RunState, SiteRecord
 from server.strategies.combine import combining
+from tests.server.played_round import answering
 
 ECG, CMR = ("ecg_encoder", "ecg_decoder"), ("cmr_encoder", "cmr_decoder")
 PARTS = (*ECG, *CMR)
@@ -257,19 +257,11 @@ def played(monkeypatch, tmp_path, answers, **stage):
     state = RunState(weights=weights, sites=RECORDS, stage=1)
     rounds = []
 
-    def send_round(run, state, heads, accept, deadline_s, extra=None, **more):
+    def updates(state, heads):
         rounds.append(heads)
-        result = RoundResult()
-        for site in heads:
-            update = answers.get(site)
-            reason = "late" if update is None else accept(site, update)
-            if reason is None:
-                result.accepted.append(site)
-            else:
-                result.refused[site] = reason
-        return result
+        return {site: answers.get(site) or "late" for site in heads}
 
-    monkeypatch.setattr(server.gathering, "send_round", send_round)
+    monkeypatch.setattr(server.gathering, "send_round", answering(updates))
     monkeypatch.setattr(server.training, "learned_names", lambda model, parts: {})
     try:
         after = server.training.train_round(

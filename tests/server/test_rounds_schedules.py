@@ -21,10 +21,10 @@ from cardionets_core.run_config import RunConfig, StageConfig
 from cardionets_core.training.stages import configured
 from server.exchange import Run
 from server.round_book import RoundBook
-from server.rounds import RoundResult
 from server.state import RunState, SiteRecord
 from simulations.faults.figures_schedules import exactly_once, quorums
 from simulations.faults.schedules import FATES
+from tests.server.played_round import answering
 
 
 def spotless(got):
@@ -127,18 +127,16 @@ def test_a_bound_that_is_wrong_costs_one_try_and_not_the_run(tmp_path, monkeypat
     state = RunState(weights=weights, sites=dict.fromkeys(sites, record))
     tries = []
 
-    def send_round(run, state, heads, accept, deadline_s, extra=None, enough=None):
-        result = RoundResult()
-        scale = 1e-3 if head_round(heads) == 1 else 1.0
-        for site, head in heads.items():
-            values = np.full(2, scale * value_of(site) * head.round, dtype=np.float32)
-            delta = {p: {"w": values} for p in head.trains}
-            update = Update(site, "run-1", head.stage, head.round, 1, delta=delta)
-            reason = accept(site, update)
-            if reason is None:
-                result.accepted.append(site)
-            else:
-                result.refused[site] = reason
+    def update(site, head):
+        scale = 1e-3 if head.round == 1 else 1.0
+        values = np.full(2, scale * value_of(site) * head.round, dtype=np.float32)
+        delta = {p: {"w": values} for p in head.trains}
+        return Update(site, "run-1", head.stage, head.round, 1, delta=delta)
+
+    answered = answering(lambda state, heads: {s: update(s, h) for s, h in heads.items()})
+
+    def send_round(*arguments, **named):
+        result = answered(*arguments, **named)
         tries.append(dict(result.refused))
         return result
 
@@ -149,7 +147,3 @@ def test_a_bound_that_is_wrong_costs_one_try_and_not_the_run(tmp_path, monkeypat
         )
     assert tries == [{}, dict.fromkeys(sites, "norm"), {}, {}]
     assert [r["screening"]["lifted"] for r in state.history] == [False, True, False]
-
-
-def head_round(heads):
-    return next(iter(heads.values())).round

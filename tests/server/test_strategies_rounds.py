@@ -24,12 +24,12 @@ from cardionets_core.packing import fingerprint
 from cardionets_core.run_config import RunConfig, StageConfig, run_config_from
 from cardionets_core.strategy_config import StrategyConfig
 from server.exchange import Run
-from server.rounds import RoundResult
 from server.state import SiteRecord, fresh_state, load_state, save_state
 from server.status_file import Status
 from server.strategies.optimizers import FIRST, SECOND
 from server.summary import summarise_run
 from server.training import train_plan, train_stage
+from tests.server.played_round import answering
 
 STAGES = {n: StageConfig(rounds=3) for n in ("tokenizer", "ecg_masked", "contrastive")}
 SMALL = ModelConfig(
@@ -84,20 +84,20 @@ def play(monkeypatch, *, missing=(), heads_seen=None):
     """Let the sites answer in turn, last name first; `missing` holds (try of a round, site)."""
     tries: dict[tuple[str, int], int] = {}
 
-    def send_round(run, state, heads, accept, deadline_s, extra=None, enough=None):
-        result = RoundResult()
+    def answers(state, heads):
         head = next(iter(heads.values()))
         place = (head.stage, head.round)
         tries[place] = tries.get(place, 0) + 1
         if heads_seen is not None:
             heads_seen.append(place)
-        for site in sorted(heads, reverse=True):
-            if (tries[place], site) in missing:
-                result.refused[site] = "late"
-                continue
-            assert accept(site, trained(site, state, heads[site])) is None
-            result.accepted.append(site)
-        result.accepted.sort()
+        return {
+            site: "late" if (tries[place], site) in missing else trained(site, state, heads[site])
+            for site in sorted(heads, reverse=True)
+        }
+
+    def send_round(*arguments, **named):
+        result = answering(answers)(*arguments, **named)
+        assert set(result.refused.values()) <= {"late"}  # every update is used
         return result
 
     monkeypatch.setattr(server.gathering, "send_round", send_round)

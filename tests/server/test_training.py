@@ -14,9 +14,9 @@ from cardionets_core.messages import Update
 from cardionets_core.model_config import ModelConfig
 from cardionets_core.run_config import RunConfig, StageConfig
 from server.exchange import Run
-from server.rounds import RoundResult
 from server.state import SiteRecord, fresh_state
 from server.training import train_stage
+from tests.server.played_round import answering
 
 CONFIG = RunConfig(
     name="run-1",
@@ -42,19 +42,12 @@ def start(fresh, tmp_path, *sites):
 
 
 def play(monkeypatch, answers):
-    """Let send_round hand these updates (site -> function of the sent weights) to `accept`."""
+    """Let the sites give these updates (site -> function of the sent weights)."""
 
-    def send_round(run, state, heads, accept, deadline_s, extra=None, enough=None):
-        result = RoundResult()
-        for site in heads:
-            reason = accept(site, answers[site](state.weights))
-            if reason is None:
-                result.accepted.append(site)
-            else:
-                result.refused[site] = reason
-        return result
+    def updates(state, heads):
+        return {site: answers[site](state.weights) for site in heads}
 
-    monkeypatch.setattr(server.gathering, "send_round", send_round)
+    monkeypatch.setattr(server.gathering, "send_round", answering(updates))
 
 
 def shifted(site, value, num_examples, changes=None):
