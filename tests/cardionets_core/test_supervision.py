@@ -1,0 +1,126 @@
+"""Processes that are kept running: started again with a pause, ended with their supervisor."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cardionets_core.errors import EngineError
+from cardionets_core.flower_command import Command
+from cardionets_core.supervision import Backoff, Kept, Processes, exit_words, process_start
+
+
+class FakeProcesses:
+    def __init__(self):
+        self.starts, self.code = 0, None
+
+    def start(self, name, command):
+        self.starts, self.code = self.starts + 1, None
+
+    def ended(self, name):
+        return self.code
+
+
+def test_a_process_is_started_again_with_a_pause_that_grows_and_is_forgotten():
+    processes, said, now = FakeProcesses(), [], 0.0
+    kept = Kept("it", Command(("x",)), processes, say=said.append, backoff=Backoff())
+    pauses = []
+    for _ in range(9):
+        kept.tick(now)
+        processes.code = 1
+        kept.tick(now)
+        died, starts = now, processes.starts
+        while processes.starts == starts:
+            now += 0.25
+            kept.tick(now)
+        pauses.append(now - died)
+    assert pauses == [0.5, 1, 2, 4, 8, 16, 20, 20, 20]
+    assert len(said) == kept.restarts == 9 and "exit code 1" in said[0]
+    processes.code = -9
+    kept.tick(now + 11)  # after ten healthy seconds
+    assert said[-1] == "it ended with SIGKILL; it is started again in 0.5 s"
+
+
+def test_a_special_end_has_a_pause_of_its_own_and_may_be_quiet():
+    processes, said = FakeProcesses(), []
+    kept = Kept(
+        "it",
+        Command(("x",)),
+        processes,
+        say=said.append,
+        explain=lambda code: (7.0, "") if code == 3 else None,
+    )
+    kept.tick(0.0)
+    processes.code = 3
+    kept.tick(1.0)
+    kept.tick(7.9)
+    assert not said and processes.starts == 1
+    kept.tick(8.1)
+    assert processes.starts == 2
+
+
+def test_exit_codes_in_words():
+    assert exit_words(3) == "exit code 3" and exit_words(-15) == "SIGTERM"
+    assert exit_words(-250) == "signal 250"
+
+
+def test_a_program_that_is_not_there_is_named():
+    with pytest.raises(EngineError, match="no-such-flower was not found"):
+        Processes().start("it", Command(("no-such-flower",)))
+
+
+SUPERVISE = """
+    import sys, time
+    from cardionets_core.flower_command import Command
+    from cardionets_core.supervision import (
+        Backoff, Kept, Processes, Stopped, ended_by_signals
+    )
+    processes = Processes()
+    child = Command((sys.executable, "-c", "import time; time.sleep(600)"))
+    kept = Kept("child", child, processes, say=lambda line: print(line, flush=True),
+                backoff=Backoff(first_s=0.01))
+    try:
+        with ended_by_signals():
+            while True:
+                kept.tick(time.monotonic())
+                print(processes.pid("child"), flush=True)
+                time.sleep(0.02)
+    except Stopped as stopped:
+        print(stopped, flush=True)
+    finally:
+        processes.stop()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_real_children_are_restarted_and_end_with_their_supervisor(number):
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(SUPERVISE)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    first = int(process.stdout.readline())
+    os.kill(first, signal.SIGKILL)
+    line = process.stdout.readline()
+    while "SIGKILL" not in line:
+        line = process.stdout.readline()
+    while not (line.strip().isdigit() and int(line) != first):
+        line = process.stdout.readline()
+    second = int(line)
+    assert process_start(second) is not None
+    process.send_signal(number)
+    rest, _ = process.communicate(timeout=60)
+    assert rest.splitlines()[-1] == number.name and process.returncode == 0
+    deadline = time.monotonic() + 30
+    while psutil.pid_exists(second):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
