@@ -41,7 +41,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"sources", "quality"}),
     frozenset({"preparation"}),
     frozenset({"training", "evaluation", "checkpoint"}),
-    frozenset({"ecg_checks", "inference", "local_parts"}),
+    frozenset({"ecg_checks", "inference", "local_parts", "privacy"}),
     frozenset({"predict_report"}),
     frozenset({"cli"}),
     frozenset({"server", "client"}),

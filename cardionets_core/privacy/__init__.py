@@ -1,0 +1,1 @@
+"""Differential privacy of a site's training, and what judges it: docs/privacy.md."""
