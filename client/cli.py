@@ -151,6 +151,24 @@ def _steps(result: CheckResult) -> list[RenderableType]:
 
 
 @app.command()
+def model(
+    config: Config,
+    checkpoint: Annotated[Path, typer.Option(help="The checkpoint folder of a run.")],
+    out: Annotated[Path, typer.Option(help="New folder for this hospital's whole model.")],
+) -> None:
+    """Make a run's model whole with what this hospital trained for itself (local_parts).
+
+    `cardionets predict --checkpoint OUT` reads it. It is for this hospital only.
+    """
+    from client.own_model import write_own_model
+    from client.site import Site
+
+    with told_plainly():
+        folder = write_own_model(Site(load_site_config(config)), checkpoint, out)
+    typer.echo(f"model      {folder} (for this hospital only: it holds what no other site has)")
+
+
+@app.command()
 def start(
     config: Config,
     superlink: Annotated[str, typer.Option(help="host:port of the coordinator.")],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +14,14 @@ import client.client_app
 import client.local_training
 import server.training
 from cardionets_core.checkpoint import part_arrays, read_checkpoint, read_info, read_tensors
-from cardionets_core.errors import CheckpointError
+from cardionets_core.errors import CheckpointError, ConfigError
 from cardionets_core.local_parts import local_names
 from cardionets_core.messages import task_from_records, update_from_records
 from cardionets_core.models.cardionet import build_model
 from cardionets_core.site_config import load_site_config
 from client.memory import CONTROL, LOCAL, RunMemory
+from client.own_model import write_own_model
+from client.site import Site
 from server.server_app import load_config
 
 PATTERNS = ("ecg_encoder.*norm*", "phenotype_head.encoder.*norm*", "ecg_decoder")
@@ -172,6 +174,40 @@ def test_the_checkpoint_has_no_personal_tensor_and_says_so(whole):
     assert info.provenance["local_parts"] == list(PATTERNS)
     with pytest.raises(CheckpointError, match="kept tensors of it at its sites"):
         read_checkpoint(folder)
+
+
+def test_a_site_makes_the_model_whole_with_its_own_tensors(whole, hospitals, tmp_path):
+    folder, wire = whole
+    for name in SITES:
+        out = tmp_path / name
+        write_own_model(Site(load_site_config(hospitals[name])), folder / "checkpoint", out)
+        found = read_checkpoint(out)
+        own = remembered(hospitals[name], folder, wire, "phenotypes/1")[LOCAL]
+        averaged = read_tensors(folder / "checkpoint", read_info(folder / "checkpoint"))
+        for part in ("ecg_encoder", "ecg_decoder", "phenotype_head"):
+            for tensor, value in part_arrays(found.model, part).items():
+                due = own[part].get(tensor)
+                due = averaged[f"model.{part}.{tensor}"] if due is None else due
+                assert np.array_equal(value, due), (part, tensor)
+        assert found.info.provenance["personal_to"] == name
+        assert out.stat().st_mode & 0o077 == 0
+    with pytest.raises(ConfigError, match="holds something already"):
+        write_own_model(Site(load_site_config(hospitals[name])), folder / "checkpoint", out)
+    with pytest.raises(ConfigError, match="is whole already"):
+        write_own_model(Site(load_site_config(hospitals[name])), out, tmp_path / "twice")
+
+
+def test_a_site_that_took_no_part_has_nothing_of_its_own(whole, hospitals, tmp_path):
+    config = load_site_config(hospitals["north"])
+    with pytest.raises(CheckpointError, match="used no update of site stranger"):
+        write_own_model(
+            Site(replace(config, site="stranger")), whole[0] / "checkpoint", tmp_path / "none"
+        )
+    elsewhere = replace(config.data, cache=str(tmp_path / "empty"))
+    with pytest.raises(CheckpointError, match="does not hold what this site trained"):
+        write_own_model(
+            Site(replace(config, data=elsewhere)), whole[0] / "checkpoint", tmp_path / "none"
+        )
 
 
 def test_the_control_variate_travels_down_only_and_not_while_it_is_zero(whole):
