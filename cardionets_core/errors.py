@@ -5,6 +5,7 @@
     |-- DataError        a file, record or table of the hospital cannot be used
     |-- WireError        a message between server and site is not what it should be
     |-- CheckpointError  a checkpoint is missing, torn or of another run
+    |-- PrivacyError     a privacy budget, ledger or plan does not allow what is asked
     |-- EngineError      Flower, a port or a process did not do its part
     |-- RunError         a run could not go on (every reply refused)
     |   `-- IncompleteError  because sites were missing: which ones
@@ -41,6 +42,21 @@ class WireError(CardioNetsError):
 
 class CheckpointError(CardioNetsError):
     """A checkpoint is missing, torn, or belongs to another configuration."""
+
+
+class PrivacyError(CardioNetsError):
+    """Differential privacy forbids it; the text stays at the site, only the code leaves.
+
+    Args:
+        code: `privacy_plan`, `privacy_spent` or `privacy_ledger`.
+        message: thing, cause and next step, for the site's own log and screen.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        if code not in SITE_ERROR_CODES:
+            raise ValueError(f"unknown site error code {code!r}")
+        super().__init__(message)
+        self.code = code
 
 
 class EngineError(CardioNetsError):
@@ -106,6 +122,7 @@ UPDATE_REFUSALS: dict[str, str] = {
     "wrong_round": "it was for another round",
     "num_examples": "it counted no training study, or more than the site had declared",
     "steps": "it claimed other numbers of local steps than its studies take",
+    "privacy": "it did not say what privacy it cost, or said more than a private answer may",
     "parts": "it held other parts than the task trains",
     "keys": "a tensor was missing or one too many",
     "shape": "a tensor had another shape or dtype",

@@ -102,7 +102,7 @@ DOORS: dict[str, frozenset[str]] = {
     "h5py": frozenset({"cardionets_core.sources.arrays"}),
     "pydicom": frozenset({"cardionets_core.sources.dicom"}),
     "sqlite3": frozenset({"cardionets_core.preparation.journal"}),
-    "opacus": frozenset(),
+    "opacus": frozenset({"cardionets_core.privacy.accounting"}),
     "mlflow": frozenset({"server.tracking"}),
     "wfdb": frozenset({"cardionets_core.data.ecg", "cardionets_core.cohort.write"}),
     "nibabel": frozenset(
@@ -122,8 +122,12 @@ DOORS: dict[str, frozenset[str]] = {
             "simulations.watchdog",
         }
     ),
-    "typer": frozenset({*(f"{p}.cli" for p in PACKAGES), "simulations.faults.cli"}),
-    "rich": frozenset({*(f"{p}.cli" for p in PACKAGES), "simulations.faults.cli"}),
+    "typer": frozenset(
+        {*(f"{p}.cli" for p in PACKAGES), "simulations.faults.cli", "simulations.privacy.cli"}
+    ),
+    "rich": frozenset(
+        {*(f"{p}.cli" for p in PACKAGES), "simulations.faults.cli", "simulations.privacy.cli"}
+    ),
 }
 """Library -> the only modules that may import it, also inside a function."""
 

@@ -1,0 +1,213 @@
+"""What noisy steps cost: Renyi DP to gate, privacy loss random variables (PRV) to quote.
+
+The unit is the patient, the neighbours differ by adding or removing one, patients are sampled by
+independent coins (Poisson). Opacus has the mathematics; here its traps are closed
+(docs/privacy.md, Ledger):
+
+- equal charges are added up before anything is computed, wherever they stand in the history;
+- orders go up to 512, so that a small epsilon can be told at all;
+- an order at which the numbers break down counts as useless, never as free;
+- PRV is computed only where its mesh fits into memory; else the RDP bound stands, which is larger.
+
+RDP may gate steps that were chosen on the way (Feldman and Zrnic 2021: a filter); PRV may be quoted
+only for a schedule that stood before round 1.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+ORDERS: tuple[float, ...] = (
+    *(1 + tenth / 10 for tenth in range(1, 100)),
+    *(float(order) for order in range(11, 64)),
+    *(72.0, 80.0, 96.0, 112.0, 128.0, 160.0, 192.0, 224.0, 256.0, 320.0, 384.0, 448.0, 512.0),
+)
+"""Orders alpha at which Renyi DP is computed."""
+
+PRV_UP_TO = 50.0
+"""Epsilon by RDP above which PRV is not computed: its mesh grows with epsilon, up to the memory."""
+
+PRV_POINTS = 2**23
+"""Points of PRV's mesh above which it is not computed (half a gigabyte or so)."""
+
+PRV_ERROR = 0.01
+"""PRV's largest error in epsilon; it is added, so the result is an upper bound."""
+
+DELTA_ERROR = 1e-3
+"""PRV's error in delta, as a share of delta (Opacus' own choice)."""
+
+ROUNDING = 1e-12
+"""Added to a step's Renyi DP: more than float64 loses in the sum of its series."""
+
+Accountant = Literal["rdp", "prv"]
+
+
+@dataclass(frozen=True)
+class Charge:
+    """Noisy steps that are alike.
+
+    Attributes:
+        noise: sigma, standard deviation of the noise as a multiple of the sensitivity.
+        rate: q, the probability with which a patient is in a step; 1 for a sum over all.
+        steps: how many steps.
+    """
+
+    noise: float
+    rate: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        """Refuse what no accountant can answer for."""
+        if not (math.isfinite(self.noise) and self.noise > 0):
+            raise ValueError(f"noise is {self.noise}; without noise there is no epsilon")
+        if not 0 < self.rate <= 1:
+            raise ValueError(f"rate is {self.rate}; a sampling rate is above 0 and at most 1")
+        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
+            raise ValueError(f"steps is {self.steps!r}; it must be a whole number, at least 1")
+
+
+def added_up(charges: Iterable[Charge]) -> tuple[Charge, ...]:
+    """Return the same steps with equal noise and rate in one charge each, in a fixed order."""
+    steps: Counter[tuple[float, float]] = Counter()
+    for charge in charges:
+        steps[charge.noise, charge.rate] += charge.steps
+    return tuple(Charge(noise, rate, n) for (noise, rate), n in sorted(steps.items()))
+
+
+def epsilon_rdp(charges: Iterable[Charge], delta: float) -> float:
+    """Return epsilon by Renyi DP; 0 without charges.
+
+    Conversion: Balle et al. 2020, theorem 21. A filter for charges that are chosen on the way.
+    """
+    _check_delta(delta)
+    total = sum((c.steps * _renyi(c.noise, c.rate) for c in added_up(charges)), _nothing())
+    if not total.any():
+        return 0.0
+    orders = np.asarray(ORDERS)
+    bounds = total + np.log1p(-1 / orders) - (math.log(delta) + np.log(orders)) / (orders - 1)
+    return max(0.0, float(bounds.min()))
+
+
+def epsilon_prv(charges: Iterable[Charge], delta: float) -> float:
+    """Return the tighter epsilon of a schedule that stood before its first step; 0 without charges.
+
+    An upper bound, never above `epsilon_rdp`; equal to it where PRV does not fit into memory.
+    Method: Gopi, Lee, Wutschitz 2021, in Opacus.
+    """
+    charges = added_up(charges)
+    by_rdp = epsilon_rdp(charges, delta)
+    error = min(PRV_ERROR, max(PRV_ERROR / 10, by_rdp / 200))
+    if not charges or by_rdp >= PRV_UP_TO or _points(charges, delta, error) > PRV_POINTS:
+        return by_rdp
+    return max(0.0, min(by_rdp, _by_prv(charges, delta, error)))
+
+
+def noise_for(
+    stages: Sequence[tuple[float, int]],
+    *,
+    epsilon: float,
+    delta: float,
+    by: Accountant = "rdp",
+    spent: Sequence[Charge] = (),
+) -> float:
+    """Return the smallest noise with which all stages together fit into a budget.
+
+    Args:
+        stages: (rate, steps) of each stage; all have the same noise.
+        epsilon: the budget.
+        delta: of the guarantee.
+        by: `rdp`, as the ledger gates, or `prv`.
+        spent: what the ledger holds already.
+
+    Returns:
+        The noise multiplier, rounded up in the fourth digit.
+
+    Raises:
+        ValueError: no noise makes it fit.
+    """
+    rule = epsilon_rdp if by == "rdp" else epsilon_prv
+
+    def fits(noise: float) -> bool:
+        return rule([*spent, *(Charge(noise, *stage) for stage in stages)], delta) <= epsilon
+
+    high = 1.0
+    while not fits(high):
+        high *= 2
+        if high > 1e6:
+            raise ValueError(f"no noise keeps these stages within epsilon {epsilon:g}")
+    return _smallest(fits, high)
+
+
+def _smallest(fits: Callable[[float], bool], high: float) -> float:
+    """Return the smallest number that fits, from above, to four digits; `high` fits."""
+    low = high / 2
+    while low > 1e-3 and fits(low):
+        high, low = low, low / 2
+    while high / low > 1 + 1e-5:
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    digits = 3 - math.floor(math.log10(high))
+    return math.ceil(high * 10**digits) / 10**digits
+
+
+@lru_cache(maxsize=4096)
+def _renyi(noise: float, rate: float) -> NDArray[np.float64]:
+    """Return Renyi DP of one step at all orders (Mironov, Talwar, Zhang 2019)."""
+    from opacus.accountants.analysis.rdp import compute_rdp
+
+    values = np.full(len(ORDERS), np.inf)
+    for i, order in enumerate(ORDERS):
+        try:
+            value = float(compute_rdp(q=rate, noise_multiplier=noise, steps=1, orders=[order])[0])
+        except (ArithmeticError, ValueError):
+            continue  # this order's series cannot be summed in float64; others can
+        if value >= -ROUNDING:
+            values[i] = max(0.0, value) + ROUNDING  # a step is never free
+    values.setflags(write=False)
+    return values
+
+
+def _nothing() -> NDArray[np.float64]:
+    return np.zeros(len(ORDERS))
+
+
+def _by_prv(charges: Sequence[Charge], delta: float, error: float) -> float:
+    from opacus.accountants import PRVAccountant
+
+    accountant = PRVAccountant()
+    accountant.history = [(c.noise, c.rate, c.steps) for c in charges]
+    # At rate 1 and far from the mesh's middle numpy divides by zero where the result is not used.
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "largest order": of the mesh's size, not of the result
+        found: float = accountant.get_epsilon(
+            delta, eps_error=error, delta_error=delta * DELTA_ERROR
+        )
+    return float(found)
+
+
+def _points(charges: Sequence[Charge], delta: float, error: float) -> float:
+    """Return about how many points PRV's mesh would have (Gopi et al. 2021, remark 5.6)."""
+    steps = sum(c.steps for c in charges)
+    small = delta * DELTA_ERROR
+    length = max(
+        epsilon_rdp(charges, small / 4),
+        *(epsilon_rdp([Charge(c.noise, c.rate, 1)], small / (8 * steps)) for c in charges),
+    )
+    return 2 * (length + 3) * math.sqrt(steps * math.log(12 / small) / 2) / error
+
+
+def _check_delta(delta: float) -> None:
+    if not 0 < delta < 1:
+        raise ValueError(f"delta is {delta}; it must be above 0 and below 1")
