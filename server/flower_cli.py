@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 ANSWER_S = 60.0
 """Seconds after which a `flwr` command that does not answer is given up."""
 
+MOST_WORDS = 2000
+"""Characters of a traceback that an error quotes; the last ones say the most."""
+
 
 def ask(command: Command) -> dict[str, Any]:
     """Run a `flwr` command and return its JSON answer.
@@ -42,14 +45,23 @@ def ask(command: Command) -> dict[str, Any]:
             f"`{' '.join(command.argv[:2])}` had no answer within {ANSWER_S:.0f} s; "
             "is the coordinator running (`cardionets-coordinator start`)?"
         ) from None
+    return answer_of(command, done)
+
+
+def answer_of(command: Command, done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """Return the JSON answer of a `flwr` command that has ended; its exit code says nothing.
+
+    Raises:
+        EngineError: the SuperLink refused, or there is no answer.
+    """
     start = done.stdout.find("{")
     try:
         answer = json.loads(done.stdout[start:]) if start >= 0 else {}
     except ValueError:
         answer = {}
     if not answer.get("success"):
-        words = answer.get("error-message") or done.stderr.strip() or "it did not answer"
-        raise EngineError(f"`{' '.join(command.argv[:2])}`: the SuperLink refused: {words}")
+        words = answer.get("error-message") or done.stderr.strip()[-MOST_WORDS:] or done.stdout
+        raise EngineError(f"`{' '.join(command.argv[:2])}` failed: {words or 'it did not answer'}")
     return dict(answer)
 
 

@@ -24,6 +24,7 @@ from cardionets_core.flower_command import LOOPBACK, Command
 from client import launch as client_launch
 from client import warm
 from server import launch as server_launch
+from server.flower_cli import answer_of
 from simulations.preparation import (
     SERVER_APP_PROGRAM,
     check_sites,
@@ -40,7 +41,7 @@ from simulations.process_group import (
     free_ports,
     signals_as_exceptions,
 )
-from simulations.run_state import RunState, json_answer, run_state
+from simulations.run_state import RunState, run_state
 
 __all__ = ["Federation", "RunState", "check_sites", "site_process"]
 
@@ -188,10 +189,6 @@ class Federation:
         """Ask the SuperLink for the state of a run."""
         command = server_launch.list_runs(home=self._home("cli"), run_id=run_id)
         return run_state(self._ask(command)["runs"][0])
-
-    def stop_run(self, run_id: int) -> None:
-        """Ask the SuperLink to stop a run; the processes stay."""
-        self._ask(server_launch.stop(run_id, home=self._home("cli")))
 
     def wait(
         self,
@@ -370,12 +367,7 @@ class Federation:
             )
 
     def _ask(self, command: Command) -> dict[str, Any]:
-        done = self.processes.run(command, seconds=CLI_S)
-        answer = json_answer(done)
-        if answer is None or not answer.get("success"):
-            words = (answer or {}).get("error-message") or done.stderr.strip()[-2000:]
-            raise EngineError(f"`{' '.join(command.argv[:3])}` failed: {words or done.stdout}")
-        return answer
+        return answer_of(command, self.processes.run(command, seconds=CLI_S))
 
 
 def site_process(name: str) -> str:

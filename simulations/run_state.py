@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -60,15 +58,3 @@ def run_state(row: Mapping[str, Any]) -> RunState:
         server_s=float(compute["serverapp-seconds"]),
         client_s=float(compute["clientapp-seconds"]),
     )
-
-
-def json_answer(done: subprocess.CompletedProcess[str]) -> dict[str, Any] | None:
-    """Return the JSON object in the output of `flwr`, whose exit code says nothing."""
-    start = done.stdout.find("{")
-    if start < 0:
-        return None
-    try:
-        answer = json.loads(done.stdout[start:])
-    except json.JSONDecodeError:
-        return None
-    return answer if isinstance(answer, dict) else None

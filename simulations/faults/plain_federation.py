@@ -16,10 +16,11 @@ from cardionets_core.errors import EngineError
 from cardionets_core.flower_command import LOOPBACK, Command, quiet_environment
 from client import launch as client_launch
 from server import launch as server_launch
+from server.flower_cli import answer_of
 from simulations.faults.row import NotMeasuredError
 from simulations.preparation import PACKAGES, healthy, importable
 from simulations.process_group import ProcessGroup, free_ports, signals_as_exceptions
-from simulations.run_state import RunState, json_answer, run_state
+from simulations.run_state import RunState, run_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -207,9 +208,4 @@ class PlainFederation:
         return quiet_environment(self._home(name), FLOWERS_TASK_POLL_S)
 
     def _ask(self, command: Command) -> dict[str, Any]:
-        done = self.processes.run(command, seconds=CLI_S)
-        answer = json_answer(done)
-        if answer is None or not answer.get("success"):
-            words = (answer or {}).get("error-message") or done.stderr.strip()[-1000:]
-            raise EngineError(f"`{' '.join(command.argv[:3])}` failed: {words or done.stdout}")
-        return answer
+        return answer_of(command, self.processes.run(command, seconds=CLI_S))
