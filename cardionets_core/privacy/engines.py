@@ -1,0 +1,200 @@
+"""Sums of clipped gradients: chunked vmap (default), one patient at a time, and by buckets.
+
+All engines add up in float64 and clip by the same factor (`clip_factors`), so that they differ by
+the rounding of the model's own arithmetic only. A patient is alone in `vmap` and `loop`: an
+objective or layer that mixes patients cannot reach across, whatever it does. ghost.py has the
+engine for large batches, which has no such wall and is therefore checked before use.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from cardionets_core.batch import Batch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from cardionets_core.models.cardionet import CardioNet
+    from cardionets_core.training.objective import Noise, Objective
+
+Sums = dict[str, Tensor]
+"""Name of a parameter -> float64 sum of clipped gradients, on the model's device."""
+
+SLACK = {torch.float64: 2.0**-30, torch.float32: 2.0**-13}
+"""Share of C that nobody uses, by the precision of the gradients.
+
+It is room for rounding: the last bits of a patient's gradient may change with who else is in the
+chunk, since matrix products are blocked by their size. Without it the sum could move by more than C
+in floating point.
+"""
+
+SMALLEST_BUCKET = 2
+"""A bucket with fewer patients adds nothing: alone, nobody has a negative."""
+
+
+def parameters_of(model: nn.Module, trains: Sequence[str]) -> dict[str, nn.Parameter]:
+    """Return the parameters of the named parts, by their names in the model."""
+    return {n: p for n, p in model.named_parameters() if n.split(".")[0] in trains}
+
+
+def zeros_for(model: nn.Module, trains: Sequence[str]) -> Sums:
+    """Return a sum over nobody."""
+    return {
+        n: torch.zeros_like(p, dtype=torch.float64) for n, p in parameters_of(model, trains).items()
+    }
+
+
+def clip_factors(norms: Tensor, clip: float, dtype: torch.dtype) -> Tensor:
+    """Return what gradients are multiplied by, float64 [B]; not finite norms give exactly 0.
+
+    Args:
+        norms: of the gradients, float64 [B].
+        clip: C.
+        dtype: of the gradients; it decides how far below C they end (SLACK).
+    """
+    limit = clip * (1.0 - SLACK[dtype])
+    factors = (limit / norms.clamp(min=torch.finfo(torch.float64).tiny)).clamp(max=1.0)
+    return torch.where(norms.isfinite(), factors, torch.zeros_like(factors))
+
+
+def clipped_sum(
+    model: CardioNet,
+    batch: Batch,
+    noise: Noise,
+    objective: Objective,
+    *,
+    trains: Sequence[str],
+    clip: float,
+    chunk: int,
+) -> Sums:
+    """Return the sum over patients of their clipped gradients, many at a time.
+
+    Args:
+        model: on the batch's device; nothing in it changes.
+        batch: one study per patient.
+        noise: what the objective has drawn for them.
+        objective: only patient i's loss is used of what it gives for patient i alone.
+        trains: parts whose parameters are differentiated, jointly clipped.
+        clip: C.
+        chunk: patients at a time; memory grows with it, time falls.
+    """
+    total = zeros_for(model, trains)
+    parameters = {n: p.detach() for n, p in parameters_of(model, trains).items()}
+    one_loss = _LossOfOne(model, objective)
+
+    def loss(values: dict[str, Tensor], tensors: dict[str, Tensor], drawn: Noise) -> Tensor:
+        found: Tensor = functional_call(one_loss, values, (tensors, drawn))
+        return found
+
+    # `error`: no layer may draw random numbers of its own, for all patients alike.
+    gradients_of = vmap(grad(loss), in_dims=(None, 0, 0), randomness="error")
+    tensors = _tensors(batch)
+    for start in range(0, len(batch), chunk):
+        rows = slice(start, start + chunk)
+        # The other kernels of attention have no rule for vmap.
+        with sdpa_kernel(SDPBackend.MATH):
+            gradients = gradients_of(
+                {f"model.{n}": p for n, p in parameters.items()},
+                {k: v[rows] for k, v in tensors.items()},
+                {k: v[rows] for k, v in noise.items()},
+            )
+        add_clipped(total, {n: gradients[f"model.{n}"] for n in total}, clip)
+    return total
+
+
+def looped_sum(
+    model: CardioNet,
+    batch: Batch,
+    noise: Noise,
+    objective: Objective,
+    *,
+    trains: Sequence[str],
+    clip: float,
+) -> Sums:
+    """Return what `clipped_sum` does, one patient after the other: plain PyTorch, the reference."""
+    groups = [torch.tensor([i]) for i in range(len(batch))]
+    return _summed(model, batch, noise, objective, trains=trains, clip=clip, groups=groups)
+
+
+def bucket_sum(
+    model: CardioNet,
+    batch: Batch,
+    noise: Noise,
+    objective: Objective,
+    *,
+    trains: Sequence[str],
+    clip: float,
+    labels: np.ndarray,
+) -> Sums:
+    """Return the sum over buckets of the clipped gradient of a bucket's mean loss.
+
+    Args:
+        labels: independent uniform labels, int [B]; patients with the same one share a bucket. One
+            patient more changes one bucket, from norm C to norm C at worst: the sum moves by 2C.
+    """
+    groups = [torch.from_numpy(np.flatnonzero(labels == k)) for k in np.unique(labels)]
+    groups = [g for g in groups if len(g) >= SMALLEST_BUCKET]
+    return _summed(model, batch, noise, objective, trains=trains, clip=clip, groups=groups)
+
+
+def add_clipped(total: Sums, gradients: Mapping[str, Tensor], clip: float) -> None:
+    """Add rows of gradients, [B, ...] by name, to a sum, each clipped over all names jointly."""
+    rows = {n: g.flatten(1).double() for n, g in gradients.items()}
+    squares = torch.stack([g.square().sum(1) for g in rows.values()])
+    norms = squares.sum(0).sqrt()
+    factors = clip_factors(norms, clip, next(iter(gradients.values())).dtype)
+    used = norms.isfinite()  # 0 times NaN is NaN: such rows are left out
+    for name, values in rows.items():
+        total[name] += (factors[used] @ values[used]).view_as(total[name])
+
+
+def _summed(
+    model: CardioNet,
+    batch: Batch,
+    noise: Noise,
+    objective: Objective,
+    *,
+    trains: Sequence[str],
+    clip: float,
+    groups: Sequence[Tensor],
+) -> Sums:
+    total = zeros_for(model, trains)
+    named = parameters_of(model, trains)
+    for group in groups:
+        rows = group.to(batch.ecg.device)
+        losses = objective.loss(model, batch.rows(rows), {k: v[rows] for k, v in noise.items()})
+        found = torch.autograd.grad(
+            losses.per_patient.mean(), list(named.values()), allow_unused=True
+        )
+        gradients = {
+            n: (torch.zeros_like(p) if g is None else g)[None]
+            for (n, p), g in zip(named.items(), found, strict=True)
+        }
+        add_clipped(total, gradients, clip)
+    return total
+
+
+def _tensors(batch: Batch) -> dict[str, Tensor]:
+    return {f.name: getattr(batch, f.name) for f in fields(batch)}
+
+
+class _LossOfOne(nn.Module):
+    """The objective as a module, so that `functional_call` can put parameters into the model."""
+
+    def __init__(self, model: CardioNet, objective: Objective) -> None:
+        super().__init__()
+        self.model = model
+        self._objective = objective
+
+    def forward(self, tensors: dict[str, Tensor], drawn: Noise) -> Tensor:
+        batch = Batch(**{k: v[None] for k, v in tensors.items()})
+        noise = {k: v[None] for k, v in drawn.items()}
+        return self._objective.loss(self.model, batch, noise).per_patient[0]
