@@ -102,7 +102,7 @@ DOORS: dict[str, frozenset[str]] = {
     "h5py": frozenset({"cardionets_core.sources.arrays"}),
     "pydicom": frozenset({"cardionets_core.sources.dicom"}),
     "sqlite3": frozenset({"cardionets_core.preparation.journal"}),
-    "opacus": frozenset({"cardionets_core.privacy.accounting"}),
+    "opacus": frozenset({"cardionets_core.privacy.accounting", "cardionets_core.privacy.ghost"}),
     "mlflow": frozenset({"server.tracking"}),
     "wfdb": frozenset({"cardionets_core.data.ecg", "cardionets_core.cohort.write"}),
     "nibabel": frozenset(
