@@ -11,10 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cardionets_core.data.cmr import CineVolume
-from cardionets_core.data.cmr_write import write_nifti
-from cardionets_core.data.ecg import EcgRecord
-from cardionets_core.data.ecg_write import write_wfdb
 from cardionets_core.data.refusal import REASONS
 from cardionets_core.drawing import CroppedView, crop_panel
 from cardionets_core.preparation.manifest_write import write_manifest
@@ -25,76 +21,14 @@ from cardionets_core.preparation.report_facts import GRADES, Histogram, Scale, g
 from cardionets_core.preparation.report_pictures import WANTED, Examples
 from cardionets_core.preparation.report_remarks import figure, remarks, share
 from cardionets_core.preparation.studies import Study
-from cardionets_core.quality.grades import EcgQuality
 from cardionets_core.quality.lead_grades import LeadGrade
 from cardionets_core.vocabulary import LEADS, PHENOTYPE_NAMES, StageName
-
-RATE = 250.0
-
-
-def _row(grades=("good",) * 12, overall="good", **more):
-    """The quality row of an ECG as quality/grades.py gives it."""
-    row = EcgQuality(
-        grades, overall, **{"typical_mv": 1.1, "heart_rate_bpm": 71.0, **more}
-    ).to_row()
-    return row | {"sampling_rate_hz": RATE, "seconds": 10.0, "leads": 12.0}
-
-
-def _beats(seconds=10.0, seed=0):
-    """float32 [12, n] mV."""
-    t = np.arange(round(seconds * RATE)) / RATE
-    phase = (t * 1.2) % 1.0
-    qrs = np.exp(-0.5 * ((phase - 0.3) / 0.012) ** 2)
-    noise = np.random.default_rng(seed).normal(0, 0.003, (12, len(t)))
-    return (np.linspace(0.5, 1.6, 12)[:, None] * qrs + noise).astype(np.float32)
-
-
-def _ecg(out, key, patient, *, quality=None, **more):
-    """An ECG outcome with a real neutral file."""
-    folder = out / "ecg" / key[:2]
-    folder.mkdir(parents=True, exist_ok=True)
-    mask = np.ones(12, bool)
-    write_wfdb(EcgRecord(_beats(), mask, RATE), folder, key)
-    return Outcome(
-        key,
-        "ecg",
-        "wfdb",
-        "used",
-        patient=patient,
-        files={"ecg": f"ecg/{key[:2]}/{key}.hea"},
-        content=key,
-        quality=_row() if quality is None else quality,
-        **more,
-    )
-
-
-def _cmr(out, key, patient, **more):
-    """A CMR outcome with a real neutral file: a disc that beats."""
-    folder = out / "cmr" / key[:2]
-    folder.mkdir(parents=True, exist_ok=True)
-    rows, columns = (np.arange(90) * 2.0 - 90,) * 2
-    radius = 24 + 8 * np.cos(2 * np.pi * np.arange(10) / 10)
-    disc = np.hypot(rows[:, None], columns[None])[None] < radius[:, None, None]
-    frames = (100 + 400 * disc).astype(np.float32)
-    write_nifti(folder / f"{key}.nii.gz", CineVolume(frames, (2.0, 2.0), 0.9, (88.0, 92.0)))
-    quality = {"phases_sax": 10.0, "pixel_mm_sax": 2.0, "cycle_s_sax": 0.9, "heart_known_sax": 1.0}
-    return Outcome(
-        key,
-        "cmr",
-        "cmr_nifti",
-        "partly",
-        refused=(("cine_4ch", "too_few_phases"),),
-        patient=patient,
-        files={"cine_sax": f"cmr/{key[:2]}/{key}.nii.gz"},
-        content=key,
-        quality=quality,
-        **more,
-    )
-
-
-def _refused(key, code, what="ecg"):
-    return Outcome(key, "ecg", "hl7_aecg", "refused", refused=((what, code),))
-
+from tests.cardionets_core.preparation.reported_outcomes import (
+    cmr_outcome,
+    ecg_outcome,
+    quality_row,
+    refused_outcome,
+)
 
 BAD = (
     ("good", "good", "noise", "noise", "good", "baseline")
@@ -108,18 +42,21 @@ def site(tmp_path_factory):
     """A prepared folder: four persons, one with a pair, one refused file, one bad ECG."""
     out = tmp_path_factory.mktemp("prepared")
     outcomes = [
-        _ecg(out, "a1" * 10, "pa", age=61.0, sex=1.0, values={"heart_failure": 1.0}),
-        _cmr(out, "b1" * 10, "pa", values={"lv_ef": 40.0, "lv_edv": 210.0}),
-        _ecg(
+        ecg_outcome(out, "a1" * 10, "pa", age=61.0, sex=1.0, values={"heart_failure": 1.0}),
+        cmr_outcome(out, "b1" * 10, "pa", values={"lv_ef": 40.0, "lv_edv": 210.0}),
+        ecg_outcome(
             out, "c1" * 10, "pb", age=90.0, sex=0.0, values={"heart_failure": 0.0},
-            quality=_row(BAD, "poor", reversal="left arm - right arm"),
+            quality=quality_row(BAD, "poor", reversal="left arm - right arm"),
             unmapped={"snomed:123456": 2},
         ),
-        _ecg(out, "c2" * 10, "pb", sex=1.0, quality=_row(typical_mv=7.5, gain_suspect=True)),
-        _ecg(out, "d1" * 10, "pc", values={"lv_ef": 0.6}),
-        _ecg(out, "e1" * 10, "pd", quality={}),
-        _refused("f1" * 10, "header"),
-        _refused("f2" * 10, "header"),
+        ecg_outcome(
+            out, "c2" * 10, "pb", sex=1.0,
+            quality=quality_row(typical_mv=7.5, gain_suspect=True),
+        ),
+        ecg_outcome(out, "d1" * 10, "pc", values={"lv_ef": 0.6}),
+        ecg_outcome(out, "e1" * 10, "pd", quality={}),
+        refused_outcome("f1" * 10, "header"),
+        refused_outcome("f2" * 10, "header"),
     ]  # fmt: skip
     by_item = {o.item: o for o in outcomes}
     studies = [
@@ -224,7 +161,9 @@ def test_stages_ask_for_what_trainings_need(report):
 def test_without_a_manifest_nobody_is_counted(tmp_path):
     facts = cohort_facts(tmp_path)
     assert facts["persons"] == 0 and facts["diseases"] == {}
-    page = write_report(tmp_path, outcomes=lambda: iter([_refused("a", "header")]), summary={})
+    page = write_report(
+        tmp_path, outcomes=lambda: iter([refused_outcome("a", "header")]), summary={}
+    )
     assert "No recording can be used" in page.read_text()
 
 
@@ -349,7 +288,7 @@ def test_nothing_names_anyone(site, report):
 
 def test_hostile_words_stay_words(tmp_path):
     code = "snomed:<script>alert(1)</script>"
-    outcome = Outcome("x", "ecg", "<b>kind</b>", "used", quality=_row(), unmapped={code: 1})
+    outcome = Outcome("x", "ecg", "<b>kind</b>", "used", quality=quality_row(), unmapped={code: 1})
     page = write_report(tmp_path, outcomes=lambda: iter([outcome]), summary={"others": {"<i>": 1}})
     text = page.read_text()
     assert "<script" not in text and "<b>kind" not in text and "<i>: " not in text
@@ -368,7 +307,7 @@ def test_a_second_run_changes_nothing_and_order_does_not_matter(site, report):
 
 
 def test_a_file_that_is_gone_costs_its_picture_alone(tmp_path):
-    kept, lost = (_ecg(tmp_path, key * 10, key) for key in ("a1", "a2"))
+    kept, lost = (ecg_outcome(tmp_path, key * 10, key) for key in ("a1", "a2"))
     (tmp_path / lost.files["ecg"]).unlink()
     (tmp_path / lost.files["ecg"].replace(".hea", ".dat")).unlink()
     page = write_report(tmp_path, outcomes=lambda: iter([kept, lost]), summary={}).read_text()
@@ -399,7 +338,7 @@ def test_the_crop_is_outlined_where_it_lies():
 def _generated(count):
     """Outcomes without files, as cheap as they can be made."""
     words: tuple[LeadGrade, ...] = ("good", "noise", "baseline", "flat")
-    rows = [_row((words[k % 4],) * 12, heart_rate_bpm=40.0 + k) for k in range(8)]
+    rows = [quality_row((words[k % 4],) * 12, heart_rate_bpm=40.0 + k) for k in range(8)]
     for k in range(count):
         key = f"{k * 2654435761 % 2**32:08x}"
         yield Outcome(
