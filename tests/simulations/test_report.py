@@ -5,188 +5,33 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from cardionets_core.checkpoint import read_info
-from cardionets_core.cohort.sites import Missing
-from cardionets_core.cohort.write import write_site
-from cardionets_core.data.dataset import Scaler
 from cardionets_core.errors import RunError
-from cardionets_core.evaluation.evaluate import (
-    fit_sums,
-    merge,
-    score_sums,
-    solve_probes,
-    summarise,
-)
-from cardionets_core.evaluation.options import EvaluationOptions
-from cardionets_core.model_config import (
-    CineSpec,
-    CmrEncoderConfig,
-    EcgEncoderConfig,
-    GeneratorConfig,
-    ModelConfig,
-    TokenizerConfig,
-)
-from cardionets_core.models.cardionet import build_model
-from cardionets_core.run_config import RunConfig, StageConfig
 from cardionets_core.site_config import site_config_from
 from cardionets_core.vocabulary import COHORT_DISCLAIMER, MAIN_PHENOTYPES, PHENOTYPE_BY_NAME
-from client.site import open_dataset
-from server.server_app import write_config
-from server.state import SiteRecord, fresh_state, save_state
 from server.status_file import Status
-from server.summary import summarise_run, write_summary
+from server.summary import summarise_run
 from server.tracking import Tracker, embedded_uri
 from simulations.hospitals import Hospital
 from simulations.report import write_report
-from simulations.report_page import (
-    NONE,
-    Row,
-    Section,
-    Table,
-    Text,
-    interval,
-    number,
-    render,
-    stacked,
-)
-from simulations.report_patients import Candidate, choose_patients
+from simulations.report_page import number, stacked
+from tests.simulations.evaluated_run import Made, evaluated_run
 
-STAGES = ("ecg_masked", "contrastive", "generative", "phenotypes", "diseases")
-DISEASES = ("hypertrophic_cardiomyopathy", "myocardial_infarction", "hypertrophy")
-SMALL = ModelConfig(
-    preset="small-for-tests",
-    cine=CineSpec(size_px=16, phases=4, pixel_mm=10.0),
-    ecg_encoder=EcgEncoderConfig(width=24, depth=1, heads=2),
-    cmr_encoder=CmrEncoderConfig(patch_px=4, width=24, depth=1, heads=2),
-    tokenizer=TokenizerConfig(channels=4, stem=(1, 2, 2), widths=(8, 16), groups=4),
-    generator=GeneratorConfig(patch=(2, 2, 2), width=24, heads=2, ar_steps=2, head_steps=2),
-)
 SECTIONS = (
     "federation", "phenotypes", "diseases", "retrieval", "generation", "patients", "training",
     "facts",
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Made:
-    """A run folder with its hospitals."""
-
-    folder: Path
-    config: RunConfig
-    hospitals: list[Hospital]
-
-
-def _hospital(place: Path, name: str, preset: str, *, patients: int, ecg_only: bool) -> Hospital:
-    missing = Missing(0.0, 0.0, 0.0, 0.0, 0.0)
-    root = place / name
-    write_site(preset, patients=patients, seed=7, out=root, ecg_only=ecg_only, missing=missing)
-    values = {
-        "site": name,
-        "title": f"{name.title()} & Sons (virtual)",
-        "data": {
-            "root": str(root),
-            "manifest": str(root / "manifest.csv"),
-            "cache": str(place / f"{name}-cache"),
-            "salt": f"salt-of-{name}",
-        },
-        "policy": {"min_patients": 1},
-    }
-    return Hospital(site_config_from(values), values)
-
-
-def _record(stage: str, number: int, sites: list[str]) -> dict[str, Any]:
-    own = {s: {"train_loss": 1.0 / number + i, "validation_loss": 1.2 / number + i}
-           for i, s in enumerate(sites)}  # fmt: skip
-    means = {k: float(np.mean([m[k] for m in own.values()])) for k in own[sites[0]]}
-    return {
-        "stage": stage,
-        "round": number,
-        "rounds": 2,
-        "seconds": 1.5,
-        "accepted": sites,
-        "refused": {"hill": "refused_cohort"} if stage == "generative" else {},
-        "bytes_down": dict.fromkeys(sites, 2_000_000),
-        "bytes_up": dict.fromkeys(sites, 1_000_000),
-        "num_examples": dict.fromkeys(sites, 20),
-        "metrics": means,
-        "site_metrics": own,
-    }
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    place = tmp_path_factory.mktemp("outputs")
-    hospitals = [
-        _hospital(place, "north", "B", patients=30, ecg_only=False),
-        _hospital(place, "hill", "C", patients=24, ecg_only=True),
-    ]
-    options = EvaluationOptions(
-        replicates=20, generated_patients=4, samples=2, feature_dim=4, minimum_patients=2
-    )
-    config = RunConfig(
-        name="fake",
-        seed=3,
-        model=SMALL,
-        stages=("handshake", *STAGES, "evaluate"),
-        stage={s: StageConfig(rounds=2) for s in STAGES},
-        diseases=DISEASES,
-        evaluation=options,
-    )
-    folder = place / "fake"
-    write_config(folder, config)
-    state = fresh_state(config)
-    model = build_model(config.sized_model(), seed=config.seed)
-
-    def open_all(scaler: Scaler | None) -> dict[str, Any]:
-        return {
-            h.config.site: open_dataset(
-                h.config,
-                config.sized_model(),
-                phenotypes=config.phenotypes,
-                diseases=config.diseases,
-                scaler=scaler,
-            )
-            for h in hospitals
-        }
-
-    datasets = open_all(None)
-    scaler = Scaler.from_statistics(merge(d.statistics() for d in datasets.values()))
-    records = {
-        n: SiteRecord(tuple(sorted(d.modalities)), d.counts(), {"cardionets": "0"})
-        for n, d in datasets.items()
-    }
-    datasets = open_all(scaler)
-    probes = solve_probes(merge(fit_sums(model, d, options) for d in datasets.values()), options)
-    sums = {n: score_sums(model, d, probes, options, seed=1) for n, d in datasets.items()}
-    paired = {"contrastive", "generative"}
-    history = [_record("handshake", 1, ["hill", "north"]) | {"metrics": {}, "site_metrics": {}}]
-    history += [
-        _record(s, n, ["north"] if s in paired else ["hill", "north"])
-        for s in STAGES
-        for n in (1, 2)
-    ]
-    history.append(_record("evaluate", 1, ["hill", "north"]) | {"metrics": {}, "site_metrics": {}})
-    state = replace(
-        state,
-        sites=records,
-        scaler_mean=tuple(scaler.mean.tolist()),
-        scaler_sd=tuple(scaler.sd.tolist()),
-        residual_sd=(0.5,) * len(config.phenotypes),
-        history=tuple(history),
-        metrics=summarise(sums, merge(sums.values()), config.phenotypes, config.diseases),
-        stage=len(config.stages),
-    )
-    state = save_state(state, config, folder / "checkpoint")
-    write_summary(folder, config, state, final=Status("COMPLETED"), seconds=63.0)
-    return Made(folder, config, hospitals)
+    return evaluated_run(tmp_path_factory.mktemp("outputs"))
 
 
 @pytest.fixture(scope="module")
@@ -412,41 +257,6 @@ def test_report_joins_the_mlflow_run(made: Made, tmp_path: Path) -> None:
     client = MlflowClient(embedded_uri(folder))
     assert client.get_run(tracker.run_id).info.status == "FINISHED"
     assert [a.path for a in client.list_artifacts(tracker.run_id)] == ["report.html"]
-
-
-def test_choice_varies_diagnosis_and_mass() -> None:
-    masses = np.linspace(60, 200, 40)
-    many = [Candidate("a", i, "" if i % 4 else "hcm", float(m)) for i, m in enumerate(masses)]
-    many += [Candidate("b", i, "mi", float(m)) for i, m in enumerate(masses + 1)]
-    chosen = choose_patients(many)
-    assert len(chosen) == len(set(chosen)) == 6
-    assert sorted(c.diagnosis for c in chosen) == ["", "", "hcm", "hcm", "mi", "mi"]
-    assert [c.lv_mass for c in chosen] == sorted(c.lv_mass for c in chosen)
-    assert chosen[0].lv_mass < 80 and chosen[-1].lv_mass > 180
-    assert choose_patients(many[::-1]) == chosen
-    assert choose_patients([*many[:3], Candidate("c", 0, "", float("nan"))]) == choose_patients(
-        many[:3]
-    )
-
-
-def test_markup_in_a_cell_is_text() -> None:
-    table = Table("c", ("a", "b"), (Row("<script>x</script>", ("<b>",)),))
-    page = render(title="t", lead=(Text("<i>"),), sections=(Section("s", "S", (table,)),))
-    assert "<script>" not in page and "<b>" not in page and "<i>" not in page
-
-
-@pytest.mark.parametrize(
-    ("value", "digits", "shown"),
-    [(-0.004, 2, "0.00"), (-1.5, 1, "\N{MINUS SIGN}1.5"), (12345.6, 0, "12,346"), (None, 2, NONE)],
-)
-def test_numbers(value: float | None, digits: int, shown: str) -> None:
-    assert number(value, digits) == shown
-
-
-def test_interval_without_bounds() -> None:
-    assert interval({"value": 0.5, "low": None, "high": None}) == "0.50"
-    assert interval({"value": 0.5, "low": 0.4, "high": 0.61}) == "0.50 (0.40 to 0.61)"
-    assert interval({"value": None, "low": None, "high": None}) == interval(None) == NONE
 
 
 def _documented(level: str) -> set[str]:
