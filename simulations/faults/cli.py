@@ -94,14 +94,7 @@ def _with_progress(numbers: Sequence[int], output: Path, above: Facts) -> list[O
 
 
 def _head(above: Facts) -> None:
-    lines = {
-        "command": above.command,
-        "machine": above.machine,
-        "versions": ", ".join(f"{k} {v}" for k, v in above.versions.items()),
-        "seeds": above.seeds,
-        "started": above.started + (", quick" if above.quick else ""),
-    }
-    for key, value in lines.items():
+    for key, value in above.lines().items():
         console.print(f"{key:<10} {value}", soft_wrap=True, highlight=False, markup=False)
 
 

@@ -51,14 +51,7 @@ def _row(outcome: Outcome) -> Row:
 
 
 def _conditions(above: Facts) -> Section:
-    pairs = {
-        "command": above.command,
-        "machine": above.machine,
-        "versions": ", ".join(f"{k} {v}" for k, v in above.versions.items()),
-        "seeds": above.seeds,
-        "started": above.started,
-    }
-    rows = tuple(Row(key, (value,)) for key, value in pairs.items())
+    rows = tuple(Row(key, (value,)) for key, value in above.lines().items())
     return Section(
         "conditions", "Conditions", (Table("How this was measured", ("", ""), rows, words=True),)
     )

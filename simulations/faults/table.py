@@ -101,6 +101,16 @@ class Facts:
     quick: bool
     planned: tuple[int, ...]
 
+    def lines(self) -> dict[str, str]:
+        """Return what is shown of them, by its name."""
+        return {
+            "command": self.command,
+            "machine": self.machine,
+            "versions": ", ".join(f"{k} {v}" for k, v in self.versions.items()),
+            "seeds": self.seeds,
+            "started": self.started + (", quick" if self.quick else ""),
+        }
+
 
 def facts(planned: Sequence[int], *, quick: bool) -> Facts:
     """Return the command, the machine and the versions of this process."""
@@ -148,8 +158,8 @@ def measure(
 
     Args:
         numbers: which.
-        output: each figure works in `output/work/figure-N`, and may share what is expensive with
-            others in `output/work`; it stays there until the next table.
+        output: each figure works in a folder of its own in its folder WORK, and may share there
+            what is expensive with others; it stays until the next table.
         quick: fewer repeats and smaller numbers.
         begun: called before each figure.
         ended: called after each.
