@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import TYPE_CHECKING, Any, Literal
@@ -32,8 +30,10 @@ from server.state import RunState, SiteRecord
 from simulations.faults.flower_side import flower_4, flower_7
 from simulations.faults.row import Row, is_quick
 from simulations.faults.schedules import DEADLINE_S, FickleEngine
+from simulations.faults.silence import silenced
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
 STAGE: Literal["ecg_masked"] = "ecg_masked"
@@ -177,7 +177,7 @@ def attend(engine: FickleEngine) -> Attendance:
 def exactly_once(schedules: int, *, first: int = 0) -> Counted:
     """Play so many schedules, of the seeds from `first` on, and add up what they came to."""
     total = Counted()
-    with _quiet(), task_identity(run_id=1, node_id=1):
+    with _planned_losses(), task_identity(run_id=1, node_id=1):
         for seed in range(first, first + schedules):
             play = Play(seed)
             for number in range(1, ROUNDS + 1):
@@ -236,7 +236,7 @@ class Quorums:
 def quorums(schedules: int, work: Path, *, first: int = 0) -> Quorums:
     """Play so many rounds with a planned minimum, of the seeds from `first` on."""
     total = Quorums()
-    with _quiet(), task_identity(run_id=1, node_id=1):
+    with _planned_losses(), task_identity(run_id=1, node_id=1):
         for seed in range(first, first + schedules):
             _play_quorum(seed, work, total)
     return total
@@ -301,13 +301,6 @@ def figure_4(work: Path) -> Row:
     )
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
+def _planned_losses() -> AbstractContextManager[None]:
     """Keep what the server says of ten thousand planned losses out of the terminal."""
-    log = logging.getLogger("cardionets.server")
-    before = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(before)
+    return silenced("cardionets.server", below=logging.ERROR)

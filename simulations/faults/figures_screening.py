@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,11 +25,12 @@ from simulations.faults.attacks import FIGURE_12, Attack, count_attacks
 from simulations.faults.clean_updates import false_refusals
 from simulations.faults.flower_side import flower_12
 from simulations.faults.row import Row, is_quick
+from simulations.faults.silence import silenced
 from simulations.faults.small import NANO, ecg_hospitals, plan
 from simulations.grid import run_in_process
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from flwr.app import Context, RecordDict
 
@@ -104,7 +103,7 @@ def _run(folder: Path, sites: Mapping[str, Path], attacks: Mapping[int, Attack])
     ]
     config = plan(run.name, words, sites=3)
     write_config(run, config)
-    with _quiet():
+    with silenced("cardionets"):  # many warnings of refused updates
         run_in_process(
             server_app,
             site_app(attacks),
@@ -114,15 +113,3 @@ def _run(folder: Path, sites: Mapping[str, Path], attacks: Mapping[int, Attack])
         )
     summary: dict[str, Any] = json.loads((run / "summary.json").read_text())
     return summary
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the many warnings of refused updates off the table."""
-    logger = logging.getLogger("cardionets")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)

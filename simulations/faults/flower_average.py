@@ -6,9 +6,7 @@ memory are tried on `aggregate_train` itself.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +14,7 @@ from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
 from cardionets_core.flower_compat import raised_reply, task_identity
+from simulations.faults.silence import silenced
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,19 +60,6 @@ def average(
     Raises:
         Exception: whatever the strategy raises; in a run of Flower that ends the run.
     """
-    with quiet():
+    with silenced("flwr"), np.errstate(all="ignore"):
         arrays, _ = (strategy or FedAvg()).aggregate_train(1, list(replies))
     return None if arrays is None else {k: a.numpy() for k, a in arrays.items()}
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep Flower's log lines and NumPy's warnings of its arithmetic off the table."""
-    logger = logging.getLogger("flwr")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with np.errstate(all="ignore"):
-            yield
-    finally:
-        logger.setLevel(before)
