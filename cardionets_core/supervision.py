@@ -26,7 +26,7 @@ import psutil
 from cardionets_core.errors import EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from types import FrameType
 
     from cardionets_core.flower_command import Command
@@ -195,27 +195,40 @@ class Stopped(BaseException):
     """A service manager or a person asked this process to end; no error."""
 
 
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""The signals that ask a process to end."""
+
+
 @contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """Turn SIGTERM, SIGINT and SIGHUP into `Stopped`, so that `finally` blocks run.
+def signals_to(
+    handler: Callable[[int, FrameType | None], object],
+    numbers: Iterable[signal.Signals] = ENDING,
+) -> Iterator[None]:
+    """Hand signals to a handler while the body runs; then the former handlers are put back.
 
     Does nothing outside the main thread, where Python allows no signal handlers.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    before = {number: signal.signal(number, _stop) for number in numbers}
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, former in before.items():
+            signal.signal(number, former)
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Turn SIGTERM, SIGINT and SIGHUP into `Stopped`, so that `finally` blocks run."""
+    with signals_to(_stop):
+        yield
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
     # A second signal must not break off the ending of the children.
-    for one in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for one in ENDING:
         signal.signal(one, signal.SIG_IGN)
     raise Stopped(signal.Signals(number).name)
 

@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ import psutil
 
 from cardionets_core.errors import EngineError
 from cardionets_core.flower_command import LOOPBACK, Command
+from cardionets_core.supervision import signals_to
 from simulations import watchdog
 
 TAIL_LINES = 15
@@ -167,19 +167,9 @@ class ProcessGroup:
 
 @contextmanager
 def signals_as_exceptions() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP leave through `finally` blocks, with the shell's exit code.
-
-    Does nothing outside the main thread, where Python allows no signal handlers.
-    """
-    if threading.current_thread() is not threading.main_thread():
+    """Let SIGTERM and SIGHUP leave through `finally` blocks, with the shell's exit code."""
+    with signals_to(_exit_like_a_shell, (signal.SIGTERM, signal.SIGHUP)):
         yield
-        return
-    before = {n: signal.signal(n, _exit_like_a_shell) for n in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _exit_like_a_shell(number: int, _frame: FrameType | None) -> None:
@@ -193,17 +183,11 @@ def _signals_afterwards() -> Iterator[None]:
     Nor may a first one be lost, where the federation ends of its own accord: the first that came
     is delivered at the end.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     came: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {n: signal.signal(n, lambda number, _frame: came.append(number)) for n in numbers}
     try:
-        yield
+        with signals_to(lambda number, _frame: came.append(number)):
+            yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         for first in came[:1]:
             signal.raise_signal(first)
 
