@@ -173,12 +173,6 @@ def list_nodes(*, home: Path) -> Command:
     return Command(argv, quiet_environment(home))
 
 
-def show_log(run_id: int, *, home: Path) -> Command:
-    """Return `flwr log --show`: what the ServerApp of a run has logged so far."""
-    argv = ("flwr", "log", str(run_id), CONNECTION, "--show")
-    return Command(argv, quiet_environment(home))
-
-
 def stop(run_id: int, *, home: Path) -> Command:
     """Return `flwr stop`; sites still finish the task that they are working on."""
     argv = ("flwr", "stop", str(run_id), CONNECTION, "--format", "json")

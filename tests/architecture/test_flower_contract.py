@@ -206,7 +206,6 @@ CLI_LINES = [
     server_launch.list_runs(home=HOME),
     server_launch.list_runs(home=HOME, run_id=5),
     server_launch.list_nodes(home=HOME),
-    server_launch.show_log(5, home=HOME),
     server_launch.stop(5, home=HOME),
 ]
 
