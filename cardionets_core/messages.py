@@ -26,6 +26,7 @@ from cardionets_core.wire_limits import (
     check_counts,
     check_metrics,
     check_modalities,
+    check_privacy,
     check_site_name,
     check_versions,
     check_whole,
@@ -364,3 +365,5 @@ def _check(update: _UpdateHeader) -> None:
     check_metrics(update.metrics)
     check_versions(update.versions)
     check_modalities(update.modalities)
+    if update.privacy is not None:
+        check_privacy(**vars(update.privacy))

@@ -13,6 +13,9 @@ from typing import Literal
 Contrastive = Literal["bucket", "public_negatives"]
 """How contrastive alignment is made private: docs/privacy.md, section on contrastive losses."""
 
+Modality = Literal["ecg", "cine", "pairs", "phenotypes", "diseases"]
+"""What a hospital may declare to offer (words of SiteDataset.modalities)."""
+
 OVERRIDES = ("noise", "rate", "clip")
 """What a stage may set for itself in `PrivacyRequest.stages`."""
 
@@ -116,6 +119,8 @@ class SitePrivacy:
             init` makes it); empty: the site takes no part in private runs.
         patients: the declared number of patients: a public, rounded constant. Weights, batch
             sizes and normalisers follow from it, never from the records.
+        modalities: what the hospital declares to offer; in private runs the coordinator is told
+            this, and not what the records hold.
         epsilon: the most that all runs together may spend.
         delta: of the guarantee; at most 1 / patients.
         min_noise: smallest noise multiplier of a training step that is let in.
@@ -126,6 +131,7 @@ class SitePrivacy:
     required: bool = False
     ledger: str = ""
     patients: int = 0
+    modalities: tuple[Modality, ...] = ()
     epsilon: float = 8.0
     delta: float = 1e-5
     min_noise: float = 0.3

@@ -6,6 +6,8 @@ logs and reports. So a word is a word, and a number stays far from overflow when
 
 from __future__ import annotations
 
+import math
+import re
 from typing import TYPE_CHECKING
 
 from cardionets_core.errors import WireError
@@ -30,6 +32,9 @@ LARGEST_METRIC = 1e30
 
 METRIC_PREFIXES = ("train_", "validation_", "steps")
 """Metrics that may leave a site, and that a server takes; every other name stays."""
+
+LEDGER_HEAD = re.compile("[0-9a-f]{64}")
+"""The hash of the newest entry of a privacy ledger."""
 
 MODALITIES = frozenset({"ecg", "cine", "pairs", "phenotypes", "diseases"})
 """What a site can serve."""
@@ -102,6 +107,17 @@ def check_modalities(modalities: Collection[str]) -> None:
     """
     if len(set(modalities)) != len(modalities) or not set(modalities) <= MODALITIES:
         raise WireError(f"the update's modalities are not of {', '.join(sorted(MODALITIES))}")
+
+
+def check_privacy(*, epsilon: float, delta: float, head: str, entries: int) -> None:
+    """Refuse what no privacy ledger says; the head travels back to the site with its next task.
+
+    Raises:
+        WireError: a number out of range, or a head that is no SHA-256.
+    """
+    numbers = math.isfinite(epsilon) and epsilon >= 0 and 0 < delta < 1
+    if not numbers or not 1 <= entries <= LARGEST_COUNT or not LEDGER_HEAD.fullmatch(head):
+        raise WireError("the update says of its privacy ledger what no ledger can say")
 
 
 def _check_names(named: Collection[str], what: str) -> None:

@@ -18,6 +18,7 @@ from cardionets_core.errors import (
     CheckpointError,
     ConfigError,
     DataError,
+    PrivacyError,
     SiteError,
     WireError,
 )
@@ -45,7 +46,7 @@ def _answer(message: Message, context: Context) -> Message:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line per request of Flower's
     if FAULTS_ENV in os.environ:
-        from cardionets_core.flower_compat import around_upload
+        from cardionets_core.flower_site import around_upload
 
         around_upload(
             within=lambda: fault_point("half_uploaded"), after=lambda: fault_point("acknowledged")
@@ -67,6 +68,9 @@ def answer(content: RecordDict) -> RecordDict:
         return reply
     except SiteError as error:
         log.warning("answered with the code %r", error.code)
+        return refusal(error.code)
+    except PrivacyError as error:
+        log.warning("answered with the code %r; this stays here: %s", error.code, error)
         return refusal(error.code)
     except Exception as error:
         code = next((c for kind, c in CODES.items() if isinstance(error, kind)), "internal")

@@ -166,9 +166,15 @@ class RunMemory:
         for old in set(before) - kept:
             old.unlink(missing_ok=True)
 
-    def answer(self, mark: str) -> Update | None:
-        """Return the newest answer, if it answered the task of this mark (`task_mark`)."""
-        found = _read(self._folder / ANSWER)
+    def answer(self, mark: str, kind: str = "") -> Update | None:
+        """Return the newest answer of a kind, if it answered the task of this mark (`task_mark`).
+
+        Args:
+            mark: of the task.
+            kind: a private site keeps its answers to other tasks than training, too, each kind by
+                itself: "" is training.
+        """
+        found = _read(self._folder / f"{kind}{ANSWER}")
         if found is None or found[0].get("mark") != mark:
             return None
         facts, tensors = found
@@ -179,8 +185,8 @@ class RunMemory:
         sums = groups.get(SUMS, {}).get(SUMS, {})
         return Update(**header, delta=groups.get("delta", {}), sums=sums)
 
-    def keep_answer(self, mark: str, update: Update) -> None:
-        """Keep an answer in place of the one before.
+    def keep_answer(self, mark: str, update: Update, kind: str = "") -> None:
+        """Keep an answer in place of the one before of its kind (see `answer`).
 
         Raises:
             DataError: the disk is full or away.
@@ -188,7 +194,9 @@ class RunMemory:
         header = {k: v for k, v in vars(update).items() if k not in ("delta", "sums")}
         header["privacy"] = asdict(update.privacy) if update.privacy else None
         groups = {"delta": update.delta, SUMS: {SUMS: dict(update.sums)}}
-        self._write(self._folder / ANSWER, {"mark": mark, "update": header}, _flat(groups))
+        self._write(
+            self._folder / f"{kind}{ANSWER}", {"mark": mark, "update": header}, _flat(groups)
+        )
 
     def _files(self, generation: str = "") -> list[Path]:
         """Return the files of a generation, or of all, in the order in which they were written."""
@@ -246,9 +254,12 @@ def task_mark(task: Task, config: SiteConfig) -> str:
     """Return the SHA-256 of all that an answer depends on: task, site and its table of records.
 
     What only says how or how long to ask (the notice, the budget, which frozen parts travel) is
-    left out, so that a repeated task has the mark of the first.
+    left out, so that a repeated task has the mark of the first. So is the ledger head that the
+    coordinator knows: it moves with every answer.
     """
     header = replace(task.header, notice=None)
+    if header.privacy is not None:
+        header = replace(header, privacy=replace(header.privacy, head=""))
     if header.train is not None:
         header = replace(header, train=replace(header.train, budget_s=0.0))
     others = {g: fingerprint(a) for g, a in sorted(task.weights.items()) if g not in header.parts}

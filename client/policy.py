@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +21,15 @@ if TYPE_CHECKING:
 
     from cardionets_core.evaluation.options import EvaluationOptions
     from cardionets_core.messages import TaskHeader
+    from cardionets_core.privacy_config import PrivateTask, SitePrivacy
     from cardionets_core.site_config import SitePolicy
 
 ACTION_STAGES = {"describe": "handshake", "fit": "evaluate", "score": "evaluate"}
 """Action of a task -> the stage that it belongs to; `train` belongs to all others."""
 
 STAGE_OF_OTHERS = frozenset(ACTION_STAGES.values())
+
+log = logging.getLogger("cardionets.site")
 
 
 def admit(policy: SitePolicy, header: TaskHeader) -> None:
@@ -44,6 +49,58 @@ def admit(policy: SitePolicy, header: TaskHeader) -> None:
         raise SiteError("refused_stage")
     if header.train is not None and header.train.local_epochs > policy.max_local_epochs:
         raise SiteError("refused_task")
+
+
+def admit_private(privacy: SitePrivacy, header: TaskHeader) -> None:
+    """Let a task in by what the hospital demands of privacy, or refuse it.
+
+    Nothing here looks at the records: whether a task is refused tells nothing about them.
+
+    Raises:
+        SiteError: `privacy_plan`.
+    """
+    asked = header.privacy
+    if asked is None:
+        if privacy.required:
+            log.warning("refused: privacy.required is set here, and the task is not private")
+            raise SiteError("privacy_plan")
+        return
+    reason = _not_allowed(privacy, asked) or _not_private(privacy, header, asked)
+    if reason:
+        log.warning("refused: %s", reason)
+        raise SiteError("privacy_plan")
+
+
+def _not_allowed(privacy: SitePrivacy, asked: PrivateTask) -> str:
+    """Return why this hospital does not allow what a task asks; nothing where it does."""
+    if not privacy.ledger:
+        return "privacy.ledger is not set, so this site takes no part in private runs"
+    if not all(math.isfinite(v) for v in (asked.noise, asked.rate, asked.clip)):
+        return "a number of the privacy plan is not finite"
+    if asked.noise < privacy.min_noise:
+        return f"noise {asked.noise:g} is below privacy.min_noise {privacy.min_noise:g}"
+    if not 0 < asked.rate <= 1 or asked.clip <= 0 or asked.steps < 1 or asked.bucket_size < 2:
+        return "rate, clip, steps or bucket_size of the privacy plan is out of range"
+    if asked.contrastive == "public_negatives" and not privacy.bank:
+        return "the contrastive loss is to use a public bank, and privacy.bank is not set"
+    return ""
+
+
+def _not_private(privacy: SitePrivacy, header: TaskHeader, asked: PrivateTask) -> str:
+    """Return why a task of this kind cannot be served privately; nothing where it can."""
+    plan = header.train
+    if header.action != "train" or plan is None:
+        # A release over all patients, once: no sampling that would hide anybody.
+        return "" if (asked.rate, asked.steps) == (1.0, 1) else "a release is of rate 1, once"
+    if asked.rate > privacy.max_rate:
+        return f"rate {asked.rate:g} is above privacy.max_rate {privacy.max_rate:g}"
+    if plan.max_steps != asked.steps:
+        return f"max_steps is {plan.max_steps} and the privacy plan says {asked.steps} steps"
+    if plan.control != "none":
+        return "SCAFFOLD's control variates are not part of private training"
+    if plan.partial:
+        return "a private round takes all of its steps: partial work is not taken"
+    return ""
 
 
 def asked_members(header: TaskHeader) -> tuple[str, ...]:

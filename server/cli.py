@@ -235,12 +235,14 @@ def follow(folder: Path, shown: int, *, queue: Callable[[], Queue]) -> None:
 def _plan(overrides: list[str]) -> RunConfig:
     # They import torch, which the other commands need not wait for.
     from cardionets_core.local_parts import check_local_parts
+    from cardionets_core.privacy.plan import check_private_plan
     from cardionets_core.training.stages import check_plan
 
     values = compose("run", overrides, package=CONF)
     values["name"] = values["name"] or time.strftime("run-%Y%m%d-%H%M%S")
     config = run_config_from(values)
     check_plan(config)
+    check_private_plan(config)
     check_local_parts(config)
     return config
 

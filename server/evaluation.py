@@ -15,6 +15,7 @@ from cardionets_core.evaluation.sums import merge
 from server.exchange import Run, header, round_record, send_round
 from server.gathering import TRIES
 from server.handshake import admitted
+from server.privacy import keeps_to, told_of
 from server.screening import misdirected
 from server.sums import LARGEST_FIT, LARGEST_SCORE, fit_groups, score_groups, usable_sums
 
@@ -106,6 +107,8 @@ def _collect(
         )
         if astray is not None:
             return astray
+        if not keeps_to(update, heads[site].privacy):
+            return "privacy"
         if not all(np.isfinite(v).all() for v in update.sums.values()):
             return "not_finite"
         if not usable_sums(update.sums, due, largest=largest):
@@ -123,7 +126,7 @@ def _collect(
         result = send_round(run, state, heads, accept, deadline_s, extra, enough=enough)
         if enough(result.accepted):
             record: dict[str, Any] = round_record("evaluate", number, 2, result, {})
-            record["tries"] = attempt
+            record |= {"tries": attempt, **told_of(run.ledgers, heads)}
             run.report(record)
             state = replace(state, history=(*state.history, record))
             return state, {n: sums[n] for n in sorted(sums)}

@@ -20,6 +20,7 @@ from cardionets_core.packing import Groups, fingerprint
 from cardionets_core.runtime import derive_seed
 from server.attendance import Attendance
 from server.memory import generations, named
+from server.privacy import Ledgers, knowing, note_report, private_task
 from server.rounds import RoundResult, run_round
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Run:
         notices: site name -> what its next task tells it of its last answer.
         waiting: told which sites the run waits for, whenever that changes; [] when it goes on.
         arrivals: sites that came in since the last round, with what they said of themselves.
+        ledgers: site name -> what its privacy ledger said last, in a private run.
         attendance: which site is at which node, and who is away.
     """
 
@@ -61,6 +63,7 @@ class Run:
     notices: dict[str, Notice] = field(default_factory=dict)
     waiting: Callable[[list[str]], None] = lambda sites: None
     arrivals: dict[str, SiteRecord] = field(default_factory=dict)
+    ledgers: Ledgers = field(default_factory=dict)
     attendance: Attendance = field(init=False)
 
     def __post_init__(self) -> None:
@@ -115,6 +118,7 @@ def header(
         evaluation=evaluation,
         local=config.local_parts,
         model_seed=config.seed if config.local_parts else 0,
+        privacy=private_task(config, stage, action),
     )
 
 
@@ -149,13 +153,18 @@ def send_round(
                 weights[part] = frozen[part]
         memory = named(memories.get(site, ()), lost=MISSING_MEMORY in lost)
         head = replace(head, notice=run.notices.get(site), memory=memory)
-        return Task(head, weights | (extra or {}))
+        return Task(knowing(head, run.ledgers.get(site)), weights | (extra or {}))
+
+    def heard(site: str, update: Update) -> str | None:
+        if update.site == site:
+            note_report(run.ledgers, site, update.privacy)  # also of one that is not used
+        return accept(site, update)
 
     result = run_round(
         run.attendance,
         heads,
         make_task=make,
-        accept=accept,
+        accept=heard,
         deadline_s=deadline_s,
         enough=enough,
         rejoin_s=run.config.rejoin_s,

@@ -13,6 +13,7 @@ from cardionets_core.messages import TaskHeader, TrainPlan, Update
 from server.exchange import Run, send_round
 from server.owners import owners_of, part_examples, short_parts
 from server.partial import counted, per_step, step_mean, usable_steps
+from server.privacy import keeps_to
 from server.strategies.combine import Combiner, combining
 from server.strategies.scaffold import CONTROL, control_groups, steps_fit, with_moves
 
@@ -81,6 +82,9 @@ def gather(
         updates: dict[str, Update] = {}
         firewall.start_try()
         deadline_s = deadline_of(settings, head.stage, state.history, attempt=attempt)
+        if head.privacy is not None:
+            # Nothing is learned from times, and an update that comes late was charged for in vain.
+            deadline_s = settings.deadline_s
         with combining(run.config.strategy, run.folder / SPOOL) as combiner:
             gate = _Gate(settings, state, head, firewall, combiner=combiner, updates=updates)
             enough = quorum(run.config, settings, firewall.parts, updates)
@@ -173,6 +177,7 @@ class _Gate:
     ) -> None:
         assert head.train is not None
         self._plan: TrainPlan = head.train
+        self._private = head.privacy
         self._nova = settings.partial == "fednova"
         self._sites, self._firewall = state.sites, firewall
         self._control = state.moments.get(CONTROL, {})
@@ -182,6 +187,8 @@ class _Gate:
         """Fold an update in and return None, or return why it must not be used."""
         # Raises WireError, which the round turns into `unreadable`.
         update = replace(update, delta=decode(update.delta, self._plan.codec))
+        if not keeps_to(update, self._private, self._sites[site]):
+            return "privacy"
         if not self._counts_steps(update):
             return "steps"
         most = self._sites[site].counts.get("train_studies", 0)

@@ -15,6 +15,7 @@ from cardionets_core.messages import Task, Update
 from server.attendance import DESCRIBE_S, NAME_TAKEN
 from server.exchange import Run, header, round_record
 from server.mail import pause_s
+from server.privacy import keeps_to, note_report, private_task, told_of
 from server.rounds import RoundResult
 from server.screening import misdirected
 from server.state import RunState, SiteRecord
@@ -87,6 +88,8 @@ class _Door:
             return astray
         if run.attendance.is_enrolled(node) and run.attendance.label(node) != name:
             return "wrong_site"  # registered at the SuperLink as another
+        if not keeps_to(update, private_task(run.config, "handshake", "describe")):
+            return "privacy"
         if not usable_statistics(update.sums, phenotypes=self._phenotypes):
             return "sums"
         held = run.nodes.get(name, node)
@@ -96,6 +99,7 @@ class _Door:
             log.warning("site %s has come in under another node; the newer one counts", name)
             run.attendance.displace(held)
         run.nodes[name] = node
+        note_report(run.ledgers, name, update.privacy)
         run.arrivals[name] = SiteRecord(update.modalities, update.counts, update.versions)
         self.updates[name] = update
         return None
@@ -217,7 +221,7 @@ def _record(run: Run, updates: Mapping[str, Update], seconds: float) -> dict[str
     )
     record = round_record("handshake", 1, 1, result, {})
     record["sites"] = {n: {"counts": u.counts} for n, u in sorted(updates.items())}
-    return record
+    return record | told_of(run.ledgers, updates)
 
 
 def _settled(state: RunState, by_site: dict[str, Update], record: dict[str, Any]) -> RunState:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cardionets_core.errors import ConfigError, RunError
+from cardionets_core.privacy.plan import check_private_plan
 from cardionets_core.training.stages import STAGES, Stage, check_plan, configured
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ def require_sites(run: Run, state: RunState) -> None:
         RunError: a stage has fewer sites than its `min_sites`.
     """
     check_plan(run.config)
+    check_private_plan(run.config)
     for index, name in enumerate(run.config.stages):
         if index < state.stage or name not in STAGES:
             continue

@@ -19,6 +19,7 @@ from server.gathering import gather
 from server.handshake import admitted
 from server.norms import learned_names
 from server.owners import head_for, require_sites, shares_of
+from server.privacy import judged_alike, passes_of, told_of
 from server.screening import Asked, Firewall
 from server.state import RunState, save_state
 from server.strategies.averaging import fedavg, moving_average
@@ -121,9 +122,8 @@ def train_round(
         shares={s: {p: n for p, n in share.items() if p in before} for s, share in shares.items()},
         together=[[p for p in member.trains if p in before] for member in stage.members],
     )
-    firewall = Firewall(
-        asked, config=run.config.screening, settings=settings, records=state.history
-    )
+    judged = judged_alike(run.config, settings)
+    firewall = Firewall(asked, config=run.config.screening, settings=judged, records=state.history)
     heads = {site: head_for(head, share) for site, share in shares.items()}
     if CONTROL in state.moments:
         first = begun(state.history, stage.name, shares)
@@ -149,12 +149,13 @@ def train_round(
     record = round_record(stage.name, head.round, settings.rounds, got.result, got.updates)
     record |= {"tries": got.tries, "weights": mark_of_parts(weights)}
     record["screening"] = firewall.record(got.result.accepted)
+    record |= told_of(run.ledgers, heads)
     if stage.members:
         record["examples"] = {site: u.examples for site, u in sorted(got.updates.items())}
     if got.chosen:
         record["chosen"] = got.chosen
     state = replace(state, weights=state.weights | weights, history=(*state.history, record))
-    return _averaged(state, stage, settings, got.updates)
+    return _averaged(state, stage, settings, got.updates, passes_of(run.config, stage.name))
 
 
 def train_plan(config: RunConfig, settings: StageConfig, round_index: int) -> TrainPlan:
@@ -183,7 +184,11 @@ def mark_of_parts(groups: Groups) -> str:
 
 
 def _averaged(
-    state: RunState, stage: Stage, settings: StageConfig, updates: Mapping[str, Update]
+    state: RunState,
+    stage: Stage,
+    settings: StageConfig,
+    updates: Mapping[str, Update],
+    passes: float,
 ) -> RunState:
     """Return the state with the moving average of each part moved by the studies behind it."""
     if settings.ema_half_life <= 0:
@@ -194,7 +199,7 @@ def _averaged(
         average |= moving_average(
             {part: average.get(part, newest[part])},
             newest,
-            examples=settings.local_epochs * sum(u.examples.get(part, 0) for u in updates.values()),
+            examples=round(passes * sum(u.examples.get(part, 0) for u in updates.values())),
             half_life=settings.ema_half_life,
         )
     return replace(state, average=average)

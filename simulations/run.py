@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from cardionets_core.config_tree import digest
 from cardionets_core.errors import ConfigError, EngineError, RunError
 from cardionets_core.local_parts import check_local_parts
+from cardionets_core.privacy.plan import check_private_plan
 from cardionets_core.supervision import process_start
 from cardionets_core.training.stages import check_plan
 from server.progress import read_progress
@@ -170,6 +171,7 @@ def _fresh(
     # Composed before anything is written, so that a wrong key costs no time.
     plan = compose_run(simulation, overrides, name=name, sites=1)
     check_plan(plan)
+    check_private_plan(plan)
     check_local_parts(plan)
     _check_port(simulation)
     hospitals = make_hospitals(simulation, announce=screen.hospital)

@@ -1,0 +1,57 @@
+"""What a private run cannot be, said before anything is started.
+
+Every refusal here has its reason in docs/privacy.md. A site checks for itself what it is asked
+(client/policy.py); this is for the person who plans.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cardionets_core.errors import ConfigError, nearest
+from cardionets_core.training.stages import STAGES
+
+if TYPE_CHECKING:
+    from cardionets_core.run_config import RunConfig
+
+
+def check_private_plan(config: RunConfig) -> None:
+    """Check a plan that asks for differential privacy; any other plan passes.
+
+    Raises:
+        ConfigError: names the key, the cause and what to set instead.
+    """
+    request = config.privacy
+    if not request.is_on:
+        return
+    if config.strategy.name == "scaffold":
+        raise ConfigError(
+            "strategy.name=scaffold: its control variates correct every local step by numbers that "
+            "are no part of a private step. Choose fedavg, or another strategy, with "
+            f"privacy.mode={request.mode}."
+        )
+    trained = [name for name in config.stages if name in STAGES]
+    for name in request.stages:
+        if name not in trained:
+            raise ConfigError(
+                f"privacy.stages.{name}: the plan trains no such stage{nearest(name, trained)}. "
+                f"It trains: {', '.join(trained) or 'none'}."
+            )
+    for name in trained:
+        _check_stage(config, name)
+
+
+def _check_stage(config: RunConfig, name: str) -> None:
+    settings = config.stage[name]
+    if settings.max_steps < 1:
+        raise ConfigError(
+            f"stage.{name}.max_steps is 0: a private round takes a fixed number of noisy steps, "
+            f"which no count of patients may choose. Set stage.{name}.max_steps, for instance to "
+            f"local_epochs / rate ({max(1, round(1 / config.privacy.of(name, 'rate')))} steps are "
+            "one pass in expectation)."
+        )
+    if settings.budget_s > 0:
+        raise ConfigError(
+            f"stage.{name}.budget_s: a private round takes all of its steps, or its number would "
+            f"tell about the data. Leave it at 0; stage.{name}.deadline_s bounds the round."
+        )

@@ -1,0 +1,111 @@
+"""Differential privacy at the server: what a task asks, what an answer must say, ledgers' heads.
+
+The server charges nothing and proves nothing: each site keeps its own ledger. It mirrors the newest
+head of each, so that a site learns when its ledger was set back to an older copy (docs/privacy.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+from cardionets_core.privacy_config import PrivacyReport, PrivateTask
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from cardionets_core.messages import TaskHeader, Update
+    from cardionets_core.run_config import RunConfig, StageConfig
+    from server.state import SiteRecord
+
+Ledgers = dict[str, PrivacyReport]
+"""Site -> what its ledger said last."""
+
+ALIKE = 2**40
+"""A batch size under which all sites take one step; see `judged_alike`."""
+
+
+def private_task(config: RunConfig, stage: str, action: str) -> PrivateTask | None:
+    """Return what a task asks of privacy; None where the run is not private."""
+    request = config.privacy
+    if not request.is_on:
+        return None
+    if action != "train":
+        noise = request.sums_noise if action == "describe" else request.evaluation_noise
+        return PrivateTask(noise=noise, rate=1.0, clip=1.0, steps=1)
+    return PrivateTask(
+        noise=request.of(stage, "noise"),
+        rate=request.of(stage, "rate"),
+        clip=request.of(stage, "clip"),
+        steps=config.stage[stage].max_steps,
+        contrastive=request.contrastive,
+        bucket_size=request.bucket_size,
+    )
+
+
+def knowing(head: TaskHeader, report: PrivacyReport | None) -> TaskHeader:
+    """Return the header with the newest ledger head that is known of its site."""
+    if head.privacy is None or report is None:
+        return head
+    return replace(head, privacy=replace(head.privacy, head=report.head))
+
+
+def note_report(ledgers: Ledgers, site: str, report: PrivacyReport | None) -> None:
+    """Keep what a ledger said, where it is the newest: an answer that was stored speaks of then."""
+    if report is not None and (site not in ledgers or report.entries >= ledgers[site].entries):
+        ledgers[site] = report
+
+
+def keeps_to(update: Update, asked: PrivateTask | None, record: SiteRecord | None = None) -> bool:
+    """Return whether an answer says what its task must say under privacy, and no more.
+
+    An update that tells realised counts or losses is not used: a run is private at every site.
+
+    Args:
+        update: the answer.
+        asked: what its task asked of privacy; None: it was not private.
+        record: of the site, for an answer to a training task.
+    """
+    if asked is None:
+        return True
+    told = (update.metrics, update.examples)
+    if update.privacy is None or any(told) or update.seconds_before:
+        return False
+    if record is None:
+        return True
+    return (
+        update.num_examples == record.counts.get("train_studies")
+        and update.steps == update.planned_steps == asked.steps
+    )
+
+
+def judged_alike(config: RunConfig, settings: StageConfig) -> StageConfig:
+    """Return the settings by which the firewall judges norms.
+
+    It expects of a site with more studies that it goes further. In a private run all sites take
+    the same number of steps, whatever they declare.
+    """
+    return replace(settings, batch_size=ALIKE) if config.privacy.is_on else settings
+
+
+def passes_of(config: RunConfig, stage: str) -> float:
+    """Return how often a round goes over a site's patients, in expectation under privacy."""
+    settings = config.stage[stage]
+    if not config.privacy.is_on:
+        return settings.local_epochs
+    return config.privacy.of(stage, "rate") * settings.max_steps
+
+
+def told_of(ledgers: Mapping[str, PrivacyReport], sites: Iterable[str]) -> dict[str, Any]:
+    """Return what a round's record keeps of the ledgers of its sites; {} where none spoke."""
+    told = {site: asdict(ledgers[site]) for site in sorted(sites) if site in ledgers}
+    return {"privacy": told} if told else {}
+
+
+def ledgers_of(history: Iterable[Mapping[str, Any]]) -> Ledgers:
+    """Return what each ledger said last in these rounds: a restarted server still knows."""
+    ledgers: Ledgers = {}
+    for record in history:
+        for site, report in record.get("privacy", {}).items():
+            note_report(ledgers, site, PrivacyReport(**report))
+    return ledgers
