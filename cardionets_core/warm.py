@@ -96,7 +96,7 @@ def install(program: str, folder: Path, *, log: Path | None = None) -> Path:
 
 def serve(name: str, socket_path: Path, modules: Sequence[str]) -> None:
     """Import a program and `modules`, then fork a process per request until SIGTERM."""
-    from cardionets_core import flower_compat  # slow: the point of this file
+    from cardionets_core import flower_compat, flower_site  # slow: the point of this file
 
     server = name == SERVER_PROGRAM
     program = flower_compat.server_app_program() if server else flower_compat.client_app_program()
@@ -115,7 +115,7 @@ def serve(name: str, socket_path: Path, modules: Sequence[str]) -> None:
             link, _ = listener.accept()
             if os.fork() == 0:
                 listener.close()
-                _work(link, program, None if server else flower_compat.keep_task_input)
+                _work(link, program, None if server else flower_site.keep_task_input)
             link.close()
 
 

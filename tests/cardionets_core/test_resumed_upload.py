@@ -8,7 +8,7 @@ import pytest
 from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 from flwr.supernode import start_client_internal
 
-from cardionets_core.flower_compat import PUSH_TRIES, ResumedUpload
+from cardionets_core.flower_site import PUSH_TRIES, ResumedUpload
 
 OBJECTS = ("a", "b", "c")
 

@@ -11,7 +11,8 @@ from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supernode import start_client_internal
 from flwr.supernode.nodestate import NodeStateFactory
 
-from cardionets_core.flower_compat import LOST_CODES, WholeReplies, task_identity
+from cardionets_core.flower_compat import LOST_CODES, task_identity
+from cardionets_core.flower_site import WholeReplies
 
 RUN, NODE = 5, 7
 

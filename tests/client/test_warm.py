@@ -19,7 +19,7 @@ from client import warm
 STARTER = """
     import os, sys
     from pathlib import Path
-    from cardionets_core import flower_compat
+    from cardionets_core import flower_compat, flower_site
 
     imported_in, kept = os.getpid(), []
 
@@ -43,7 +43,7 @@ STARTER = """
             sys.exit(7)
 
     flower_compat.client_app_program = lambda: program
-    flower_compat.keep_task_input = kept.append
+    flower_site.keep_task_input = kept.append
     from cardionets_core import warm
     warm.serve(warm.CLIENT_PROGRAM, Path(sys.argv[1]), [])
 """
