@@ -139,27 +139,41 @@ def noise_for(
     """
     rule = epsilon_rdp if by == "rdp" else epsilon_prv
 
-    def fits(noise: float) -> bool:
-        return rule([*spent, *(Charge(noise, *stage) for stage in stages)], delta) <= epsilon
+    def above(log_noise: float) -> float:
+        """Return how far above the budget a noise is; near enough linear to be searched fast."""
+        charges = [Charge(math.exp(log_noise), *stage) for stage in stages]
+        return math.log(max(rule([*spent, *charges], delta), 1e-12) / epsilon)
 
-    high = 1.0
-    while not fits(high):
-        high *= 2
-        if high > 1e6:
-            raise ValueError(f"no noise keeps these stages within epsilon {epsilon:g}")
-    return _smallest(fits, high)
+    low, high = -3.0, 14.0
+    if above(high) > 0:
+        raise ValueError(
+            f"no noise keeps this within epsilon {epsilon:g}: {rule(spent, delta):.3g} is spent"
+        )
+    while above(low + 1) > 0:  # from below in small steps: PRV is slow where epsilon is large
+        low += 1
+    return _rounded_up(_root(above, low, low + 1), above)
 
 
-def _smallest(fits: Callable[[float], bool], high: float) -> float:
-    """Return the smallest number that fits, from above, to four digits; `high` fits."""
-    low = high / 2
-    while low > 1e-3 and fits(low):
-        high, low = low, low / 2
-    while high / low > 1 + 1e-5:
-        middle = math.sqrt(low * high)
-        low, high = (low, middle) if fits(middle) else (middle, high)
-    digits = 3 - math.floor(math.log10(high))
-    return math.ceil(high * 10**digits) / 10**digits
+def _root(above: Callable[[float], float], low: float, high: float) -> float:
+    """Return a place that is not above, close to the last one that is."""
+    from scipy.optimize import brentq
+
+    if above(low) <= 0:
+        return low
+    return float(brentq(above, low, high, xtol=2e-5))
+
+
+def _rounded_up(log_noise: float, above: Callable[[float], float]) -> float:
+    """Return the noise in four digits, the smallest near by that is not above."""
+    unit = 10.0 ** (math.floor(log_noise / math.log(10)) - 3)
+    whole = math.ceil(math.exp(log_noise) / unit - 0.5)
+    while above(math.log(_decimal(whole * unit))) > 0:
+        whole += 1
+    return _decimal(whole * unit)
+
+
+def _decimal(noise: float) -> float:
+    return float(f"{noise:.4g}")
 
 
 @lru_cache(maxsize=4096)

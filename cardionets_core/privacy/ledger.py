@@ -1,28 +1,109 @@
-"""The ledger of a patient population: what its privacy has cost, in all runs and stages."""
+"""The ledger of a patient population: what its privacy has cost, in all runs, stages and metrics.
+
+    with Ledger.opened(settings, patients=ids, salt=salt, expect_head=task.head) as ledger:
+        ledger.reserve(key, mechanism.charge)      # all steps of the round, before its first batch
+        report = ledger.report()
+
+Opacus' accountant lives in memory and forgets with its process. This one charges first, on the
+disk (ledger_file.py), for known patients (population.py), and never gives back. docs/privacy.md,
+Ledger, has the rules; the text of its errors stays at the site.
+"""
 
 from __future__ import annotations
 
+import json
+import secrets
+import time
+from collections import Counter
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cardionets_core.errors import PrivacyError
+from cardionets_core.privacy import population
+from cardionets_core.privacy.accounting import Charge, epsilon_rdp
+from cardionets_core.privacy.ledger_file import EntryFile, check_new, create, refuse
+from cardionets_core.privacy.population import Population
+from cardionets_core.privacy_config import PrivacyReport
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
-    from cardionets_core.privacy.accounting import Charge
-    from cardionets_core.privacy_config import PrivacyReport, SitePrivacy
+    from cardionets_core.privacy_config import SitePrivacy
+
+OPEN, RAISE, CLOCK, CHARGE = "open", "raise", "clock", "charge"
+"""Kinds of entries."""
+
+FORMAT = 1
+CLOCK_SLACK_S = 300
+"""A clock may be put right by so much; more means a restored machine, or a wrong clock."""
+
+SAME = 1 + 1e-9
+"""Two sums of the same charges may differ in their last bits."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """A charge as the ledger tells it.
+
+    Attributes:
+        run: name of the run, or the whole key where it is no `charge_key`.
+        stage: name of the stage.
+        round: its number.
+        what: `train`, `evaluate`, `handshake`.
+        time: seconds since the epoch.
+        charge: what was charged.
+    """
+
+    run: str
+    stage: str
+    round: int
+    what: str
+    time: int
+    charge: Charge
+
+
+def charge_key(*, run: str, stage: str, number: int, what: str, weights: str) -> str:
+    """Return the key of a task's charge.
+
+    Args:
+        run: name of the run.
+        stage: name of the stage; `show` adds up by run and stage.
+        number: of the round.
+        what: `train`, `evaluate`, `handshake`.
+        weights: SHA-256 of the incoming weights (or of the task).
+    """
+    return json.dumps([run, stage, number, what, weights])
 
 
 class Ledger:
     """An open, locked ledger; `opened` makes it.
 
+    Args:
+        file: its entries.
+        settings: the site's privacy settings.
+
     Attributes:
         delta: of the guarantee.
-        budget: the epsilon that may be spent.
+        budget: the epsilon that may be spent: the site's own, which is at most the recorded one.
+        recorded: the epsilon that the ledger's newest `open` or `raise` names.
+        name: the ledger's own random name.
     """
 
-    delta: float
-    budget: float
+    def __init__(self, file: EntryFile, settings: SitePrivacy) -> None:
+        self._file = file
+        first = file.entries[0].body
+        if first.get("kind") != OPEN or first.get("format") != FORMAT:
+            raise refuse(
+                f"{file.path} is not a ledger of this version; use the version that made it."
+            )
+        self.name = str(first["ledger"])
+        self.delta, self.budget = settings.delta, settings.epsilon
+        self._is_bound = False
+        raised = [e.body["epsilon"] for e in file.entries if e.body["kind"] in (OPEN, RAISE)]
+        self.recorded = float(raised[-1])
+        self._recorded_delta = float(first["delta"])
 
     @classmethod
     @contextmanager
@@ -47,26 +128,55 @@ class Ledger:
         Raises:
             PrivacyError: `privacy_ledger`.
         """
-        raise NotImplementedError
+        with cls.read(settings) as ledger:
+            ledger._check_config()
+            ledger._check_clock()
+            ledger._check_head(expect_head)
+            population.bound(ledger.path, Population.of(ledger.name, patients, salt))
+            if claim_folder is not None:
+                population.leave_mark(claim_folder, ledger.path, ledger.name)
+            ledger._is_bound = True
+            yield ledger
+
+    @classmethod
+    @contextmanager
+    def read(cls, settings: SitePrivacy) -> Iterator[Ledger]:
+        """Open and lock the ledger without asking whose it is: to look at it, or raise it.
+
+        Raises:
+            PrivacyError: `privacy_ledger`; `privacy_plan` where the site names no ledger.
+        """
+        with EntryFile.opened(ledger_path(settings)) as file:
+            yield cls(file, settings)
+
+    @property
+    def path(self) -> Path:
+        """The file of the entries."""
+        return self._file.path
 
     @property
     def head(self) -> str:
         """Hash of the newest entry, 64 hex digits."""
-        raise NotImplementedError
+        return self._file.entries[-1].hash
 
     @property
     def entries(self) -> int:
         """How many entries there are."""
-        raise NotImplementedError
+        return len(self._file.entries)
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """All charges with run, stage and round, oldest first."""
+        return tuple(_item(e.body) for e in self._file.entries if e.body["kind"] == CHARGE)
 
     @property
     def charges(self) -> tuple[Charge, ...]:
         """All charges, oldest first."""
-        raise NotImplementedError
+        return tuple(_charge(e.body) for e in self._file.entries if e.body["kind"] == CHARGE)
 
     def epsilon(self, more: Iterable[Charge] = ()) -> float:
         """Return what is spent, by RDP at `delta`, with `more` on top."""
-        raise NotImplementedError
+        return epsilon_rdp((*self.charges, *more), self.delta)
 
     def reserve(self, key: str, charge: Charge) -> str:
         """Charge before the first batch is drawn; return the head. Never refunded.
@@ -79,21 +189,159 @@ class Ledger:
             PrivacyError: `privacy_spent`, when the budget does not cover it; `privacy_ledger`,
                 when the entry could not be written to the disk.
         """
-        raise NotImplementedError
+        if not self._is_bound:
+            raise ValueError("a ledger that was opened to be read cannot be charged: use `opened`")
+        after = self.epsilon([charge])
+        if not after <= self.budget * SAME:
+            raise PrivacyError(
+                "privacy_spent",
+                f"{self.path}: epsilon {self.epsilon():.3f} of {self.budget:g} is spent, and "
+                f"{charge.steps} steps of noise {charge.noise:g} at rate {charge.rate:g} would "
+                f"make it {after:.3f}. Nothing was computed; `cardionets-site budget show` lists "
+                "what was spent, and the hospital alone may raise it (`budget raise`).",
+            )
+        keys = Counter(e.body.get("key") for e in self._file.entries)
+        values = {"noise": charge.noise, "rate": charge.rate, "steps": charge.steps}
+        self._append(CHARGE, key=key, attempt=keys[key] + 1, **values)
+        return self.head
 
     def report(self) -> PrivacyReport:
         """Return what an update may say of the ledger."""
-        raise NotImplementedError
+        return PrivacyReport(self.epsilon(), self.delta, self.head, self.entries)
+
+    def raise_budget(self, epsilon: float) -> None:
+        """Record a larger budget: an explicit act of the hospital.
+
+        Raises:
+            PrivacyError: it is no larger than the one that is recorded, or cannot be written.
+        """
+        self._check_clock()
+        if not epsilon > self.recorded:
+            raise refuse(
+                f"{self.path} records epsilon {self.recorded:g} already; to spend less, lower "
+                "privacy.epsilon in the site's YAML."
+            )
+        self._append(RAISE, epsilon=epsilon)
+        self.recorded = epsilon
+
+    def accept_clock(self) -> None:
+        """Record that the clock now says an earlier time, and that a person has looked why."""
+        self._append(CLOCK)
+
+    def _append(self, kind: str, **values: Any) -> None:
+        newest = self._file.entries[-1].body["time"]
+        now = int(time.time())
+        stamp = now if kind == CLOCK else max(now, newest)
+        self._file.append({"kind": kind, "time": stamp, **values})
+
+    def _check_config(self) -> None:
+        """Refuse a site's YAML that allows more than was recorded by an explicit act."""
+        for name, stated, recorded in (
+            ("epsilon", self.budget, self.recorded),
+            ("delta", self.delta, self._recorded_delta),
+        ):
+            if stated > recorded * SAME:
+                way = "record it with `cardionets-site budget raise`" if name == "epsilon" else ""
+                raise refuse(
+                    f"privacy.{name} is {stated:g}, but {self.path} was made for {recorded:g}. "
+                    f"Lower privacy.{name}{', or ' + way if way else ''}."
+                )
+
+    def _check_clock(self) -> None:
+        newest, now = self._file.entries[-1].body["time"], time.time()
+        if now < newest - CLOCK_SLACK_S:
+            raise refuse(
+                f"{self.path}: its newest entry is of {_date(newest)}, but the clock says "
+                f"{_date(now)}: the machine was put back to an earlier state, or its clock is "
+                "wrong. Set the clock; if it is right and no entry is missing, `cardionets-site "
+                "budget accept-clock`."
+            )
+
+    def _check_head(self, expected: str) -> None:
+        if expected and expected not in {entry.hash for entry in self._file.entries}:
+            raise refuse(
+                f"{self.path} lacks an entry that the coordinator has seen (hash "
+                f"{expected[:12]!r}...): it was put back from an older backup, or is another "
+                "ledger. Put back its newest state; if that is lost, this site can take part in "
+                "no further private run of that coordinator."
+            )
 
 
-def charge_key(*, run: str, stage: str, number: int, what: str, weights: str) -> str:
-    """Return the key of a task's charge.
+def ledger_path(settings: SitePrivacy) -> Path:
+    """Return where a site's ledger is.
+
+    Raises:
+        PrivacyError: `privacy_plan`, when the site names none, or not by its whole path.
+    """
+    if not settings.ledger:
+        raise PrivacyError(
+            "privacy_plan",
+            "privacy.ledger is not set in the site's YAML, so this site takes no part in private "
+            "runs. Name a file, then `cardionets-site budget init`.",
+        )
+    path = Path(settings.ledger)
+    if not path.is_absolute():
+        raise refuse(
+            f"privacy.ledger names {path}, which is another place for a service that starts "
+            "elsewhere; write the whole path."
+        )
+    return path
+
+
+def init_ledger(
+    settings: SitePrivacy,
+    *,
+    patients: Iterable[str],
+    salt: str,
+    claim_folder: Path | None = None,
+) -> str:
+    """Make the first and only ledger of a population; return its head.
 
     Args:
-        run: name of the run.
-        stage: name of the stage; `show` adds up by run and stage.
-        number: of the round.
-        what: `train`, `evaluate`, `handshake`.
-        weights: SHA-256 of the incoming weights (or of the task).
+        settings: the site's privacy settings; epsilon and delta are recorded.
+        patients: ids of all patients of the site's table.
+        salt: the site's secret.
+        claim_folder: the site's cache.
+
+    Raises:
+        PrivacyError: there is or was one, the patients are in another one, or delta is above 1/n.
     """
-    raise NotImplementedError
+    path, name = ledger_path(settings), secrets.token_hex(16)
+    own = Population.of(name, patients, salt)
+    if not own.digests:
+        raise refuse("The site's table holds no patient; prepare the records first.")
+    if settings.delta > 1 / len(own.digests):
+        raise refuse(
+            f"privacy.delta is {settings.delta:g}, above 1 / patients: publishing one whole record "
+            f"would pass. Set it to {0.1 / len(own.digests):.0e} or less."
+        )
+    if not path.parent.is_dir():
+        raise refuse(f"{path.parent} does not exist; make the folder on a disk that is backed up.")
+    check_new(path)
+    population.check_strangers(path, own)
+    if claim_folder is not None:
+        population.check_mark(claim_folder, path)
+    population.write(path, own)
+    declared = {"epsilon": settings.epsilon, "delta": settings.delta, "patients": settings.patients}
+    body = {"kind": OPEN, "format": FORMAT, "ledger": name, "time": int(time.time()), **declared}
+    head = create(path, body).hash
+    if claim_folder is not None:
+        population.leave_mark(claim_folder, path, name)
+    return head
+
+
+def _item(body: dict[str, Any]) -> Item:
+    run, stage, number, what = body["key"], "", 0, ""
+    try:
+        run, stage, number, what, _ = json.loads(body["key"])
+    except (ValueError, TypeError):
+        pass  # a key of another form is shown whole
+    return Item(run, stage, number, what, body["time"], _charge(body))
+
+
+def _charge(body: dict[str, Any]) -> Charge:
+    return Charge(body["noise"], body["rate"], body["steps"])
+
+
+def _date(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
