@@ -36,6 +36,7 @@ chunk, since matrix products are blocked by their size. Without it the sum could
 in floating point.
 """
 
+
 SMALLEST_BUCKET = 2
 """A bucket with fewer patients adds nothing: alone, nobody has a negative."""
 

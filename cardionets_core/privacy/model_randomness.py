@@ -41,10 +41,52 @@ def batch_and_noise(
         rows: at least one.
         seed: of this step.
     """
-    batches, noises = [], []
-    for row in rows.tolist():
-        own = derive_seed(seed, index.patient_of(row))
-        batches.append(dataset.batch(np.array([row]), rng=np.random.default_rng(own)))
-        noises.append(objective.draw(model, batches[-1], torch.Generator().manual_seed(own)))
-    batch = {f.name: torch.cat([getattr(b, f.name) for b in batches]) for f in fields(Batch)}
-    return Batch(**batch), {k: torch.cat([n[k] for n in noises]) for k in noises[0]}
+    seeds = [derive_seed(seed, index.patient_of(row)) for row in rows.tolist()]
+    alone = [
+        dataset.batch(np.array([row]), rng=np.random.default_rng(own))
+        for row, own in zip(rows.tolist(), seeds, strict=True)
+    ]
+    batch = Batch(**{f.name: torch.cat([getattr(b, f.name) for b in alone]) for f in fields(Batch)})
+    drawn = [
+        objective.draw(model, one, torch.Generator().manual_seed(own))
+        for one, own in zip(alone, seeds, strict=True)
+    ]
+    return batch, {k: torch.cat([d[k] for d in drawn]) for k in drawn[0]}
+
+
+def made_up_patients(model: CardioNet, objective: Objective) -> tuple[Batch, Noise]:
+    """Return three patients who do not exist, one of them without half the leads and one view.
+
+    They have what every objective needs, in the model's precision and on its device.
+    """
+    config, weight = model.config, next(model.parameters())
+    cine, views = config.cine, len(config.cine.views)
+
+    def wave(*shape: int, step: float) -> torch.Tensor:
+        count = 3 * int(np.prod(shape, dtype=np.int64))
+        return torch.arange(count).mul(step).sin().view(3, *shape).to(weight.dtype)
+
+    def known(count: int) -> torch.Tensor:
+        mask = torch.ones(3, count, dtype=torch.bool)
+        mask[1, (count + 1) // 2 :] = False
+        return mask
+
+    lead_mask, view_mask = known(12), known(views)
+    batch = Batch(
+        ecg=wave(12, config.ecg.crop_samples, step=0.37) * lead_mask[..., None],
+        lead_mask=lead_mask,
+        cine=wave(views, cine.phases, cine.size_px, cine.size_px, step=0.73)
+        * view_mask[:, :, None, None, None],
+        view_mask=view_mask,
+        covariates=wave(4, step=1.1),
+        covariate_mask=known(4),
+        phenotypes=wave(config.num_phenotypes, step=1.3),
+        phenotype_mask=known(config.num_phenotypes),
+        diseases=(wave(config.num_diseases, step=1.7) > 0).to(weight.dtype),
+        disease_mask=known(config.num_diseases),
+    )
+    noise = objective.draw(model, batch, torch.Generator().manual_seed(0))
+    return batch.to(weight.device), {
+        k: v.to(weight.device, weight.dtype if v.is_floating_point() else v.dtype)
+        for k, v in noise.items()
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -26,6 +27,7 @@ from cardionets_core.training.loop import freeze_all_but, make_optimizer, pull_b
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
+    from types import ModuleType
 
     from torch import nn
 
@@ -69,6 +71,7 @@ def train_privately(
     the tokenizer's latent statistics are left as they are (measuring them would be a release).
 
     Args:
+        objective: in its private form (privacy.objectives).
         needs: what a study must have (words of SiteDataset.indices).
         mechanism: noise, rate, clip and normaliser.
         rng: draws membership, labels and noise.
@@ -82,30 +85,17 @@ def train_privately(
     """
     require_production(rng)
     require_clippable(model, objective, trains=trains, grouping=mechanism.grouping, engine=engine)
-    index = PatientIndex(dataset, needs)
     freeze_all_but(model, trains)
+    if engine == "ghost" and mechanism.grouping == "patient":
+        _ghost().require_agreement(model, objective, trains)
     parameters = parameters_of(model, trains)
     optimizer = make_optimizer(list(parameters.values()), plan)
     anchors = [p.detach().clone() for p in parameters.values()]
+    index = PatientIndex(dataset, needs)
+    steps = _Steps(model, dataset, objective, tuple(trains), mechanism, index, engine)
     model.train()
     for step in range(mechanism.steps):
-        rows = index.sample(mechanism.rate, rng)
-        pieces = _loaded(
-            _groups(rows, mechanism, rng),
-            model=model,
-            dataset=dataset,
-            objective=objective,
-            index=index,
-            seed=derive_seed(seed, step),
-            device=device,
-        )
-        total = zeros_for(model, trains)
-        for batch, noise in pieces:
-            found = _sum(
-                model, batch, noise, objective, trains=trains, mechanism=mechanism, engine=engine
-            )
-            for name, values in found.items():
-                total[name] += values
+        total = steps.sum(rng, derive_seed(seed, step), device)
         set_noisy_mean(parameters, total, mechanism, rng)
         if plan.proximal_mu:
             pull_back(list(parameters.values()), anchors, plan.proximal_mu)
@@ -127,48 +117,62 @@ def set_noisy_mean(
         parameter.grad = noisy.to(parameter.dtype)
 
 
-def _groups(rows: np.ndarray, mechanism: Mechanism, rng: RandomSource) -> list[np.ndarray]:
-    """Return the rows that are loaded together: the members of a bucket, or some patients."""
-    if mechanism.grouping == "patient":
-        return [rows[i : i + LOADED] for i in range(0, len(rows), LOADED)]
-    labels = rng.integers(len(rows), int(mechanism.groups))
-    return [rows[labels == k] for k in sorted(set(labels.tolist()))]
+@dataclass(frozen=True)
+class _Steps:
+    """All that the steps of one task have in common."""
+
+    model: CardioNet
+    dataset: SiteDataset
+    objective: Objective
+    trains: tuple[str, ...]
+    mechanism: Mechanism
+    index: PatientIndex
+    engine: Engine
+
+    def sum(self, rng: RandomSource, seed: int, device: torch.device) -> Sums:
+        """Sample patients and return the sum of the clipped gradients of their groups."""
+        rows = self.index.sample(self.mechanism.rate, rng)
+        total = zeros_for(self.model, self.trains)
+        for together in self._loaded_together(rows, rng):
+            batch, noise = batch_and_noise(
+                self.model,
+                self.dataset,
+                self.objective,
+                index=self.index,
+                rows=together,
+                seed=seed,
+            )
+            noise = {k: v.to(device) for k, v in noise.items()}
+            for name, values in self._clipped(batch.to(device), noise).items():
+                total[name] += values
+        return total
+
+    def _loaded_together(self, rows: np.ndarray, rng: RandomSource) -> Iterator[np.ndarray]:
+        """Yield the members of a bucket, or some patients; nothing where nobody was sampled."""
+        if self.mechanism.grouping == "patient":
+            yield from (rows[i : i + LOADED] for i in range(0, len(rows), LOADED))
+            return
+        labels = rng.integers(len(rows), int(self.mechanism.groups))
+        yield from (rows[labels == k] for k in np.unique(labels))
+
+    def _clipped(self, batch: Batch, noise: Noise) -> Sums:
+        model, objective, trains = self.model, self.objective, self.trains
+        clip = self.mechanism.clip
+        if self.mechanism.grouping == "bucket":
+            one = np.zeros(len(batch), dtype=np.int64)  # one bucket was loaded
+            return bucket_sum(model, batch, noise, objective, trains=trains, clip=clip, labels=one)
+        if self.engine == "loop":
+            return looped_sum(model, batch, noise, objective, trains=trains, clip=clip)
+        if self.engine == "ghost":
+            found: Sums = _ghost().ghost_sum(
+                model, batch, noise, objective, trains=trains, clip=clip
+            )
+            return found
+        return clipped_sum(model, batch, noise, objective, trains=trains, clip=clip, chunk=CHUNK)
 
 
-def _loaded(
-    groups: Sequence[np.ndarray],
-    *,
-    model: CardioNet,
-    dataset: SiteDataset,
-    objective: Objective,
-    index: PatientIndex,
-    seed: int,
-    device: torch.device,
-) -> Iterator[tuple[Batch, Noise]]:
-    for rows in groups:
-        batch, noise = batch_and_noise(model, dataset, objective, index=index, rows=rows, seed=seed)
-        yield batch.to(device), {k: v.to(device) for k, v in noise.items()}
+def _ghost() -> ModuleType:
+    """Return the ghost engine; its libraries take seconds to import, and most never use it."""
+    from cardionets_core.privacy import ghost
 
-
-def _sum(
-    model: CardioNet,
-    batch: Batch,
-    noise: Noise,
-    objective: Objective,
-    *,
-    trains: Sequence[str],
-    mechanism: Mechanism,
-    engine: Engine,
-) -> Sums:
-    clip = mechanism.clip
-    if mechanism.grouping == "bucket":
-        one = np.zeros(len(batch), dtype=np.int64)  # `_groups` has loaded one bucket
-        return bucket_sum(model, batch, noise, objective, trains=trains, clip=clip, labels=one)
-    if engine == "loop":
-        return looped_sum(model, batch, noise, objective, trains=trains, clip=clip)
-    if engine == "ghost":
-        # Opacus takes seconds to import, and most sites never use it.
-        from cardionets_core.privacy.ghost import ghost_sum
-
-        return ghost_sum(model, batch, noise, objective, trains=trains, clip=clip)
-    return clipped_sum(model, batch, noise, objective, trains=trains, clip=clip, chunk=CHUNK)
+    return ghost
