@@ -22,12 +22,15 @@ from client.members import Cohort, Trained, examples_of, metrics_of, studies_of
 from client.memory import CONTROL, LOCAL, RESIDUAL, Memory, RunMemory, remembers, task_mark
 from client.policy import (
     admit,
+    admit_private,
     floored,
     is_enough,
     outgoing,
     require_patients,
     site_options,
 )
+from client.private_answers import answer_privately
+from client.private_training import trained_privately
 from client.weights import Controls, difference, gather_weights, load_model, personal
 
 if TYPE_CHECKING:
@@ -60,7 +63,10 @@ def serve(task: Task, site: Site) -> Update:
     fault_place(stage=header.stage, number=header.round, site=site.name)
     fault_point("received")
     admit(site.config.policy, header)
+    admit_private(site.config.privacy, header)
     set_up(header.threads)
+    if header.privacy is not None and header.action != "train":
+        return answer_privately(task, site)
     if header.action == "describe":
         return _describe(header, site)
     if header.action == "train":
@@ -94,14 +100,22 @@ def _train(task: Task, site: Site) -> Update:
         answered = memory.answer(mark)
         if answered is not None:
             log.info("stage %s, round %d: answered again as before", header.stage, header.round)
+            if header.privacy is not None:
+                return answered  # the same bytes, for no charge; a time would be content
             # What this task has waited for the other one, the server has seen itself.
             return replace(answered, seconds_before=max(0.0, answered.seconds_before - waited_s))
         started = time.monotonic()
         before = memory.read(header.memory).entering(header.stage)
-        update, after = _trained(_sooner(task, waited_s), site, stages, before)
+        sooner = _sooner(task, waited_s)
+        if header.privacy is not None:
+            update, after = trained_privately(sooner, site, stages, before, mark=mark)
+            kept = update
+        else:
+            update, after = _trained(sooner, site, stages, before)
+            kept = replace(update, seconds_before=time.monotonic() - started)
         if remembers(header):
             memory.write(header, after)
-        memory.keep_answer(mark, replace(update, seconds_before=time.monotonic() - started))
+        memory.keep_answer(mark, kept)
         fault_point("ledger_written")
         return update
 

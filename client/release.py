@@ -15,8 +15,9 @@ from cardionets_core.messages import Update
 from cardionets_core.runtime import versions
 
 if TYPE_CHECKING:
+    from cardionets_core.evaluation.sums import Sums
     from cardionets_core.messages import TaskHeader
-    from cardionets_core.packing import Arrays, Groups
+    from cardionets_core.packing import Groups
     from cardionets_core.privacy_config import PrivacyReport, SitePrivacy
 
 NAMES = frozenset({"site", "run", "stage", "round"})
@@ -30,8 +31,21 @@ RELEASED: dict[str, frozenset[str]] = {
 """Action of a private task -> the fields of its answer that may hold anything."""
 
 
+def require_declared(privacy: SitePrivacy) -> None:
+    """Check, before anything is charged, that the hospital declares what it offers.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if not privacy.modalities:
+        raise ConfigError(
+            "privacy.modalities is empty; declare what this hospital offers (of ecg, cine, pairs, "
+            "phenotypes, diseases): in a private run nobody is told what the records hold."
+        )
+
+
 def description(
-    header: TaskHeader, site: str, privacy: SitePrivacy, *, sums: Arrays, report: PrivacyReport
+    header: TaskHeader, site: str, privacy: SitePrivacy, *, sums: Sums, report: PrivacyReport
 ) -> Update:
     """Return what a private site says of itself: what its YAML declares, and noised sums.
 
@@ -41,15 +55,7 @@ def description(
         privacy: what the hospital declares.
         sums: of the phenotypes, noised.
         report: of the ledger that was charged for them.
-
-    Raises:
-        ConfigError: the hospital declares nothing that it offers.
     """
-    if not privacy.modalities:
-        raise ConfigError(
-            "privacy.modalities is empty; declare what this hospital offers (of ecg, cine, pairs, "
-            "phenotypes, diseases): in a private run nobody is told what the records hold."
-        )
     update = Update(
         **_named(header, site),
         counts=declared_counts(privacy),
@@ -90,7 +96,7 @@ def trained_update(
     return released(update, header)
 
 
-def evaluated(header: TaskHeader, site: str, *, sums: Arrays, report: PrivacyReport) -> Update:
+def evaluated(header: TaskHeader, site: str, *, sums: Sums, report: PrivacyReport) -> Update:
     """Return the noised sums of an evaluation.
 
     Args:

@@ -12,12 +12,20 @@ from cardionets_core.errors import IncompleteError
 from cardionets_core.evaluation.evaluate import solve_probes, summarise
 from cardionets_core.evaluation.summary import residual_sd
 from cardionets_core.evaluation.sums import merge
+from cardionets_core.privacy.evaluation import private_options
 from server.exchange import Run, header, round_record, send_round
 from server.gathering import TRIES
 from server.handshake import admitted
 from server.privacy import keeps_to, told_of
 from server.screening import misdirected
-from server.sums import LARGEST_FIT, LARGEST_SCORE, fit_groups, score_groups, usable_sums
+from server.sums import (
+    LARGEST_FIT,
+    LARGEST_SCORE,
+    fit_groups,
+    private_fit_groups,
+    score_groups,
+    usable_sums,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,7 +83,8 @@ def evaluation_options(config: RunConfig) -> EvaluationOptions:
     """Return the run's options without the sections that no stage of the run has trained for."""
     trained = set(config.stages)
     sections = tuple(s for s in config.evaluation.sections if trained & set(SECTION_STAGES[s]))
-    return replace(config.evaluation, sections=sections)
+    options = replace(config.evaluation, sections=sections)
+    return private_options(options) if config.privacy.is_on else options
 
 
 def evaluated_parts(modalities: tuple[str, ...], sections: tuple[Section, ...]) -> tuple[str, ...]:
@@ -143,7 +152,8 @@ def _due(config: RunConfig, action: Action, extra: Groups) -> tuple[list[Sums], 
     """Return what a site may send, group by group, and the largest number in it."""
     options = evaluation_options(config)
     if action == "fit":
-        return fit_groups(config, options), LARGEST_FIT
+        due = private_fit_groups if config.privacy.is_on else fit_groups
+        return due(config, options), LARGEST_FIT
     return score_groups(config, options, extra[PROBES]), LARGEST_SCORE
 
 

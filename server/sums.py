@@ -46,6 +46,9 @@ POSITIVE = frozenset({"square", "absolute", "brier", "histogram", "calibration",
 DIVISORS = frozenset({"mean_cine/n", "ecg_score/n", "train_features/n"})
 """Counts that sums are divided by as they are: a site without such patients leaves them out."""
 
+PRIVATE_FIT = ("residual/", "ecg_score/")
+"""Beginnings of the names of what is fitted in a private run (privacy/evaluation.py)."""
+
 ROUNDING = 1e-9
 """Share of its trace by which rounding may take a sum of squares below zero."""
 
@@ -105,6 +108,13 @@ def fit_groups(config: RunConfig, options: EvaluationOptions) -> list[Sums]:
     if "generation" in options.sections:
         groups.append(_cine_sums(config, options))
     return groups
+
+
+def private_fit_groups(config: RunConfig, options: EvaluationOptions) -> list[Sums]:
+    """Return what a private site may send in round `fit`: no baselines, no probes."""
+    whole = {key: value for group in fit_groups(config, options) for key, value in group.items()}
+    groups = [{k: v for k, v in whole.items() if k.startswith(p)} for p in PRIVATE_FIT]
+    return [group for group in groups if group]
 
 
 def score_groups(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cardionets_core.errors import ConfigError, nearest
+from cardionets_core.privacy.evaluation import private_options
 from cardionets_core.training.stages import STAGES
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ def check_private_plan(config: RunConfig) -> None:
             )
     for name in trained:
         _check_stage(config, name)
+    if "evaluate" in config.stages:
+        private_options(config.evaluation)
 
 
 def _check_stage(config: RunConfig, name: str) -> None:

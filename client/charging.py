@@ -1,0 +1,64 @@
+"""Charges this hospital's privacy ledger, before anything that costs privacy is computed."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cardionets_core.privacy.ledger import Ledger, charge_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cardionets_core.data.dataset import SiteDataset
+    from cardionets_core.messages import TaskHeader
+    from cardionets_core.privacy.accounting import Charge
+    from cardionets_core.privacy_config import PrivacyReport
+    from client.site import Site
+
+
+def charged(
+    site: Site, dataset: SiteDataset, header: TaskHeader, charge: Charge, *, mark: str
+) -> PrivacyReport:
+    """Charge a task, whatever becomes of it, and return what the ledger then says.
+
+    Args:
+        site: this hospital.
+        dataset: its records; the ledger is of all patients in them.
+        header: of a private task.
+        charge: all that the task will cost.
+        mark: of the task (`task_mark`): it holds the weights, so that other weights cost again.
+
+    Raises:
+        PrivacyError: `privacy_spent` or `privacy_ledger`; nothing may be computed then.
+    """
+    key = charge_key(
+        run=header.run, stage=header.stage, number=header.round, what=header.action, weights=mark
+    )
+    with _opened(site, dataset, header) as ledger:
+        ledger.reserve(key, charge)
+        return ledger.report()
+
+
+def uncharged(site: Site, dataset: SiteDataset, header: TaskHeader) -> PrivacyReport:
+    """Return what the ledger says where an answer holds nothing of any patient.
+
+    Raises:
+        PrivacyError: `privacy_ledger`.
+    """
+    with _opened(site, dataset, header) as ledger:
+        return ledger.report()
+
+
+@contextmanager
+def _opened(site: Site, dataset: SiteDataset, header: TaskHeader) -> Iterator[Ledger]:
+    assert header.privacy is not None
+    with Ledger.opened(
+        site.config.privacy,
+        patients=dataset.manifest.table["patient_id"].unique(),
+        salt=site.config.data.salt,
+        expect_head=header.privacy.head,
+        claim_folder=Path(site.config.data.cache),
+    ) as ledger:
+        yield ledger

@@ -1,0 +1,313 @@
+"""A private site: charged before, told nothing of, and the last word of its YAML."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import client.private_training
+from cardionets_core.checkpoint import part_arrays
+from cardionets_core.errors import PrivacyError, SiteError
+from cardionets_core.evaluation.options import EvaluationOptions
+from cardionets_core.messages import Task, TrainPlan, Update, update_to_records
+from cardionets_core.models.cardionet import build_model
+from cardionets_core.packing import fingerprint
+from cardionets_core.privacy.ledger import Ledger
+from cardionets_core.privacy_config import PrivateTask
+from cardionets_core.run_config import CONF, compose, run_config_from
+from cardionets_core.site_config import load_site_config, write_yaml
+from client.local_training import serve
+from client.release import RELEASED, released
+from client.site import Site
+from simulations.faults.small import write_hospital
+from tests.private_site import make_private
+from tests.task_header import task_header
+
+TRAINS = ("ecg_encoder", "ecg_decoder")
+DECLARED = 100
+PRIVATE = PrivateTask(noise=2.0, rate=0.2, clip=1.0, steps=2)
+RELEASE = PrivateTask(noise=10.0, rate=1.0, clip=1.0, steps=1)
+PLAN = TrainPlan(
+    local_epochs=1,
+    batch_size=32,
+    lr=1e-3,
+    weight_decay=0.0,
+    clip_norm=1.0,
+    max_steps=2,
+    progress=0.0,
+    budget_s=600.0,
+)
+
+
+@pytest.fixture(autouse=True)
+def torch_as_it_was():
+    """A task sets threads and deterministic algorithms for its process."""
+    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(strict)
+
+
+@pytest.fixture(scope="module")
+def model(nano):
+    words = [w for w in nano if w.startswith("model.")]
+    values = compose("run", ["name=x", "diseases=[atrial_fibrillation]", *words], package=CONF)
+    config = run_config_from(values | {"phenotypes": ["lv_ef", "lv_edv"]})
+    return config.sized_model()
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory, model):
+    """The YAML of a hospital with ECGs of 24 patients, prepared; not to be changed."""
+    path = write_hospital(tmp_path_factory.mktemp("west"), "west", "A", patients=24, ecg_only=True)
+    known = {"phenotypes": ("lv_ef",), "diseases": ("atrial_fibrillation",)}
+    Site(load_site_config(path)).dataset(task_header(model=model, **known))
+    return path
+
+
+@pytest.fixture
+def yaml_of(prepared, tmp_path):
+    """Return (**privacy) -> YAML of the same hospital with a cache and a ledger of its own."""
+
+    def make(**privacy):
+        values = yaml.safe_load(prepared.read_text())
+        cache = shutil.copytree(values["data"]["cache"], tmp_path / "cache")
+        values["data"]["cache"] = str(cache)
+        path = tmp_path / "west.yaml"
+        write_yaml(path, values)
+        return make_private(path, **{"modalities": ["ecg", "phenotypes"], **privacy})
+
+    return make
+
+
+@pytest.fixture
+def site(yaml_of):
+    return Site(load_site_config(yaml_of()))
+
+
+@pytest.fixture
+def header(model):
+    return task_header(
+        stage="ecg_masked",
+        seed=7,
+        model=model,
+        phenotypes=("lv_ef", "lv_edv"),
+        diseases=("atrial_fibrillation",),
+        trains=TRAINS,
+        train=PLAN,
+        min_patients=5,
+        privacy=PRIVATE,
+    )
+
+
+def training(header, *, value=0.0, **changes):
+    """Return a training task; `value` is added to one weight."""
+    weights = {p: part_arrays(build_model(header.model, seed=1), p) for p in TRAINS}
+    weights["ecg_encoder"] = {k: v + value for k, v in weights["ecg_encoder"].items()}
+    marks = {p: fingerprint(a) for p, a in weights.items()}
+    return Task(replace(header, parts=marks, **changes), weights)
+
+
+def describing(header):
+    asked = {"stage": "handshake", "action": "describe", "trains": (), "train": None}
+    return Task(replace(header, privacy=RELEASE, **asked))
+
+
+def charges(site):
+    with Ledger.read(site.config.privacy) as ledger:
+        return ledger.charges
+
+
+def code_of(task, site):
+    with pytest.raises((SiteError, PrivacyError)) as caught:
+        serve(task, site)
+    return caught.value.code
+
+
+def same(a, b):
+    return update_to_records(a)["arrays"] == update_to_records(b)["arrays"] and replace(
+        a, delta={}, sums={}
+    ) == replace(b, delta={}, sums={})
+
+
+def test_a_round_is_charged_before_its_first_batch(site, header, monkeypatch):
+    seen = []
+
+    def trained(*args, **more):
+        seen.append(charges(site))
+        raise RuntimeError("the process ends here")
+
+    monkeypatch.setattr(client.private_training, "train_privately", trained)
+    with pytest.raises(RuntimeError):
+        serve(training(header), site)
+    (charge,) = seen[0]
+    assert (charge.noise, charge.rate, charge.steps) == (2.0, 0.2, 2)
+    assert charges(site) == seen[0]  # and nothing is given back
+
+
+def test_an_update_says_what_is_declared_and_no_more(site, header):
+    update = serve(training(header), site)
+    assert update.num_examples == DECLARED and update.steps == update.planned_steps == 2
+    assert not (update.metrics or update.counts or update.examples or update.sums)
+    assert update.seconds_before == 0
+    assert set(update.delta) == set(TRAINS)
+    assert update.privacy.entries == 2 and 0 < update.privacy.epsilon < 50
+
+
+def test_the_same_task_is_answered_with_the_same_bytes_for_no_charge(site, header):
+    first = serve(training(header), site)
+    later = replace(PRIVATE, head=first.privacy.head)  # all that the coordinator knows by now
+    again = serve(training(header, privacy=later), site)
+    assert same(first, again) and len(charges(site)) == 1
+
+
+def test_other_weights_for_the_same_round_cost_again(site, header):
+    first = serve(training(header), site)
+    other = serve(training(header, value=1e-3), site)
+    assert len(charges(site)) == 2 and not same(first, other)
+    assert other.privacy.epsilon > first.privacy.epsilon
+
+
+def test_a_task_without_a_stored_answer_is_charged_again_with_other_noise(site, header):
+    first = serve(training(header), site)
+    for answer in site.runs.rglob("*answer.sealed"):
+        answer.unlink()
+    again = serve(training(header), site)
+    assert len(charges(site)) == 2
+    marks = [{p: fingerprint(a) for p, a in u.delta.items()} for u in (first, again)]
+    assert marks[0]["ecg_encoder"] != marks[1]["ecg_encoder"]
+
+
+def test_a_task_that_the_budget_does_not_cover_is_refused_and_nothing_is_charged(yaml_of, header):
+    site = Site(load_site_config(yaml_of(epsilon=0.01)))
+    assert code_of(training(header), site) == "privacy_spent"
+    assert charges(site) == ()
+
+
+def test_a_ledger_that_was_set_back_is_refused(site, header):
+    path = Path(site.config.privacy.ledger)
+    before = path.read_bytes()
+    head = serve(training(header), site).privacy.head
+    path.write_bytes(before)
+    task = training(header, round=2, privacy=replace(PRIVATE, head=head))
+    assert code_of(task, site) == "privacy_ledger"
+
+
+def test_a_missing_ledger_is_refused(site, header):
+    Path(site.config.privacy.ledger).unlink()
+    assert code_of(training(header), site) == "privacy_ledger"
+
+
+@pytest.mark.parametrize("action", ["describe", "train", "fit", "score"])
+def test_a_site_that_demands_privacy_refuses_every_task_without(site, header, action):
+    stage = {"describe": "handshake", "train": "ecg_masked"}.get(action, "evaluate")
+    changes = {"train": PLAN} if action == "train" else {"train": None, "trains": ()}
+    task = Task(replace(header, action=action, stage=stage, privacy=None, **changes))
+    assert code_of(task, site) == "privacy_plan"
+    assert charges(site) == ()
+
+
+def test_a_few_records_do_not_show_in_what_is_refused(site, header):
+    """The floors are met by the declared number; that 17 patients are there is nobody's matter."""
+    assert serve(training(header, min_patients=DECLARED), site).num_examples == DECLARED
+    assert code_of(training(header, min_patients=DECLARED + 1), site) == "refused_cohort"
+    assert len(charges(site)) == 1
+
+
+def test_a_site_describes_itself_by_its_own_declaration(site, header):
+    update = serve(describing(header), site)
+    assert update.modalities == ("ecg", "phenotypes")  # though its table holds diseases
+    assert set(update.counts.values()) == {DECLARED}
+    assert {k: v.shape for k, v in update.sums.items()} == {
+        k: (2,) for k in ("phenotype_n", "phenotype_sum", "phenotype_square")
+    }
+    true = site.dataset(header).statistics()
+    assert all((update.sums[k] != true[k]).all() for k in update.sums)
+
+
+def test_the_sums_of_the_handshake_are_released_once_in_a_run(site, header):
+    first = serve(describing(header), site)
+    serve(training(header), site)
+    known = {"scaler_mean": (60.0, 120.0), "scaler_sd": (8.0, 30.0)}  # a restarted server's
+    again = serve(describing(replace(header, **known)), site)
+    assert same(first, again) and len(charges(site)) == 2
+    serve(describing(replace(header, run="run-2")), site)
+    assert len(charges(site)) == 3
+
+
+def test_without_declared_phenotypes_nothing_is_looked_at_or_charged(yaml_of, header):
+    site = Site(load_site_config(yaml_of(modalities=["ecg"])))
+    update = serve(describing(header), site)
+    assert not any(v.any() for v in update.sums.values()) and charges(site) == ()
+
+
+def evaluation(header, action):
+    model = build_model(header.model, seed=1)
+    weights = {p: part_arrays(model, p) for p in ("ecg_encoder", "phenotype_head", "disease_head")}
+    changed = {"stage": "evaluate", "action": action, "trains": (), "train": None}
+    head = replace(
+        header,
+        privacy=RELEASE,
+        evaluation=EvaluationOptions(sections=("phenotypes",)),
+        parts={p: fingerprint(a) for p, a in weights.items()},
+        scaler_mean=(60.0, 120.0),
+        scaler_sd=(8.0, 30.0),
+        **changed,
+    )
+    return Task(head, weights)
+
+
+def test_each_round_of_the_evaluation_is_one_release(site, header):
+    fitted = serve(evaluation(header, "fit"), site)
+    serve(evaluation(header, "score"), site)
+    assert [(c.noise, c.rate, c.steps) for c in charges(site)] == 2 * [(10.0, 1.0, 1)]
+    assert same(fitted, serve(evaluation(header, "fit"), site))  # a resumed run asks again
+    assert len(charges(site)) == 2
+
+
+def test_a_section_that_cannot_be_private_is_refused_before_it_is_charged(site, header):
+    task = evaluation(header, "fit")
+    options = EvaluationOptions(sections=("retrieval",))
+    with pytest.raises(Exception, match="retrieval is not available"):
+        serve(replace(task, header=replace(task.header, evaluation=options)), site)
+    assert charges(site) == ()
+
+
+def test_nothing_of_an_answer_but_arrays_changes_when_a_patient_is_taken_out(tmp_path, header):
+    """All answers of a site and of the same site less one patient: only noised arrays differ."""
+    answers = []
+    for name in ("whole", "less"):
+        (tmp_path / name).mkdir()
+        path = write_hospital(tmp_path / name, "west", "A", patients=12, ecg_only=True)
+        table = path.parent / "west" / "data" / "manifest.csv"
+        if name == "less":
+            lines = table.read_text().splitlines(keepends=True)
+            table.write_text("".join(lines[:1] + lines[2:]))
+        site = Site(load_site_config(make_private(path)))
+        tasks = (describing(header), training(header), evaluation(header, "fit"))
+        updates = [replace(serve(task, site), delta={}, sums={}) for task in tasks]
+        # The chain begins with a random name and the time.
+        answers.append([replace(u, privacy=replace(u.privacy, head="")) for u in updates])
+    assert json.dumps([vars(u) for u in answers[0]], default=vars) == json.dumps(
+        [vars(u) for u in answers[1]], default=vars
+    )
+
+
+@pytest.mark.parametrize(
+    "more", [{"metrics": {"train_loss": 0.5}}, {"examples": {"a": 3}}, {"seconds_before": 1.0}]
+)
+def test_an_answer_with_more_in_it_does_not_leave(header, more):
+    with pytest.raises(RuntimeError, match=next(iter(more))):
+        released(Update("west", "run-1", "ecg_masked", 1, num_examples=100, **more), header)
+
+
+def test_every_field_of_an_update_is_judged():
+    """A field that is added to the wire is held back until somebody has thought about it."""
+    held_back = {f.name for f in fields(Update)} - set().union(*RELEASED.values())
+    assert held_back == {"metrics", "examples", "seconds_before"}
