@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from cardionets_core.privacy.accounting import Charge
     from cardionets_core.privacy.bank import Bank
     from cardionets_core.privacy.mechanism import Mechanism
-    from cardionets_core.privacy.objectives import BucketObjective
     from cardionets_core.training.objective import Objective
     from cardionets_core.training.stages import Stage
     from client.site import Site
@@ -94,7 +93,6 @@ class _Member:
     """A stage, or a member of one, as it is trained privately."""
 
     stage: Stage
-    objective: Objective | BucketObjective
     mechanism: Mechanism
 
     @classmethod
