@@ -16,6 +16,7 @@ from rich.text import Text
 from cardionets_core.cli import told_plainly
 from cardionets_core.errors import ConfigError
 from cardionets_core.site_config import load_site_config
+from client import budget_cli
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +31,7 @@ app = typer.Typer(
     no_args_is_help=True,
     help="One hospital of a federation.",
 )
+app.add_typer(budget_cli.app, name="budget")
 console = Console()
 
 Config = Annotated[

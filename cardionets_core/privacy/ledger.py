@@ -165,6 +165,11 @@ class Ledger:
         return len(self._file.entries)
 
     @property
+    def written(self) -> int:
+        """When the newest entry was written, in seconds since the epoch."""
+        return int(self._file.entries[-1].body["time"])
+
+    @property
     def items(self) -> tuple[Item, ...]:
         """All charges with run, stage and round, oldest first."""
         return tuple(_item(e.body) for e in self._file.entries if e.body["kind"] == CHARGE)
@@ -229,9 +234,8 @@ class Ledger:
         self._append(CLOCK)
 
     def _append(self, kind: str, **values: Any) -> None:
-        newest = self._file.entries[-1].body["time"]
         now = int(time.time())
-        stamp = now if kind == CLOCK else max(now, newest)
+        stamp = now if kind == CLOCK else max(now, self.written)
         self._file.append({"kind": kind, "time": stamp, **values})
 
     def _check_config(self) -> None:
@@ -248,10 +252,10 @@ class Ledger:
                 )
 
     def _check_clock(self) -> None:
-        newest, now = self._file.entries[-1].body["time"], time.time()
-        if now < newest - CLOCK_SLACK_S:
+        now = time.time()
+        if now < self.written - CLOCK_SLACK_S:
             raise refuse(
-                f"{self.path}: its newest entry is of {_date(newest)}, but the clock says "
+                f"{self.path}: its newest entry is of {_date(self.written)}, but the clock says "
                 f"{_date(now)}: the machine was put back to an earlier state, or its clock is "
                 "wrong. Set the clock; if it is right and no entry is missing, `cardionets-site "
                 "budget accept-clock`."

@@ -21,6 +21,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "screening_config",
             "wire_config",
             "privacy_config",
+            "secure_config",
             "wire_limits",
             "faults",
             "batch",
@@ -115,7 +116,9 @@ DOORS: dict[str, frozenset[str]] = {
         }
     ),
     "ray": frozenset(),
-    "matplotlib": frozenset({"cardionets_core.drawing", "simulations.report_figures"}),
+    "matplotlib": frozenset(
+        {"cardionets_core.drawing", "client.budget_picture", "simulations.report_figures"}
+    ),
     "psutil": frozenset(
         {
             "cardionets_core.supervision",
@@ -125,10 +128,20 @@ DOORS: dict[str, frozenset[str]] = {
         }
     ),
     "typer": frozenset(
-        {*(f"{p}.cli" for p in PACKAGES), "simulations.faults.cli", "simulations.privacy.cli"}
+        {
+            *(f"{p}.cli" for p in PACKAGES),
+            "client.budget_cli",
+            "simulations.faults.cli",
+            "simulations.privacy.cli",
+        }
     ),
     "rich": frozenset(
-        {*(f"{p}.cli" for p in PACKAGES), "simulations.faults.cli", "simulations.privacy.cli"}
+        {
+            *(f"{p}.cli" for p in PACKAGES),
+            "client.budget_cli",
+            "simulations.faults.cli",
+            "simulations.privacy.cli",
+        }
     ),
 }
 """Library -> the only modules that may import it, also inside a function."""
