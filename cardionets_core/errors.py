@@ -107,6 +107,7 @@ SITE_ERROR_CODES: dict[str, str] = {
     "privacy_plan": "the site's privacy policy does not allow what the task asks",
     "privacy_spent": "the site's privacy budget does not cover the task",
     "privacy_ledger": "the site's privacy ledger is missing, changed or behind",
+    "secure_aggregation": "the task breaks the site's rules of secure sums, or its keys are gone",
     "diverged": "the loss or the weights were not finite",
     "internal": "the site failed; the site's own log says why",
 }

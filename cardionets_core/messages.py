@@ -21,6 +21,7 @@ from cardionets_core.evaluation.options import EvaluationOptions
 from cardionets_core.model_config import ModelConfig
 from cardionets_core.packing import Groups, pack, unpack
 from cardionets_core.privacy_config import PrivacyReport, PrivateTask
+from cardionets_core.secure_config import SecureTask
 from cardionets_core.wire_config import Codec
 from cardionets_core.wire_limits import (
     check_counts,
@@ -138,6 +139,7 @@ class TaskHeader:
         local: patterns of tensors (`part` or `part.name`) that stay at the sites.
         model_seed: seed of the initial weights, for tensors that never travel.
         privacy: set where the task must be served with differential privacy.
+        secure: set where the update is hidden in a sum: which message of a session this is.
     """
 
     run: str
@@ -163,6 +165,7 @@ class TaskHeader:
     local: tuple[str, ...] = ()
     model_seed: int = 0
     privacy: PrivateTask | None = None
+    secure: SecureTask | None = None
 
 
 @dataclass(frozen=True)

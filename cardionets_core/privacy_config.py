@@ -115,6 +115,8 @@ class SitePrivacy:
 
     Attributes:
         required: refuse every task that is not differentially private.
+        secure_sites: answer training tasks only inside a secure sum over at least so many sites;
+            0: an update may also leave by itself.
         ledger: whole path of the ledger file of this patient population (`cardionets-site budget
             init` makes it); empty: the site takes no part in private runs.
         patients: the declared number of patients: a public, rounded constant. Weights, batch
@@ -129,6 +131,7 @@ class SitePrivacy:
     """
 
     required: bool = False
+    secure_sites: int = 0
     ledger: str = ""
     patients: int = 0
     modalities: tuple[Modality, ...] = ()
@@ -143,6 +146,11 @@ class SitePrivacy:
         _above_zero("privacy.epsilon", self.epsilon)
         _above_zero("privacy.min_noise", self.min_noise)
         _a_rate("privacy.max_rate", self.max_rate)
+        if self.secure_sites < 0 or self.secure_sites == 1:
+            raise ValueError(
+                f"privacy.secure_sites is {self.secure_sites}; a sum over one site hides nothing. "
+                "Give 0 or at least 2"
+            )
         if self.ledger and self.patients < 1:
             raise ValueError(
                 "privacy.patients is not set; declare the rounded, public number of patients"

@@ -14,6 +14,7 @@ from cardionets_core.evaluation.options import EvaluationOptions
 from cardionets_core.model_config import ModelConfig
 from cardionets_core.privacy_config import PrivacyRequest
 from cardionets_core.screening_config import ScreeningConfig
+from cardionets_core.secure_config import SecureAggregationConfig
 from cardionets_core.strategy_config import StrategyConfig
 from cardionets_core.vocabulary import DISEASES, PHENOTYPE_NAMES, StageName
 from cardionets_core.wire_config import WireConfig
@@ -138,6 +139,7 @@ class RunConfig:
     strategy: StrategyConfig = field(default_factory=StrategyConfig)
     screening: ScreeningConfig = field(default_factory=ScreeningConfig)
     privacy: PrivacyRequest = field(default_factory=PrivacyRequest)
+    secure_aggregation: SecureAggregationConfig = field(default_factory=SecureAggregationConfig)
     mlflow: TrackingConfig = field(default_factory=TrackingConfig)
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
     threads: int = 1

@@ -96,6 +96,11 @@ class RunMemory:
         self._run = _hash(f"{header.run}|{header.config_hash}")
         self._folder = runs / self._run
 
+    @property
+    def folder(self) -> Path:
+        """The run's folder; it is there while this process is `alone`."""
+        return self._folder
+
     @contextmanager
     def alone(self, limit_s: float) -> Iterator[float]:
         """Be the only process that works on this run; yield the seconds waited for another one.

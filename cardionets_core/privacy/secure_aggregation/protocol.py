@@ -38,6 +38,7 @@ from cardionets_core.privacy.secure_aggregation.shamir import (
     join,
     split,
 )
+from cardionets_core.secure_config import FEWEST
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -50,9 +51,6 @@ PUBLIC_BYTES = 2 * KEY_BYTES
 """Two public keys: the one that shares are sealed with, and the one that masks are made with."""
 
 SEALED_BYTES = NONCE_BYTES + 2 * SHARE_BYTES + TAG_BYTES
-
-FEWEST = 2
-"""Of a sum over one site nothing is hidden."""
 
 
 class ProtocolError(ValueError):
@@ -109,11 +107,6 @@ class Terms:
             raise ProtocolError(f"{len(sites)} sites, and the threshold is {self.threshold}")
         if me and me not in sites:
             raise ProtocolError("this site is asked although it is said not to be there")
-
-
-def suggested_threshold(sites: int) -> int:
-    """Return floor(2 n / 3) + 1, which holds while fewer than a third of the sites lie."""
-    return min(sites, 2 * sites // 3 + 1)
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,10 @@ from cardionets_core.privacy.secure_aggregation.protocol import (
     ProtocolError,
     Secrets,
     Terms,
-    suggested_threshold,
     unmask,
 )
 from cardionets_core.privacy.secure_aggregation.shamir import join
+from cardionets_core.secure_config import SecureAggregationConfig
 
 SIZE = 40
 
@@ -259,8 +259,9 @@ def test_secrets_do_not_show_in_texts():
     assert secrets.seed.hex() not in repr(secrets) and repr(secrets) == "Secrets()"
 
 
-def test_the_suggested_threshold_holds_for_every_number_of_sites():
+def test_the_threshold_of_no_plan_holds_for_every_number_of_sites():
+    threshold_for = SecureAggregationConfig().threshold_for
     for sites in range(2, 200):
-        threshold = suggested_threshold(sites)
-        assert 2 * threshold > sites and threshold <= sites
-    assert [suggested_threshold(n) for n in (2, 3, 4, 5, 6, 10)] == [2, 3, 3, 4, 5, 7]
+        assert 2 * threshold_for(sites) > sites and threshold_for(sites) <= sites
+    assert [threshold_for(n) for n in (2, 3, 4, 5, 6, 10)] == [2, 3, 3, 4, 5, 7]
+    assert SecureAggregationConfig(threshold=4).threshold_for(6) == 4
