@@ -93,6 +93,7 @@ class _Member:
     """A stage, or a member of one, as it is trained privately."""
 
     stage: Stage
+    objective: Objective
     mechanism: Mechanism
 
     @classmethod
