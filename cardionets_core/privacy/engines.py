@@ -100,8 +100,8 @@ def clipped_sum(
     tensors = _tensors(batch)
     for start in range(0, len(batch), chunk):
         rows = slice(start, start + chunk)
-        # The other kernels of attention have no rule for vmap.
-        with sdpa_kernel(SDPBackend.MATH):
+        # The other kernels of attention have no rule for vmap. No graph is kept outside of it.
+        with sdpa_kernel(SDPBackend.MATH), torch.no_grad():
             gradients = gradients_of(
                 {f"model.{n}": p for n, p in parameters.items()},
                 {k: v[rows] for k, v in tensors.items()},

@@ -97,7 +97,7 @@ def require_agreement(model: CardioNet, objective: Objective, trains: Sequence[s
         raise PrivacyError(
             "privacy_plan",
             f"private training: the ghost engine and one patient at a time differ by {error:.2g} "
-            f"where the clipped sum is {size:.2g}, for {objective.name!r}: a layer or the loss mixes patients, or folds "
+            f"of {size:.2g} for {objective.name!r}: a layer or the loss mixes patients, or folds "
             "tokens into the batch. Use the engine `vmap`.",
         )
 
