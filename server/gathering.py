@@ -39,6 +39,9 @@ NOTICE_S = 60.0
 MEASURED_ROUNDS = 5
 """Rounds of the stage that a deadline looks back on."""
 
+OVERRUN = ("late", "budget")
+"""Codes of a site that had not done its work at the deadline: it said nothing, or that."""
+
 log = logging.getLogger("cardionets.server")
 
 
@@ -52,6 +55,7 @@ class Gathered:
         delta: the combined update.
         chosen: sites that the strategy kept, where it keeps some and drops others.
         tries: how often the sites were asked.
+        deadline_s: what the sites were given in the last of them.
     """
 
     result: RoundResult
@@ -59,6 +63,7 @@ class Gathered:
     delta: Groups
     chosen: list[str]
     tries: int
+    deadline_s: float
 
 
 def gather(
@@ -92,7 +97,7 @@ def gather(
             result = send_round(run, state, heads, gate.accept, deadline_s, extra, enough=enough)
             if enough(result.accepted):
                 delta = gate.combined()
-                return Gathered(result, updates, delta, combiner.chosen(), attempt)
+                return Gathered(result, updates, delta, combiner.chosen(), attempt, deadline_s)
         log.warning(
             "stage %s round %d: try %d had too few replies", head.stage, head.round, attempt
         )
@@ -105,14 +110,32 @@ def deadline_of(
     """Return the seconds that a try of a round may take.
 
     NOTICE_S, and `patience` times what the slowest site took whose update was used in the last
-    rounds of the stage, training before a restart included; the first round of a stage, and the
-    second try of any, `deadline_s`.
+    rounds of the stage, training before a restart included; a site that was late took no less than
+    it was given. The first round of a stage, and the second try of any, `deadline_s`.
     """
     rounds = [record for record in history if record["stage"] == stage][-MEASURED_ROUNDS:]
     taken = [float(s) for record in rounds for s in record.get("seconds_by_site", {}).values()]
     if attempt > 1 or settings.patience <= 0 or not taken:
         return settings.deadline_s
-    return min(settings.deadline_s, NOTICE_S + settings.patience * max(taken))
+    slowest = max([*taken, *_overrun(rounds, settings.deadline_s)])
+    return min(settings.deadline_s, NOTICE_S + settings.patience * slowest)
+
+
+def _overrun(rounds: Sequence[Mapping[str, Any]], planned_s: float) -> list[float]:
+    """Return the deadlines that were too short for a site.
+
+    Learned from the others alone, the deadline would shut a slow site out for good. One that was
+    late although it had all that the plan gives is hung, rather than slow: it is not waited for so
+    long in every round.
+    """
+    late = [
+        (site, float(record["deadline_s"]))
+        for record in rounds
+        for site, code in record.get("refused", {}).items()
+        if code in OVERRUN and "deadline_s" in record
+    ]
+    hung = {site for site, given_s in late if given_s >= planned_s}
+    return [given_s for site, given_s in late if site not in hung]
 
 
 def quorum(

@@ -147,7 +147,8 @@ def train_round(
     else:
         weights = fedavg(before, got.delta)
     record = round_record(stage.name, head.round, settings.rounds, got.result, got.updates)
-    record |= {"tries": got.tries, "weights": mark_of_parts(weights)}
+    record |= {"tries": got.tries, "deadline_s": round(got.deadline_s, 3)}
+    record["weights"] = mark_of_parts(weights)
     record["screening"] = firewall.record(got.result.accepted)
     record |= told_of(run.ledgers, heads)
     if stage.members:

@@ -50,6 +50,38 @@ def test_the_deadline_follows_the_slowest_site_that_was_used(history, attempt, s
     assert deadline_of(SETTINGS, "ecg_masked", history, attempt=attempt) == seconds
 
 
+def late(given_s, *sites, code="late"):
+    return record({"fast": 5.0}) | {"refused": dict.fromkeys(sites, code), "deadline_s": given_s}
+
+
+@pytest.mark.parametrize(
+    ("history", "seconds"),
+    [
+        ([late(75.0, "slow")], 285.0),  # it needs more than it was given
+        ([late(75.0, "slow", code="budget")], 285.0),  # and may say so itself
+        ([late(75.0, "slow"), late(285.0, "slow")], 915.0),
+        ([late(75.0, "slow"), late(1000.0, "slow")], 75.0),  # all that is planned: it hangs
+        ([late(75.0, "slow"), late(1000.0, "slow"), late(75.0, "slow")], 75.0),
+        ([late(75.0, "slow", "hung"), late(1000.0, "hung")], 285.0),
+        ([late(75.0, "slow", code="lost")], 75.0),  # it was away, and not at work
+        ([late(75.0, "slow", code="norm")], 75.0),
+        ([late(75.0, "slow"), *[late(75.0)] * 5], 75.0),  # it was forgotten
+    ],
+)
+def test_a_slow_site_is_given_more_than_was_too_little_for_it(history, seconds):
+    assert deadline_of(SETTINGS, "ecg_masked", history, attempt=1) == seconds
+
+
+def test_a_slow_site_is_not_shut_out_by_deadlines_that_faster_ones_have_set():
+    """The other site alone was used in the first round; this one needs 80 times as long."""
+    history, needs = [late(1000.0)], {"fast": 5.0, "slow": 400.0}
+    for _ in range(4):
+        given_s = deadline_of(SETTINGS, "ecg_masked", history, attempt=1)
+        used = {site: s for site, s in needs.items() if s <= given_s}
+        history.append(late(given_s, *(needs.keys() - used)) | record(used))
+    assert [set(r["refused"]) for r in history[1:]] == [{"slow"}, {"slow"}, set(), set()]
+
+
 def test_without_patience_the_deadline_is_the_planned_one():
     settings = replace(SETTINGS, patience=0.0)
     assert deadline_of(settings, "ecg_masked", [record({"a": 1.0})], attempt=1) == 1000.0

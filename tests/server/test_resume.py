@@ -79,7 +79,7 @@ def summary_of(folder: Path):
 
 
 def without_times(history):
-    times = ("seconds", "seconds_by_site")
+    times = ("seconds", "seconds_by_site", "deadline_s")
     return [{k: v for k, v in record.items() if k not in times} for record in history]
 
 
