@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from cardionets_core.models.cardionet import CardioNet
+    from cardionets_core.privacy.engines import Engine
     from cardionets_core.privacy.mechanism import Grouping
     from cardionets_core.training.objective import Objective
 
@@ -47,7 +48,7 @@ def require_clippable(
     *,
     trains: Sequence[str],
     grouping: Grouping,
-    engine: str,
+    engine: Engine,
 ) -> None:
     """Refuse an objective, a layer or weights that per-patient clipping cannot cover.
 
@@ -76,6 +77,17 @@ def require_clippable(
         _require_ghost_layers(model, trains)
 
 
+def pick_engine(model: CardioNet, trains: Sequence[str], device: torch.device) -> Engine:
+    """Return the engine for a device: ghost on a GPU, where all layers are made for it."""
+    if device.type != "cuda":
+        return "vmap"
+    try:
+        _require_ghost_layers(model, trains)
+    except PrivacyError:
+        return "vmap"
+    return "ghost"
+
+
 def _require_alone(name: str, module: nn.Module) -> None:
     if isinstance(module, MIXING):
         raise _refused(
@@ -92,7 +104,9 @@ def _require_alone(name: str, module: nn.Module) -> None:
 def _require_ghost_layers(model: CardioNet, trains: Sequence[str]) -> None:
     owner: dict[int, str] = {}
     for name, module in _trained_modules(model, trains):
-        if type(module) not in GHOST_LAYERS:
+        # Opacus' rule for LayerNorm reads its bias.
+        bare = isinstance(module, nn.LayerNorm) and module.bias is None
+        if bare or type(module) not in GHOST_LAYERS:
             raise _refused(
                 f"{name} ({type(module).__name__}) has no gradient per patient in the ghost "
                 "engine. Use the engine `vmap`"

@@ -9,7 +9,7 @@ engine for large batches, which has no such wall and is therefore checked before
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     from cardionets_core.models.cardionet import CardioNet
     from cardionets_core.training.objective import Noise, Objective
+
+Engine = Literal["vmap", "loop", "ghost"]
+"""How gradients of patients are clipped."""
 
 Sums = dict[str, Tensor]
 """Name of a parameter -> float64 sum of clipped gradients, on the model's device."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from cardionets_core.errors import SiteError
 from cardionets_core.faults import fault_point
 from cardionets_core.privacy.clippable import require_clippable
 from cardionets_core.privacy.engines import (
+    Engine,
     Sums,
     bucket_sum,
     clipped_sum,
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
     from cardionets_core.privacy.mechanism import Mechanism
     from cardionets_core.privacy.rng import RandomSource
     from cardionets_core.training.objective import Noise, Objective
-
-Engine = Literal["vmap", "loop", "ghost"]
 
 CHUNK = 8
 """Patients whose gradients `vmap` holds at a time: benchmarks/privacy/engines.py."""
