@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from cardionets_core.privacy.accounting import epsilon_prv
+from cardionets_core.privacy.plan import planned_charges
 from cardionets_core.privacy_config import PrivacyReport, PrivateTask
 
 if TYPE_CHECKING:
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
     from cardionets_core.messages import TaskHeader, Update
     from cardionets_core.run_config import RunConfig, StageConfig
-    from server.state import SiteRecord
+    from server.state import RunState, SiteRecord
 
 Ledgers = dict[str, PrivacyReport]
 """Site -> what its ledger said last."""
@@ -109,3 +111,38 @@ def ledgers_of(history: Iterable[Mapping[str, Any]]) -> Ledgers:
         for site, report in record.get("privacy", {}).items():
             note_report(ledgers, site, PrivacyReport(**report))
     return ledgers
+
+
+def spent_by_site(config: RunConfig, state: RunState) -> dict[str, dict[str, Any]]:
+    """Return site -> what its ledger said last, and what the plan by itself costs it.
+
+    `epsilon` is of the whole ledger, earlier runs and repeated tasks included, by Renyi DP; at the
+    same delta `planned_epsilon` (PRV) is of this run's schedule, which stood before round 1.
+    """
+    spent: dict[str, dict[str, Any]] = {}
+    for site, report in sorted(ledgers_of(state.history).items()):
+        record = state.sites.get(site)
+        charges = planned_charges(config, record.modalities if record else ())
+        spent[site] = asdict(report) | {"planned_epsilon": epsilon_prv(charges, report.delta)}
+    return spent
+
+
+def card_lines(config: RunConfig, spent: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return what a model card says of differential privacy."""
+    if not config.privacy.is_on:
+        return "- Differential privacy: none (no epsilon is claimed)."
+    sites = "".join(
+        f"\n  - {site}: this run's schedule epsilon {s['planned_epsilon']:.2f} (PRV); the site's "
+        f"ledger, all runs, {s['epsilon']:.2f} (Renyi) at delta {s['delta']:g}, entry "
+        f"{s['entries']} `{s['head'][:12]}`."
+        for site, s in spent.items()
+    )
+    return (
+        "- Differential privacy at each site, for each patient with all their records: adding or "
+        "removing one;\n  independent (Poisson) sampling; all stages, the handshake's sums and the "
+        f"evaluation on one ledger a site.{sites}\n"
+        "  Public, and not protected: the sites' declared numbers of patients, the schedule, that "
+        "a site takes part.\n  Not covered: the choice of this plan by earlier results outside "
+        "the ledgers, and what a site's own\n  preparation took from all of its records "
+        "(docs/privacy.md, What is not covered)."
+    )

@@ -210,6 +210,8 @@ def _numbers(record: dict[str, Any]) -> dict[str, float]:
     stage = record["stage"]
     numbers = {f"{stage}/{k}": v for k, v in record["metrics"].items()}
     numbers[f"{stage}/seconds"] = record["seconds"]
+    for site, report in record.get("privacy", {}).items():
+        numbers[f"privacy/{site}/epsilon"] = report["epsilon"]
     for site, metrics in record["site_metrics"].items():
         numbers |= {f"{stage}/{site}/{k}": v for k, v in metrics.items()}
     for key in ("bytes_up", "bytes_down", "num_examples"):

@@ -12,6 +12,7 @@ from cardionets_core.config_tree import digest, to_mapping
 from cardionets_core.errors import CheckpointError
 from cardionets_core.runtime import versions
 from cardionets_core.vocabulary import PHENOTYPE_BY_NAME
+from server.privacy import card_lines, spent_by_site
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +55,7 @@ def summarise_run(
         "machine": {"platform": platform.platform(), "cpus": os.cpu_count()},
         "seconds": round(seconds, 1),
         "strategy": {"name": config.strategy.name, "options": config.strategy.numbers()},
-        "privacy": to_mapping(config.privacy),
+        "privacy": to_mapping(config.privacy) | {"sites": spent_by_site(config, state)},
         "stages": [_stage(name, state) for name in config.stages],
         "sites": {name: _site(name, state) for name in sorted(state.sites)},
         "rounds": list(state.history),
@@ -119,7 +120,7 @@ and a synthetic four-chamber cine.
 - Cine: {cine.size_px} px of {cine.pixel_mm:g} mm, {cine.phases} phases.
 - Stages: {", ".join(config.stages)}. Seed {config.seed}. Config SHA-256 `{summary["config_hash"]}`.
 - Weights SHA-256 `{summary["weights_sha256"]}`.
-- Differential privacy: {config.privacy.mode} (no epsilon is claimed).
+{card_lines(config, summary["privacy"]["sites"])}
 - Held-out results with 95 % intervals: `summary.json`, key `metrics`.
 - Versions: {", ".join(f"{k} {v}" for k, v in summary["versions"].items())}.
 """

@@ -9,10 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cardionets_core.errors import ConfigError, nearest
+from cardionets_core.privacy.accounting import Charge
 from cardionets_core.privacy.evaluation import private_options
 from cardionets_core.training.stages import STAGES
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from cardionets_core.run_config import RunConfig
 
 
@@ -42,6 +45,30 @@ def check_private_plan(config: RunConfig) -> None:
         _check_stage(config, name)
     if "evaluate" in config.stages:
         private_options(config.evaluation)
+
+
+def planned_charges(config: RunConfig, modalities: Collection[str]) -> tuple[Charge, ...]:
+    """Return what a private plan charges a site, if every task is answered at the first time.
+
+    It follows from the plan and from what the site declares, before round 1: so a PRV epsilon may
+    be quoted for it (privacy/accounting.py).
+
+    Args:
+        config: the plan.
+        modalities: what the site declares to offer.
+    """
+    request = config.privacy
+    charges: list[Charge] = []
+    if "phenotypes" in modalities:
+        charges.append(Charge(request.sums_noise, 1.0, 1))
+    for name in config.stages:
+        members = STAGES[name].at(modalities) if name in STAGES else ()
+        if members:
+            steps = config.stage[name].rounds * config.stage[name].max_steps * len(members)
+            charges.append(Charge(request.of(name, "noise"), request.of(name, "rate"), steps))
+    if "evaluate" in config.stages and "ecg" in modalities:
+        charges.append(Charge(request.evaluation_noise, 1.0, 2))  # fit and score
+    return tuple(charges)
 
 
 def _check_stage(config: RunConfig, name: str) -> None:

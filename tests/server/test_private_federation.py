@@ -1,0 +1,179 @@
+"""A federation whose sites demand privacy, from the handshake to the evaluation."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+
+import pytest
+
+import client.client_app
+import client.private_training
+import server.training
+from cardionets_core.messages import (
+    TaskHeader,
+    Update,
+    task_from_records,
+    update_from_records,
+)
+from cardionets_core.packing import fingerprint
+from cardionets_core.privacy.ledger import Ledger
+from cardionets_core.site_config import load_site_config
+from simulations.faults.small import write_hospital
+from tests.private_site import PRIVATE_RUN, make_private
+
+STAGES = ("ecg_masked", "contrastive", "phenotypes", "diseases")
+PLAN = (
+    *PRIVATE_RUN,
+    f"stages=[handshake,{','.join(STAGES)},evaluate]",
+    "evaluation.sections=[phenotypes,diseases]",
+    *(f"stage.{name}.max_steps=1" for name in STAGES),
+    "privacy.noise=2.0",
+)
+SITES = ("hill", "north")
+
+
+class Stopped(BaseException):
+    """Ends the server in the middle of a run, like a signal would."""
+
+
+@dataclass
+class Wire:
+    """What travelled: (header, update) of every answer, and the codes of refusals."""
+
+    answers: list[tuple[TaskHeader, Update]] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    trained: int = 0
+
+
+@pytest.fixture(scope="module")
+def private_hospitals(tmp_path_factory):
+    """Site name -> YAML; north has pairs and hill ECGs only, both demand privacy."""
+    folder = tmp_path_factory.mktemp("private")
+    north = write_hospital(folder, "north", "A", patients=14)
+    hill = write_hospital(folder, "hill", "C", patients=14, ecg_only=True)
+    declared = ["ecg", "phenotypes", "diseases"]
+    return {"hill": make_private(hill, modalities=declared), "north": make_private(north)}
+
+
+def run_of(federate, folder, sites, words, *, stop_at=""):
+    """Run or resume a federation and return what travelled."""
+    wire = Wire()
+    answer, train = client.client_app.answer, client.private_training.train_privately
+    save = server.training.save_state
+
+    def overheard(content):
+        task, reply = task_from_records(content), answer(content)
+        if "refusal" in reply:
+            wire.refused.append(str(reply["refusal"]["code"]))
+        else:
+            wire.answers.append((task.header, update_from_records(reply)))
+        return reply
+
+    def counted(*args, **more):
+        wire.trained += 1
+        return train(*args, **more)
+
+    def saved(state, *args):
+        record = state.history[-1]
+        if f"{record['stage']}/{record['round']}" == stop_at:
+            raise Stopped
+        return save(state, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(client.client_app, "answer", overheard)
+        patch.setattr(client.private_training, "train_privately", counted)
+        patch.setattr(server.training, "save_state", saved)
+        if stop_at:
+            with pytest.raises(Stopped):
+                federate(folder, sites, *words)
+        else:
+            federate(folder, sites, *words)
+    return wire
+
+
+@pytest.fixture(scope="module")
+def run(federate, private_hospitals, nano, tmp_path_factory):
+    """A private run that was stopped in its first stage and resumed: its folder and the wire."""
+    folder = tmp_path_factory.mktemp("runs") / "private"
+    wire = run_of(federate, folder, private_hospitals, (*nano, *PLAN), stop_at="ecg_masked/1")
+    more = run_of(federate, folder, private_hospitals, ())
+    wire.answers += more.answers
+    wire.refused += more.refused
+    wire.trained += more.trained
+    return folder, wire
+
+
+def summary(folder):
+    return json.loads((folder / "summary.json").read_text())
+
+
+def ledger_of(site):
+    return Ledger.read(load_site_config(site).privacy)
+
+
+def updates_of(wire, site, action="train"):
+    return [(h, u) for h, u in wire.answers if u.site == site and h.action == action]
+
+
+def test_it_completes_and_nobody_refuses(run):
+    folder, wire = run
+    assert summary(folder)["status"] == "COMPLETED" and wire.refused == []
+    assert summary(folder)["metrics"]["pooled"]["phenotypes"]
+
+
+def test_each_release_is_one_entry_and_a_repeated_round_none(run, private_hospitals):
+    """The first round was asked twice: before the server was stopped, and after."""
+    _, wire = run
+    stages = [h.stage for h, _ in updates_of(wire, "north")]
+    assert stages.count("ecg_masked") == 2 and wire.trained == 7  # contrastive at one site only
+    for name, charges in (("north", 1 + 4 + 2), ("hill", 1 + 3 + 2)):
+        with ledger_of(private_hospitals[name]) as ledger:
+            assert len(ledger.charges) == charges == len(ledger.items)
+    marks = [fingerprint(u.delta["ecg_encoder"]) for _, u in updates_of(wire, "north")[:2]]
+    assert marks[0] == marks[1]
+
+
+def test_no_answer_tells_what_the_records_hold(run):
+    _, wire = run
+    for header, update in wire.answers:
+        assert update.privacy is not None and header.privacy is not None
+        assert not (update.metrics or update.examples) and update.seconds_before == 0
+        assert set(update.counts.values()) <= {100} and update.num_examples in (0, 100)
+        assert update.steps == update.planned_steps == (1 if header.action == "train" else 0)
+
+
+def test_a_task_bears_the_newest_head_that_its_site_has_told(run):
+    """As far as the server has saved it: the first round was stopped before that."""
+    _, wire = run
+    for name in SITES:
+        newest = ""
+        for header, update in (a for a in wire.answers if a[1].site == name):
+            if header.action == "describe":
+                assert header.privacy.head == ""  # whose node it is, is not known yet
+            else:
+                assert header.privacy.head == newest
+            newest = update.privacy.head
+
+
+def test_the_summary_says_what_each_site_has_spent(run, private_hospitals):
+    folder, _ = run
+    told = summary(folder)["privacy"]["sites"]
+    for name in SITES:
+        with ledger_of(private_hospitals[name]) as ledger:
+            assert told[name]["epsilon"] == ledger.epsilon()
+            assert told[name]["head"] == ledger.head
+        assert 0 < told[name]["planned_epsilon"] <= told[name]["epsilon"] + 0.02
+    rounds = [r["privacy"]["north"] for r in summary(folder)["rounds"] if "north" in r["accepted"]]
+    spent = [r["epsilon"] for r in rounds]
+    assert spent == sorted(spent) and spent[-1] == told["north"]["epsilon"]
+    card = (folder / "model_card.md").read_text()
+    assert "north: this run's schedule epsilon" in card and "Not covered" in card
+
+
+def test_the_weight_of_a_site_is_what_it_declares(run):
+    folder, _ = run
+    for record in summary(folder)["rounds"]:
+        if record["stage"] in STAGES:
+            assert set(record["num_examples"].values()) == {100}
+            assert record["metrics"] == {} and record["site_metrics"][record["accepted"][0]] == {}
