@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from cardionets_core.codec import decode
@@ -56,6 +56,7 @@ class Gathered:
         chosen: sites that the strategy kept, where it keeps some and drops others.
         tries: how often the sites were asked.
         deadline_s: what the sites were given in the last of them.
+        secure: of a secure sum, what the record keeps of how it came about.
     """
 
     result: RoundResult
@@ -64,6 +65,7 @@ class Gathered:
     chosen: list[str]
     tries: int
     deadline_s: float
+    secure: dict[str, Any] = field(default_factory=dict)
 
 
 def gather(

@@ -21,6 +21,7 @@ from server.norms import learned_names
 from server.owners import head_for, require_sites, shares_of
 from server.privacy import judged_alike, passes_of, told_of
 from server.screening import Asked, Firewall
+from server.secure_rounds import gather_securely
 from server.state import RunState, save_state
 from server.strategies.averaging import fedavg, moving_average
 from server.strategies.optimizers import optimise, start_moments
@@ -130,7 +131,10 @@ def train_round(
         heads = control_heads(heads, state.history, first=first)
         if first == head.round:
             state = replace(state, moments={CONTROL: start_control(before, learned)})
-    got = gather(run, state, head, heads, firewall)
+    if run.config.secure_aggregation.enabled:
+        got = gather_securely(run, state, head, heads, expected=before)
+    else:
+        got = gather(run, state, head, heads, firewall)
     if CONTROL in state.moments:
         weights, control = scaffold_step(
             before,
@@ -149,7 +153,10 @@ def train_round(
     record = round_record(stage.name, head.round, settings.rounds, got.result, got.updates)
     record |= {"tries": got.tries, "deadline_s": round(got.deadline_s, 3)}
     record["weights"] = mark_of_parts(weights)
-    record["screening"] = firewall.record(got.result.accepted)
+    if got.secure:
+        record["secure_aggregation"] = got.secure  # no update was there to be judged
+    else:
+        record["screening"] = firewall.record(got.result.accepted)
     record |= told_of(run.ledgers, heads)
     if stage.members:
         record["examples"] = {site: u.examples for site, u in sorted(got.updates.items())}

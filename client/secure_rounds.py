@@ -1,0 +1,224 @@
+"""A site's part in secure aggregation: four questions of the server, and what it never answers.
+
+docs/secure_aggregation.md has the protocol and what a server that lies could do. A question that
+comes again is answered as before; one that is changed, or that would give this site's update or
+another's away, is refused with the code `secure_aggregation`; the cause stays in the site's log.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cardionets_core.errors import SiteError
+from cardionets_core.messages import Update
+from cardionets_core.privacy.secure_aggregation.protocol import (
+    PUBLIC_BYTES,
+    SEALED_BYTES,
+    ProtocolError,
+    Secrets,
+)
+from cardionets_core.privacy.secure_aggregation.quantiser import Quantiser
+from cardionets_core.privacy.secure_aggregation.shamir import SHARE_BYTES
+from cardionets_core.secure_config import FEWEST, KEYS, RESIDUES, SECURE, SHARES
+from cardionets_core.wire_limits import is_site_name
+from client.memory import RunMemory
+from client.secure_session import Book, Session, SessionFile, question_mark, terms_mark
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from numpy.typing import NDArray
+
+    from cardionets_core.messages import Task, TaskHeader, TrainPlan
+    from cardionets_core.secure_config import SecureTask
+    from client.site import Site
+
+    Bytes = NDArray[np.uint8]
+
+Train = Callable[["Task", "Site"], Update]
+"""What serves a training task that is not part of a session."""
+
+log = logging.getLogger("cardionets.site")
+
+
+def serve_securely(task: Task, site: Site, train: Train) -> Update:
+    """Serve one message of a session.
+
+    Args:
+        task: a training task, admitted by the site's policy.
+        site: this hospital.
+        train: trains, or gives the stored answer of the same task.
+
+    Raises:
+        SiteError: `secure_aggregation`, see above; or what `train` refuses.
+    """
+    try:
+        asked, plan = _admitted(task.header, site.config.privacy.secure_sites)
+        if asked.phase == "train":
+            return _masked(task, site, train)
+        memory = RunMemory(site.runs, task.header)
+        with memory.alone(plan.budget_s):
+            file = SessionFile(memory.folder)
+            book, reply = _ANSWERS[asked.phase](task, asked, site, file.read())
+            file.write(book)  # before anything leaves: what was told is never untold
+        return _update(task.header, site, reply)
+    except ProtocolError as error:
+        log.warning("refused in secure aggregation: %s", error)
+        raise SiteError("secure_aggregation") from None
+
+
+def _admitted(header: TaskHeader, secure_sites: int) -> tuple[SecureTask, TrainPlan]:
+    """Return what is asked, where this hospital allows it at all."""
+    asked, plan = header.secure, header.train
+    if asked is None or plan is None:
+        raise ProtocolError("privacy.secure_sites is set here, and the task asks for an update")
+    least = max(FEWEST, secure_sites)
+    if asked.threshold < least:
+        raise ProtocolError(f"a sum over {asked.threshold} sites; {least} are needed here")
+    clips = [asked.clip, *asked.clips.values()]
+    if not all(math.isfinite(c) and c > 0 for c in clips) or asked.largest < 1:
+        raise ProtocolError("a clip or the largest weight is out of range")
+    if plan.codec != "float32":
+        raise ProtocolError("an update in a codec cannot be hidden")
+    return asked, plan
+
+
+def _keys(task: Task, asked: SecureTask, site: Site, book: Book) -> tuple[Book, dict[str, Bytes]]:
+    """Make keys for a new session; secrets of one before are dropped."""
+    if book.session is not None and book.session.name == asked.session:
+        session, _ = book.continued(task)
+    else:
+        terms, mark = terms_mark(task.header, asked), question_mark(task)
+        session = Session(asked.session, terms, Secrets(), asked={"keys": mark})
+    assert session.secrets is not None  # it has come no further than its keys
+    return replace(book, session=session), {KEYS: _bytes(session.secrets.public)}
+
+
+def _shares(task: Task, asked: SecureTask, site: Site, book: Book) -> tuple[Book, dict[str, Bytes]]:
+    """Seal shares of this site's secrets for every site of the roster."""
+    session, again = book.continued(task)
+    if not again:
+        roster = _roster(task, asked)
+        session = replace(session, roster=roster)
+        member = session.member(site.name, asked.threshold)
+        member.check()
+        sealed, own = member.shares()
+        rows = b"".join(sealed.get(name, bytes(SEALED_BYTES)) for name in roster)
+        session = _after(session, task, reply=rows, own=own)
+    return replace(book, session=session), {SHARES: _rows(session.reply, SEALED_BYTES)}
+
+
+def _unmask(task: Task, asked: SecureTask, site: Site, book: Book) -> tuple[Book, dict[str, Bytes]]:
+    """Give one share of each site, and forget this site's own secrets."""
+    session, again = book.continued(task)
+    if not again:
+        if not session.residues:
+            raise ProtocolError("a sum is to be opened to which this site has added nothing")
+        member = session.member(site.name, asked.threshold)
+        member.terms.check_sites(asked.present, among=session.present, me=site.name)
+        place, came = _place(task.header), sorted(asked.present)
+        book.require_first(place, came)
+        sealed = _sealed(task, session.roster)
+        given = member.reveal(sealed, session.own, masked=session.present, came=came)
+        rows = b"".join(given.get(name, bytes(SHARE_BYTES)) for name in session.roster)
+        session = replace(_after(session, task, reply=rows, own=b""), secrets=None)
+        book = replace(book, opened={**book.opened, place: came})
+    return replace(book, session=session), {SHARES: _rows(session.reply, SHARE_BYTES)}
+
+
+_ANSWERS = {"keys": _keys, "shares": _shares, "unmask": _unmask}
+
+
+def _masked(task: Task, site: Site, train: Train) -> Update:
+    """Train, and return the update as residues under this site's masks."""
+    header, asked = task.header, task.header.secure
+    assert asked is not None and header.train is not None
+    memory, limit_s = RunMemory(site.runs, header), header.train.budget_s
+    with memory.alone(limit_s):
+        file = SessionFile(memory.folder)
+        book = file.read()
+        session, again = book.continued(task)
+        if not again:
+            member = session.member(site.name, asked.threshold)
+            member.terms.check_sites(asked.present, among=session.roster, me=site.name)
+            session = replace(_after(session, task, own=session.own), present=asked.present)
+            file.write(replace(book, session=session))
+    update = train(replace(task, header=replace(header, secure=None)), site)
+    residues = _residues(update, asked, session.roster)
+    with memory.alone(limit_s):
+        book = file.read()
+        session, _ = book.continued(task)  # another process may have gone on meanwhile
+        mark = hashlib.sha256(residues.data).hexdigest()
+        if session.residues not in ("", mark):
+            # The difference of two vectors under one mask is the difference of their updates.
+            raise ProtocolError("another update is to be sent under the same masks")
+        file.write(replace(book, session=replace(session, residues=mark)))
+    session.member(site.name, asked.threshold).mask(residues, session.present)
+    hidden = {SECURE: {RESIDUES: residues.astype("<u4", copy=False).view(np.uint8)}}
+    return replace(update, metrics={}, delta=hidden)
+
+
+def _residues(update: Update, asked: SecureTask, roster: Collection[str]) -> NDArray[np.uint32]:
+    if update.examples:
+        # Whose parts differ from the others' would not be hidden among them.
+        raise SiteError("refused_task")
+    quantiser = Quantiser(len(roster), asked.clip, asked.clips, asked.largest)
+    residues, clipped = quantiser.residues(update.delta, update.num_examples)
+    if clipped:
+        log.warning(
+            "%d of %d values of the update were clipped to +-%g (secure_aggregation.clip)",
+            clipped,
+            len(residues),
+            asked.clip,
+        )
+    return residues
+
+
+def _after(session: Session, task: Task, *, own: bytes, reply: bytes = b"") -> Session:
+    """Return the session with a question written down that was not asked before."""
+    assert task.header.secure is not None
+    asked = {**session.asked, task.header.secure.phase: question_mark(task)}
+    return replace(session, asked=asked, own=own, reply=reply)
+
+
+def _roster(task: Task, asked: SecureTask) -> dict[str, bytes]:
+    names = asked.roster
+    keys = _array(task, KEYS, rows=len(names), width=PUBLIC_BYTES)
+    if len(set(names)) != len(names) or not all(is_site_name(name) for name in names):
+        raise ProtocolError("a name stands twice in the roster, or is none")
+    return {name: row.tobytes() for name, row in zip(names, keys, strict=True)}
+
+
+def _sealed(task: Task, roster: Mapping[str, bytes]) -> dict[str, bytes]:
+    rows = _array(task, SHARES, rows=len(roster), width=SEALED_BYTES)
+    return {name: row.tobytes() for name, row in zip(roster, rows, strict=True)}
+
+
+def _array(task: Task, name: str, *, rows: int, width: int) -> Bytes:
+    array = task.weights.get(SECURE, {}).get(name)
+    if array is None or array.dtype != np.uint8 or array.shape != (rows, width):
+        raise ProtocolError(f"the {name} of the message are missing, or of another size")
+    return array
+
+
+def _update(header: TaskHeader, site: Site, arrays: dict[str, Bytes]) -> Update:
+    return Update(site.name, header.run, header.stage, header.round, delta={SECURE: arrays})
+
+
+def _place(header: TaskHeader) -> str:
+    return f"{header.stage}/{header.round}"
+
+
+def _bytes(value: bytes) -> Bytes:
+    return np.frombuffer(value, dtype=np.uint8)
+
+
+def _rows(value: bytes, width: int) -> Bytes:
+    return _bytes(value).reshape(-1, width)
