@@ -31,6 +31,7 @@ from client.policy import (
 )
 from client.private_answers import answer_privately
 from client.private_training import trained_privately
+from client.secure_rounds import serve_securely
 from client.weights import Controls, difference, gather_weights, load_model, personal
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ def serve(task: Task, site: Site) -> Update:
         return answer_privately(task, site)
     if header.action == "describe":
         return _describe(header, site)
+    if header.action == "train" and (header.secure or site.config.privacy.secure_sites):
+        return serve_securely(task, site, _train)
     if header.action == "train":
         return _train(task, site)
     return _evaluate(task, site)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from cardionets_core.errors import ConfigError, nearest
 from cardionets_core.privacy.accounting import Charge
 from cardionets_core.privacy.evaluation import private_options
+from cardionets_core.privacy.secure_aggregation.plan import check_secure_plan
 from cardionets_core.training.stages import STAGES
 
 if TYPE_CHECKING:
@@ -20,11 +21,12 @@ if TYPE_CHECKING:
 
 
 def check_private_plan(config: RunConfig) -> None:
-    """Check a plan that asks for differential privacy; any other plan passes.
+    """Check a plan that asks for differential privacy or secure aggregation; any other passes.
 
     Raises:
         ConfigError: names the key, the cause and what to set instead.
     """
+    check_secure_plan(config)
     request = config.privacy
     if not request.is_on:
         return
