@@ -131,7 +131,8 @@ def noise_of(bounds: Mapping[str, float], noise: float) -> dict[str, float]:
 
 
 def _clipped(table: Floats, bound: float) -> Floats:
-    flat = np.asarray(table, dtype=np.float64).reshape(len(table), -1)
+    # Not reshape(n, -1): of no patients numpy cannot tell how long a row is.
+    flat = np.asarray(table, dtype=np.float64).reshape(len(table), int(np.prod(table.shape[1:])))
     flat = np.where(np.isfinite(flat).all(axis=1, keepdims=True), flat, 0.0)
     norm = np.linalg.norm(flat, axis=1, keepdims=True)
     # A hair below the bound, so that rounding cannot reach beyond it.

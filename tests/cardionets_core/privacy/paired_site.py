@@ -1,4 +1,4 @@
-"""A site of random studies in memory: ECGs, cines, phenotypes and diseases of made-up patients."""
+"""A site of random studies in memory, and what one of its patients moves a release by."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pandas as pd
 from cardionets_core.data.cache import CachedArrays
 from cardionets_core.data.dataset import Scaler, SiteDataset
 from cardionets_core.data.manifest import Manifest
+from cardionets_core.privacy.metrics import bounds_of, released
 
 PHENOTYPES = ("lv_edv", "lv_esv", "lv_ef", "lv_mass", "wt_global")
 DISEASES = ("heart_failure", "normal_ecg", "myocardial_infarction")
@@ -77,3 +78,36 @@ def rows_of(dataset, rows):
 
 def _cine(spec):
     return len(spec.cine.views), spec.cine.phases, spec.cine.size_px, spec.cine.size_px
+
+
+def without(dataset, patient):
+    """Return the site as if a patient had never been there."""
+    keep = (dataset.manifest.table["patient_id"] != patient).to_numpy()
+    return rows_of(dataset, np.flatnonzero(keep))
+
+
+def patients_of(dataset, split):
+    """Return the patient of every study of a split, and its rows."""
+    rows = dataset.indices(split)
+    return dataset.manifest.table["patient_id"].to_numpy()[rows], rows
+
+
+def captured(monkeypatch, module):
+    """Return a list that gets the parts of every release that `module` makes."""
+    seen = []
+
+    def note(parts, noise, source):
+        seen.append(parts)
+        return released(parts, noise, source)
+
+    monkeypatch.setattr(module, "released", note)
+    return seen
+
+
+def joint_move(one, other, source):
+    """Return how far two joined sums lie apart, each group divided by its bound."""
+    bounds = bounds_of(one)
+    assert bounds == bounds_of(other)  # they may not depend on the records
+    sums = [released(parts, 1.0, source) for parts in (one, other)]
+    gaps = [np.linalg.norm(sums[0][n] - sums[1][n]) / bounds[n] for n in bounds]
+    return float(np.linalg.norm(gaps))
