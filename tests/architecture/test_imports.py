@@ -34,6 +34,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "flower_site",
             "drawing",
             "durable",
+            "lifetime",
         }
     ),
     frozenset(
@@ -105,7 +106,13 @@ DOORS: dict[str, frozenset[str]] = {
     "h5py": frozenset({"cardionets_core.sources.arrays"}),
     "pydicom": frozenset({"cardionets_core.sources.dicom"}),
     "sqlite3": frozenset({"cardionets_core.preparation.journal"}),
-    "opacus": frozenset({"cardionets_core.privacy.accounting", "cardionets_core.privacy.ghost"}),
+    "opacus": frozenset(
+        {
+            "cardionets_core.privacy.accounting",
+            "cardionets_core.privacy.ghost",
+            "simulations.privacy.naive",  # what must not be done with it, as a control
+        }
+    ),
     "mlflow": frozenset({"server.tracking"}),
     "wfdb": frozenset({"cardionets_core.data.ecg", "cardionets_core.cohort.write"}),
     "nibabel": frozenset(

@@ -1,0 +1,117 @@
+"""`python -m simulations.privacy`: what docs/privacy.md claims, measured on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from cardionets_core.cli import told_plainly
+from simulations.privacy.page import head, words, write_page
+from simulations.privacy.table import (
+    SECTIONS,
+    Entry,
+    Facts,
+    Outcome,
+    chosen,
+    exit_code,
+    facts,
+    measure,
+    verdict,
+    write_json,
+)
+from simulations.process_group import signals_as_exceptions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+console = Console()
+if not console.is_terminal:
+    console = Console(width=160)  # a log file has no edge, and five columns need room
+
+COLOURS = {"met": "green", "not met": "bold red", "failed": "bold red", "not measured": "yellow"}
+
+
+@app.command(context_settings={"help_option_names": ["-h", "--help"]})
+def main(
+    only: Annotated[str, typer.Option(help="Sections, e.g. noise,audit; all without.")] = "",
+    output: Annotated[
+        Path, typer.Option(help="Folder of the table, the page and the sections' own files.")
+    ] = Path("outputs/privacy"),
+) -> None:
+    """Measure what the privacy page claims, section by section, in one table.
+
+    Exit code 0: every target that can be measured here is met. 1: one is not, or a section broke.
+    Ctrl-C and SIGTERM end it within seconds; what it started ends with it.
+    """
+    with signals_as_exceptions(), told_plainly():
+        names = chosen(only)
+        output.mkdir(parents=True, exist_ok=True)
+        above = facts(names)
+        _head(above)
+        outcomes = _with_progress(names, output.resolve(), above)
+    console.print(verdict(outcomes, names), highlight=False, soft_wrap=True)
+    typer.echo(f"table      {output / 'privacy.json'}\npage       {output / 'privacy.html'}")
+    raise typer.Exit(exit_code(outcomes))
+
+
+def _with_progress(names: Sequence[str], output: Path, above: Facts) -> list[Outcome]:
+    """Measure with a bar over the sections; both files are written again after each of them."""
+    columns = (
+        TextColumn("{task.description:<52}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    so_far: list[Outcome] = []
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("starting", total=len(names))
+
+        def begun(name: str) -> None:
+            progress.update(task, description=SECTIONS[name].title)
+
+        def ended(outcome: Outcome) -> None:
+            so_far.append(outcome)
+            progress.console.print(_table(outcome))
+            progress.advance(task)
+            write_json(output / "privacy.json", above, so_far)
+            write_page(output / "privacy.html", above, so_far)
+
+        return measure(names, output, begun=begun, ended=ended)
+
+
+def _head(above: Facts) -> None:
+    lines = {
+        "command": above.command,
+        "machine": above.machine,
+        "versions": ", ".join(f"{k} {v}" for k, v in above.versions.items()),
+        "started": above.started,
+    }
+    for key, value in lines.items():
+        console.print(f"{key:<10} {value}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _table(outcome: Outcome) -> Table:
+    title = f"{SECTIONS[outcome.section].title} ({outcome.seconds:.0f} s)"
+    table = Table("what", "target", "measured", "met", "seeds", title=title, title_justify="left")
+    for entry in outcome.entries:
+        row = entry.row
+        note = f"\n[dim]{_plain(row.note)}[/]" if row.note else ""
+        cells = (_plain(head(entry)), _plain(row.target), f"{_plain(row.measured)}{note}")
+        table.add_row(*cells, _mark(entry), _plain(row.seeds))
+    return table
+
+
+def _mark(entry: Entry) -> str:
+    colour = COLOURS.get(entry.state)
+    return f"[{colour}]{words(entry)}[/]" if colour else words(entry)
+
+
+def _plain(text: str) -> str:
+    """Return a text that Rich prints as it is: brackets are no markup."""
+    return text.replace("[", r"\[")

@@ -1,0 +1,82 @@
+"""The privacy table as a page: the same rows as on the screen and in privacy.json."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from simulations.privacy.table import SECTIONS, Entry, Facts, Outcome, verdict
+from simulations.report_page import NONE, Row, Section, Table, Text, duration, render
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TITLE = "CardioNets: privacy, measured"
+COLUMNS = ("What", "Target", "Measured", "Met", "Seeds")
+WORDS = {
+    "met": "yes",
+    "not met": "NO",
+    "told": NONE,
+    "not measured": "not measured here",
+    "failed": "NO (broke)",
+}
+CONTROL_WORDS = {"met": "failed, as it must", "not met": "NOT FOUND"}
+LEGEND = (
+    "A row that begins with “Control” measures a mechanism that was broken on purpose: it must "
+    "fail, and one that is not found makes the rows beside it worthless. “os” as a seed: the "
+    "operating system's randomness, which nobody can repeat, as in production. Attacks and audits "
+    "give lower bounds: they can show that a promise is broken, never that it holds; the promise "
+    "itself rests on the proofs in docs/privacy.md."
+)
+
+
+def write_page(path: Path, above: Facts, outcomes: list[Outcome]) -> None:
+    """Write the page; it needs no other file."""
+    path.write_text(page(above, outcomes), encoding="utf-8")
+
+
+def page(above: Facts, outcomes: list[Outcome]) -> str:
+    """Return the page as HTML."""
+    lead = (Text(f"{verdict(outcomes, above.planned)}.", "key"), Text(LEGEND, "note"))
+    sections = [_section(outcome) for outcome in outcomes]
+    return render(title=TITLE, lead=lead, sections=(*sections, _conditions(above)))
+
+
+def words(entry: Entry) -> str:
+    """Return whether a row is met, as a reader is told; a control's success is its failure."""
+    if entry.row.control and entry.state in CONTROL_WORDS:
+        return CONTROL_WORDS[entry.state]
+    return WORDS[entry.state]
+
+
+def head(entry: Entry) -> str:
+    """Return what a row measured, marked where it is a control."""
+    return f"Control: {entry.row.what}" if entry.row.control else entry.row.what
+
+
+def _section(outcome: Outcome) -> Section:
+    rows = tuple(
+        Row(
+            head(e),
+            (
+                e.row.target or NONE,
+                f"{e.row.measured}\n{e.row.note}" if e.row.note else e.row.measured,
+                words(e),
+                e.row.seeds or NONE,
+            ),
+        )
+        for e in outcome.entries
+    )
+    table = Table(f"Measured in {duration(outcome.seconds)}.", COLUMNS, rows, words=True)
+    return Section(outcome.section, SECTIONS[outcome.section].title, (table,))
+
+
+def _conditions(above: Facts) -> Section:
+    pairs = {
+        "command": above.command,
+        "machine": above.machine,
+        "versions": ", ".join(f"{k} {v}" for k, v in above.versions.items()),
+        "started": above.started,
+    }
+    rows = tuple(Row(key, (value,)) for key, value in pairs.items())
+    table = Table("How this was measured", ("", ""), rows, words=True)
+    return Section("conditions", "Conditions", (table,))
