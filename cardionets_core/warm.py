@@ -29,6 +29,7 @@ from pathlib import Path
 
 from cardionets_core.errors import ConfigError
 from cardionets_core.flower_command import Command
+from cardionets_core.lifetime import work_for_one_message
 
 CLIENT_PROGRAM, SERVER_PROGRAM = "flwr-clientapp", "flwr-serverapp"
 SOCKET_ENV = "CARDIONETS_WARM_SOCKET"
@@ -129,6 +130,7 @@ def _work(
         kept = _take_over(link)
         if keep_input is not None:
             keep_input(kept)
+            work_for_one_message()
         program()
         code = 0
     except SystemExit as left:

@@ -23,6 +23,7 @@ from cardionets_core.errors import (
     WireError,
 )
 from cardionets_core.faults import FAULTS_ENV, fault_point
+from cardionets_core.lifetime import end_hung
 from cardionets_core.messages import refusal, task_from_records, update_to_records
 
 if TYPE_CHECKING:
@@ -52,6 +53,12 @@ def _answer(message: Message, context: Context) -> Message:
             within=lambda: fault_point("half_uploaded"), after=lambda: fault_point("acknowledged")
         )
     return Message(answer(message.content), reply_to=message)
+
+
+def _answer_in_time(message: Message, context: Context) -> Message:
+    # It carries no budget that a loop could keep; nobody reads an answer after its time to live.
+    end_hung(message.metadata.ttl)
+    return _answer(message, context)
 
 
 def answer(content: RecordDict) -> RecordDict:
@@ -97,4 +104,4 @@ def tell(notice: Notice | None) -> None:
 
 app.query()(_answer)
 app.train()(_answer)
-app.evaluate()(_answer)
+app.evaluate()(_answer_in_time)

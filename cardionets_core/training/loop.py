@@ -12,6 +12,7 @@ import torch
 
 from cardionets_core.errors import SiteError
 from cardionets_core.faults import fault_point
+from cardionets_core.lifetime import end_hung
 from cardionets_core.runtime import autocast
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class TrainResult:
 
 
 class Budget:
-    """The time that training may take, from now on.
+    """The time that training may take, from now on; a client process that hangs then is ended.
 
     Args:
         seconds: 0 is no limit.
@@ -53,6 +54,8 @@ class Budget:
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._end = clock() + seconds if seconds > 0 else math.inf
+        if seconds > 0:
+            end_hung(seconds)
 
     def spent(self) -> bool:
         """Return whether the time is over."""

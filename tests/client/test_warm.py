@@ -9,10 +9,12 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from cardionets_core import lifetime
 from cardionets_core.errors import ConfigError
 from client import warm
 
@@ -39,6 +41,12 @@ STARTER = """
             raise ValueError("of the app")
         if "kill" in sys.argv:
             os.kill(os.getpid(), 9)
+        if "hang" in sys.argv:
+            from cardionets_core import lifetime
+            lifetime.HANG_S = 0.1
+            lifetime.end_hung(0.2)
+            import threading
+            threading.Event().wait()
         if "leave" in sys.argv:
             sys.exit(7)
 
@@ -85,7 +93,9 @@ def test_each_message_gets_a_fresh_process_with_its_own_surroundings(tmp_path, s
     assert "home south" in second.stdout and "left None" in second.stdout
 
 
-@pytest.mark.parametrize(("word", "code"), [("leave", 7), ("fail", 1), ("kill", 137)])
+@pytest.mark.parametrize(
+    ("word", "code"), [("leave", 7), ("fail", 1), ("kill", 137), ("hang", 137)]
+)
 def test_exit_codes_and_tracebacks_arrive(tmp_path, starter, word, code):
     done = start(tmp_path, starter, word)
     assert done.returncode == code
@@ -104,6 +114,11 @@ def test_a_task_whose_process_was_killed_is_begun_once_more(tmp_path, starter, w
     assert done.returncode == code
     assert done.stdout.count("begun before") == starts
     assert ("starting it once more" in done.stderr) == (starts == 2)
+
+
+def test_a_process_that_serves_others_too_is_not_ended():
+    lifetime.end_hung(-lifetime.HANG_S + 1e-6)
+    time.sleep(0.01)
 
 
 def test_messages_are_worked_on_side_by_side(tmp_path, starter):
