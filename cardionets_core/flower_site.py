@@ -129,7 +129,8 @@ class ResumedUpload:
     The SuperNode asks again for an object whose answer was lost; the SuperLink may hold it already
     and then says no, at which plain Flower drops the whole reply, after minutes of training, and
     lets the SuperLink wait 180 s for the rest. Announced again, a reply gets a new session and the
-    list of the objects that are still missing: those alone are sent.
+    list of the objects that are still missing: those alone are sent. Where none is named, the
+    object in hand has arrived, and the others go on in the session that they are in.
 
     Args:
         send: Flower's function that announces a reply.
@@ -173,7 +174,11 @@ class ResumedUpload:
         with self._lock:
             # Two objects are under way at a time: the other one may have been here first.
             if refused == self._session:
-                self._missing, self._session = self._send(*self._reply)
+                self._missing, session = self._send(*self._reply)
+                # A reply that the server has begun to fetch cannot be announced again: the answer
+                # is an empty list and a session that takes nothing. The one before goes on.
+                if self._missing:
+                    self._session = session
             return self._missing
 
 
