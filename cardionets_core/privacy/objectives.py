@@ -103,7 +103,8 @@ class StepNegatives:
 
     They are embedded without gradient when the weights have changed and kept while they stay as
     they are: a step asks for them once per patient. Neither the patient, nor the number of
-    patients, nor a random number of theirs is of any account.
+    patients, nor a random number of theirs is of any account; nor how many steps had nobody in
+    them, whom nobody asks: which records are drawn follows from the updates of the weights alone.
 
     Args:
         bank: of public records.
@@ -114,15 +115,15 @@ class StepNegatives:
         self._bank, self._progress = bank, progress
         self._weights: tuple[int, ...] = ()
         self._drawn: dict[str, Tensor] = {}
-        self._draws = 0
 
     def __call__(self, model: CardioNet, batch: Batch, generator: torch.Generator) -> Noise:
         """Return the step's negatives by name, each [B, ...]: rows are views of one tensor."""
         weights = tuple(w for p in model.parameters() for w in (id(p), p._version))
         if weights != self._weights:
-            seed = derive_seed("bank", self._bank.digest, str(self._progress), self._draws)
+            updates = sum(p._version for p in model.parameters())
+            seed = derive_seed("bank", self._bank.digest, str(self._progress), updates)
             self._drawn = self._bank.draw(model, torch.Generator().manual_seed(seed)).tensors()
-            self._weights, self._draws = weights, self._draws + 1
+            self._weights = weights
         return {k: v.expand(len(batch), *v.shape) for k, v in self._drawn.items()}
 
 
