@@ -69,7 +69,7 @@ def description(
 
 def declared_counts(privacy: SitePrivacy) -> dict[str, int]:
     """Return the declared number of patients in the words of a site's counts."""
-    return dict.fromkeys(("patients", "train_patients", "train_studies"), privacy.patients)
+    return dict.fromkeys(("patients", "train_studies"), privacy.patients)
 
 
 def trained_update(

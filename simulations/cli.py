@@ -72,6 +72,8 @@ class RichScreen:
         refused = ", ".join(f"{s}: {why}" for s, why in entry["refused"].items())
         line = f"  {entry['stage']:<12} round {entry['round']}/{entry['rounds']}  {sites}"
         line += f"  {entry['seconds']:5.1f} s  {'  '.join(shown)}"
+        if entry.get("privacy"):
+            line += f"  epsilon {max(r['epsilon'] for r in entry['privacy'].values()):.2f}"
         self.note(line + (f"  refused: {refused}" if refused else ""))
         if self._rounds is not None:
             self._progress.update(self._rounds, advance=1, description=entry["stage"])

@@ -13,6 +13,7 @@ from simulations.report_facts import Facts, headline, lead
 from simulations.report_images import generation_section, retrieval_section
 from simulations.report_page import render
 from simulations.report_patients import patient_section
+from simulations.report_privacy import privacy_sections
 from simulations.report_results import disease_section, phenotype_section
 from simulations.report_run import facts_section, federation_section
 from simulations.report_training import training_section
@@ -44,6 +45,7 @@ def write_report(folder: Path, hospitals: Sequence[Hospital]) -> Path:
         lead=lead(facts),
         sections=(
             federation_section(facts),
+            *privacy_sections(facts),
             phenotype_section(facts),
             disease_section(facts),
             retrieval_section(facts),

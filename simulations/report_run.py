@@ -61,14 +61,16 @@ def federation_section(facts: Facts) -> Section:
 def _site_row(facts: Facts, name: str) -> Row:
     site = facts.summary["sites"][name]
     counts = site["counts"]
-    splits = (f"{counts.get(f'{s}_patients', 0):,}" for s in ("train", "validation", "test"))
+    # A private site declares one number of patients, and tells no other.
+    told = [s for s in ("train", "validation", "test") if f"{s}_patients" in counts]
+    splits = (f"{counts[f'{s}_patients']:,}" for s in told)
     served = [s["name"] for s in facts.summary["stages"] if name in s["sites"]]
     return Row(
         facts.title(name),
         (
             ", ".join(words for key, words in MODALITIES.items() if key in site["modalities"]),
             f"{counts.get('patients', 0):,}",
-            " / ".join(splits),
+            " / ".join(splits) or "not told",
             ", ".join(STAGES[s][0] for s in served if s != "handshake"),
             megabytes(site["bytes_down"]),
             megabytes(site["bytes_up"]),

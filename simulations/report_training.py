@@ -21,6 +21,9 @@ def training_section(facts: Facts) -> Section:
         for stage in facts.summary["stages"]
         if _records(facts, stage["name"])
     ]
+    if not pictures and facts.summary["privacy"]["mode"] != "none":
+        words = "Sites tell no losses in a private run: a loss depends on the patients."
+        return Section("training", "Training", (Text(words),))
     if not pictures:
         return Section("training", "Training", (Text("No stage of this run trained anything."),))
     explanation = Text(

@@ -177,6 +177,12 @@ def _fresh(
     hospitals = make_hospitals(simulation, announce=screen.hospital)
     config = compose_run(simulation, overrides, name=name, sites=len(hospitals))
     write_config(folder, config)
+    if simulation.ledger_epsilon > 0:
+        from simulations.ledgers import with_ledgers  # its accountant takes a second to import
+
+        made = output / "hospitals"
+        epsilon = simulation.ledger_epsilon
+        hospitals = with_ledgers(hospitals, folder, epsilon=epsilon, made=made)
     return folder, config, hospitals
 
 

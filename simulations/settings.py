@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -59,6 +60,7 @@ class SimulationConfig:
     ptbxl: str = "auto"
     workers: int = 0
     cohort_seed: int = 1
+    ledger_epsilon: float = 0.0
     run: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
@@ -67,6 +69,8 @@ class SimulationConfig:
             raise ValueError("sites is empty; name at least one site file")
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port is {self.port}; ports go from 1 to 65535, 0 takes a free one")
+        if not 0 <= self.ledger_epsilon < math.inf:
+            raise ValueError(f"ledger_epsilon is {self.ledger_epsilon}; 0 makes no ledgers")
 
     @property
     def ptbxl_folder(self) -> Path | None:
