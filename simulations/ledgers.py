@@ -75,7 +75,7 @@ def _with_ledger(hospital: Hospital, place: Path, *, epsilon: float, made: Path)
 
 def _rounded(patients: int) -> int:
     """Return the number of patients as a hospital would declare it: to two digits."""
-    unit = 10 ** max(0, len(str(patients)) - 2)
+    unit = int(10 ** max(0, len(str(patients)) - 2))
     return max(1, round(patients / unit) * unit)
 
 
