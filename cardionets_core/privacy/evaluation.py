@@ -50,8 +50,9 @@ UNAVAILABLE = {
 }
 """Section -> why it is not available under privacy."""
 
-BINS = 16
-"""Score bins of a disease: noise goes on every bin, so there are few."""
+BINS = 8
+"""Score bins of a disease: noise goes on every bin, so there are few (benchmarks/privacy/sums.py);
+what so few may change in an AUROC, at most, is reported beside it."""
 
 ERRORS = Prior(0.0, 1.0, reach=3.0)
 """z-scores and their errors, in sd of the federation."""
@@ -114,7 +115,7 @@ def private_fit_sums(
     found: Sums = {}
     for name, prior in (("residual", ERRORS), ("ecg_score", SCORES)):
         if f"{name}/known" in parts:
-            settled = moments(section(sums, name), prior, weight=spread[f"{name}/known"])
+            settled = moments(section(sums, name), prior, noise_std=spread[f"{name}/known"])
             found |= under(name, settled.sums)
     if "ecg_score/n" in found:
         # One number in the usual sums: all scores are of the same patients.

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 LEAST_SPREAD = 0.25
 """A noised sd is taken as no less than this share of the prior's."""
 
+APART, SPREAD_APART = 0.5, 0.4
+"""How far a site's mean lies from the prior's, in its sd, and its variance, as a share of it."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -48,7 +51,7 @@ class Moments:
     """Number, mean and variance of columns, made usable after the noise; each [P].
 
     Attributes:
-        n: patients, at least 1, whole; those of the prior included.
+        n: patients, at least 1, whole.
         mean: in the unit of the values.
         variance: likewise; above 0.
     """
@@ -169,22 +172,37 @@ def moment_parts(values: Floats, prior: Prior) -> dict[str, Part]:
     }
 
 
-def moments(sums: Mapping[str, Floats], prior: Prior, *, weight: float) -> Moments:
+def moments(sums: Mapping[str, Floats], prior: Prior, *, noise_std: float) -> Moments:
     """Return usable moments from the noised sums of `moment_parts`.
 
-    As if `weight` more patients had been counted who are as the prior says: with many patients
-    they do not matter, and where noise drowns the sums, what is left is the prior.
+    Mean and variance are drawn towards the prior by how far noise may have moved them, against how
+    far a site usually lies from it (APART, SPREAD_APART): with many patients they are the site's
+    own, and where noise drowns the sums, what is left is the prior.
 
     Args:
         sums: `known`, `value` and `square`, each [P].
         prior: that of `moment_parts`.
-        weight: patients; the standard deviation of the noise on `known`.
+        noise_std: of the noise on `known`, in patients.
     """
-    count = np.maximum(sums["known"], 0.0)
-    n = count + weight
-    mean = np.clip(sums["value"] / n, -1.0, 1.0)
+    count = np.maximum(sums["known"], noise_std)
     own = 1.0 / prior.reach**2  # the prior's variance, in units of the reach
-    square = (sums["square"] + 0.5 * count + weight * own) / n
-    variance = np.clip(square - mean**2, own * LEAST_SPREAD**2, 1.0)
+    mean = np.clip(sums["value"] / count, -1.0, 1.0)
+    square = (sums["square"] + 0.5 * sums["known"]) / count
+    spread = np.clip(square - mean**2, 0.0, 1.0) - own
+    moved = noise_std / count  # what noise does to a mean; to a mean square, the root of a half
+    mean = mean * _kept(moved, APART / prior.reach)
+    variance = own + spread * _kept(np.sqrt(0.5) * moved, SPREAD_APART * own)
     unit = prior.sd * prior.reach
-    return Moments(np.maximum(np.rint(n), 1.0), prior.mean + unit * mean, unit**2 * variance)
+    return Moments(
+        np.maximum(np.rint(count), 1.0),
+        prior.mean + unit * mean,
+        unit**2 * np.maximum(variance, own * LEAST_SPREAD**2),
+    )
+
+
+def _kept(moved: Floats, apart: float) -> Floats:
+    """Return the share of a difference from the prior that is kept: apart^2 / (apart^2 + moved^2).
+
+    The best share for a normal difference of sd `apart` that is seen with an error of sd `moved`.
+    """
+    return np.asarray(1.0 / (1.0 + (moved / apart) ** 2))

@@ -39,8 +39,8 @@ def private_statistics(dataset: SiteDataset, noise: float, rng: RandomSource) ->
     constants = np.array([REFERENCE[name] for name in dataset.phenotypes])
     prior = Prior(constants[:, 0], constants[:, 1])
     parts = moment_parts(_of_patients(dataset), prior)
-    weight = noise_of(bounds_of(parts), noise)["known"]
-    found = moments(released(parts, noise, rng), prior, weight=weight)
+    spread = noise_of(bounds_of(parts), noise)["known"]
+    found = moments(released(parts, noise, rng), prior, noise_std=spread)
     return {f"phenotype_{key}": value for key, value in found.sums.items()}
 
 
