@@ -14,6 +14,7 @@ from cardionets_core.evaluation.summary import residual_sd
 from cardionets_core.evaluation.sums import merge
 from cardionets_core.privacy.evaluation import private_options
 from server.exchange import Run, header, round_record, send_round
+from server.expectation import expectation
 from server.gathering import TRIES
 from server.handshake import admitted
 from server.privacy import keeps_to, told_of
@@ -126,13 +127,16 @@ def _collect(
         return None
 
     heads, deadline_s = _heads(run, state, action, number), deadline_of(run.config)
+    expected_s = None if run.config.privacy.is_on else expectation(run.config, state)
 
     def enough(sites: Sequence[str]) -> bool:
         return len(sites) >= run.config.min_sites
 
     for attempt in range(1, TRIES + 1):
         sums.clear()
-        result = send_round(run, state, heads, accept, deadline_s, extra, enough=enough)
+        result = send_round(
+            run, state, heads, accept, deadline_s, extra, enough=enough, expected_s=expected_s
+        )
         if enough(result.accepted):
             record: dict[str, Any] = round_record("evaluate", number, 2, result, {})
             record |= {"tries": attempt, **told_of(run.ledgers, heads)}

@@ -21,7 +21,7 @@ from cardionets_core.runtime import derive_seed
 from server.attendance import Attendance
 from server.memory import generations, named
 from server.privacy import Ledgers, knowing, note_report, private_task
-from server.rounds import RoundResult, run_round
+from server.rounds import Expected, RoundResult, run_round
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -131,6 +131,7 @@ def send_round(
     extra: Groups | None = None,
     *,
     enough: Callable[[Sequence[str]], bool] = bool,
+    expected_s: Expected | None = None,
 ) -> RoundResult:
     """Run one round: trained parts always travel, frozen ones where a site lacks them.
 
@@ -140,6 +141,7 @@ def send_round(
         heads: site -> header of its task; these are the sites that are asked.
         extra: further groups of arrays for every site (the probes of the evaluate stage).
         enough: whether the updates of these sites make a quorum.
+        expected_s: see run_round.
     """
     frozen = state.deployed()
     memories = generations(run.config, state.history)
@@ -169,6 +171,7 @@ def send_round(
         enough=enough,
         rejoin_s=run.config.rejoin_s,
         waiting=run.waiting,
+        expected_s=expected_s,
     )
     for site in result.accepted:
         head = heads[site]

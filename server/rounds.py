@@ -7,6 +7,7 @@ not refused: it is asked again when it is back, while the round goes on (docs/ro
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -23,11 +24,14 @@ from server.mail import pause_s, read, send
 from server.round_book import LOST, RoundBook
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable
 
     from flwr.app import Message
 
     from server.attendance import Attendance, Place
+
+Expected = Callable[[Mapping[str, float], Sequence[str]], float]
+"""Seconds that each site took which was used, and who has not ended -> when the round may end."""
 
 LOSSES = 3
 """A site that was lost so often in one round is not waited for once there is a quorum."""
@@ -74,6 +78,7 @@ def run_round(
     enough: Callable[[Sequence[str]], bool] = bool,
     rejoin_s: float = 0.0,
     waiting: Callable[[list[str]], None] = lambda sites: None,
+    expected_s: Expected | None = None,
 ) -> RoundResult:
     """Send every site its task and hand each update to `accept` as it arrives.
 
@@ -88,9 +93,10 @@ def run_round(
             waited for until the deadline, lost ones included.
         rejoin_s: with a quorum, a lost site is waited for at most so long after it was lost.
         waiting: told which lost sites are waited for, whenever that changes.
+        expected_s: with a quorum, an earlier deadline, from who has answered and who has not.
     """
     playing = _Round(attendance, sites, make_task=make_task, accept=accept, deadline_s=deadline_s)
-    return playing.play(enough, rejoin_s, waiting)
+    return playing.play(enough, rejoin_s, waiting, expected_s)
 
 
 class _Round:
@@ -120,6 +126,7 @@ class _Round:
         enough: Callable[[Sequence[str]], bool],
         rejoin_s: float,
         waiting: Callable[[list[str]], None],
+        expected_s: Expected | None,
     ) -> RoundResult:
         told: list[str] = []
         self._attendance.look()
@@ -135,7 +142,10 @@ class _Round:
             if awaited != told:
                 waiting(awaited)
                 told = awaited
-            if self._elapsed() >= self._deadline_s or not (awaited or self._at_work(quorum)):
+            last_s = self._deadline_s
+            if quorum and expected_s is not None:
+                last_s = min(last_s, expected_s(self._result.seconds_by_site, self._book.pending))
+            if self._elapsed() >= last_s or not (awaited or self._at_work(quorum)):
                 break
             self._attendance.sleep(pause_s(self._elapsed()))
         if told:

@@ -79,7 +79,7 @@ def answering(answers):
             order of their arrival.
     """
 
-    def send_round(run, state, heads, accept, deadline_s, extra=None, enough=None):
+    def send_round(run, state, heads, accept, deadline_s, extra=None, enough=None, **more):
         result = RoundResult()
         for site, answer in answers(state, heads).items():
             reason = answer if isinstance(answer, str) else accept(site, answer)
