@@ -56,8 +56,8 @@ class Coordinator:
         place = ("--output", str(self.output), "--port", str(self.port))
         self.type("coordinator", "cardionets-coordinator", "start", *place, *words)
 
-    def join(self, name: str, config: Path) -> None:
-        words = ["start", "--config", str(config), "--superlink", f"127.0.0.1:{self.port}"]
+    def join(self, name: str, config: Path, *more: str) -> None:
+        words = ["start", "--config", str(config), "--superlink", f"127.0.0.1:{self.port}", *more]
         words += ["--home", str(self.folder / f"home-{name}")]
         words += ["--port", str(self.site_ports[len(self.commands) % 3])]
         self.type(f"site-{name}", "cardionets-site", *words)
