@@ -11,6 +11,7 @@ import numpy as np
 
 from cardionets_core import __version__
 from cardionets_core.errors import SiteError
+from cardionets_core.privacy.mechanism import MIXING_STAGES
 from cardionets_core.training.stages import STAGES
 from cardionets_core.wire_limits import LARGEST_METRIC, METRIC_PREFIXES
 
@@ -81,8 +82,6 @@ def _not_allowed(privacy: SitePrivacy, asked: PrivateTask) -> str:
         return f"noise {asked.noise:g} is below privacy.min_noise {privacy.min_noise:g}"
     if not 0 < asked.rate <= 1 or asked.clip <= 0 or asked.steps < 1 or asked.bucket_size < 2:
         return "rate, clip, steps or bucket_size of the privacy plan is out of range"
-    if asked.contrastive == "public_negatives" and not privacy.bank:
-        return "the contrastive loss is to use a public bank, and privacy.bank is not set"
     return ""
 
 
@@ -100,7 +99,16 @@ def _not_private(privacy: SitePrivacy, header: TaskHeader, asked: PrivateTask) -
         return "SCAFFOLD's control variates are not part of private training"
     if plan.partial:
         return "a private round takes all of its steps: partial work is not taken"
+    if needs_bank(header) and not privacy.bank:
+        return "the contrastive loss is to use a public bank, and privacy.bank is not set"
     return ""
+
+
+def needs_bank(header: TaskHeader) -> bool:
+    """Return whether a private training task takes its negatives from the site's public bank."""
+    asked = header.privacy
+    mixes = header.stage in MIXING_STAGES
+    return mixes and asked is not None and asked.contrastive == "public_negatives"
 
 
 def asked_members(header: TaskHeader) -> tuple[str, ...]:

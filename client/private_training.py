@@ -23,7 +23,7 @@ from cardionets_core.privacy.units import PatientIndex
 from cardionets_core.runtime import derive_seed, pick_device
 from client.charging import charged
 from client.memory import LOCAL, RESIDUAL, Memory
-from client.policy import is_enough
+from client.policy import is_enough, needs_bank
 from client.release import trained_update
 from client.weights import difference, gather_weights, load_model, personal
 
@@ -67,7 +67,7 @@ def trained_privately(
     weights = gather_weights(task, site)
     model = load_model(header, weights, memory.groups.get(LOCAL, {}))
     model = model.to(pick_device(site.config.device))
-    bank = open_bank(site.config, dataset) if privacy.bank else None
+    bank = open_bank(site.config, dataset) if needs_bank(header) else None
     members = [_Member.of(stage, header, patients=privacy.patients, bank=bank) for stage in stages]
     for member in members:
         member.require_clippable(model)

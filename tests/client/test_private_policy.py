@@ -84,6 +84,12 @@ def test_a_bank_allows_public_negatives():
     admit_private(replace(OWN, bank="/srv/public"), replace(TASK, privacy=asked))
 
 
+def test_stages_without_negatives_need_no_bank():
+    """A site without pairs can serve the others of a run with public negatives."""
+    asked = replace(ASKED, contrastive="public_negatives")
+    admit_private(OWN, replace(TASK, stage="ecg_masked", privacy=asked))
+
+
 @pytest.mark.parametrize(
     "changes", [{"max_steps": 0}, {"control": "start"}, {"control": "keep"}, {"partial": True}]
 )
