@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
+from torch.linalg import vector_norm
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cardionets_core.batch import Batch
@@ -151,13 +152,13 @@ def bucket_sum(
 
 def add_clipped(total: Sums, gradients: Mapping[str, Tensor], clip: float) -> None:
     """Add rows of gradients, [B, ...] by name, to a sum, each clipped over all names jointly."""
-    rows = {n: g.flatten(1).double() for n, g in gradients.items()}
-    squares = torch.stack([g.square().sum(1) for g in rows.values()])
-    norms = squares.sum(0).sqrt()
+    rows = {n: g.flatten(1) for n, g in gradients.items()}
+    norms = torch.stack([vector_norm(g, dim=1, dtype=torch.float64) for g in rows.values()])
+    norms = vector_norm(norms, dim=0)
     factors = clip_factors(norms, clip, next(iter(gradients.values())).dtype)
     used = norms.isfinite()  # 0 times NaN is NaN: such rows are left out
     for name, values in rows.items():
-        total[name] += (factors[used] @ values[used]).view_as(total[name])
+        total[name] += (factors[used] @ values[used].double()).view_as(total[name])
 
 
 def _summed(
