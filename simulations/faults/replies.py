@@ -87,7 +87,6 @@ class Replies(InProcessGrid):
         return reply
 
     def _trained(self, update: Update, manifest: dict[str, Any]) -> RecordDict:
-        header = {k: v for k, v in vars(update).items() if k not in ("delta", "sums")}
         # One number is the site's own, or the firewall would know the update as a copy.
         own = 1e-3 * (update.round + len(manifest) * float(update.site.removeprefix("site")))
         arrays, entries = {}, {}
@@ -95,7 +94,10 @@ class Replies(InProcessGrid):
             size = sum(prod(shape) for _, shape in entry["tensors"])
             arrays[key], digest = noise(self._folder, key, size, own)
             entries[key] = entry | {"sha256": digest}
-        config = ConfigRecord({"header": json.dumps(header), "manifest": json.dumps(entries)})
+        # All but the arrays is packed as a site packs it.
+        config = update_to_records(update)[CONFIG]
+        assert isinstance(config, ConfigRecord)
+        config["manifest"] = json.dumps(entries)
         return RecordDict({ARRAYS: ArrayRecord(arrays), CONFIG: config})
 
 
