@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 import client.client_app
@@ -177,3 +180,35 @@ def test_the_weight_of_a_site_is_what_it_declares(run):
         if record["stage"] in STAGES:
             assert set(record["num_examples"].values()) == {100}
             assert record["metrics"] == {} and record["site_metrics"][record["accepted"][0]] == {}
+
+
+def listed():
+    """Return (action, field) of every row of the table in docs/privacy.md."""
+    page = (Path(__file__).parents[2] / "docs" / "privacy.md").read_text("utf-8")
+    part = page.split("\n## What leaves\n")[1].split("\n## ")[0]
+    rows = [line.split("|")[1:3] for line in part.splitlines() if line.startswith("| `")]
+    pairs = {
+        (action.strip(), item)
+        for items, actions in rows
+        for item in re.findall(r"`([^`]+)`", items)
+        for action in actions.split(",")
+    }
+    return {(action, item) for action, item in pairs if item != "code"}
+
+
+def test_what_crossed_the_wire_is_what_the_page_lists(run):
+    """Both ways: nothing else came, and nothing is listed that never comes."""
+    _, wire = run
+    empty, crossed = Update("", "", "", 0), set()
+    for header, update in wire.answers:
+        held = {f.name for f in fields(Update) if getattr(update, f.name) != getattr(empty, f.name)}
+        crossed |= {(header.action, name) for name in held}
+    assert crossed == listed()
+
+
+def test_the_sums_of_the_handshake_are_the_same_for_a_restarted_server(run):
+    _, wire = run
+    for name in SITES:
+        told = [u.sums for _, u in updates_of(wire, name, "describe")]
+        assert len(told) == 2 and set(told[0]) == set(told[1])
+        assert all(np.array_equal(told[0][key], told[1][key]) for key in told[0])
