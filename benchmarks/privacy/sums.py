@@ -17,7 +17,7 @@ from scipy.stats import rankdata
 
 from cardionets_core.evaluation.metrics import auroc
 from cardionets_core.privacy.accounting import epsilon_prv
-from cardionets_core.privacy.evaluation import BINS, to_total
+from cardionets_core.privacy.evaluation import BINS
 from cardionets_core.privacy.metrics import (
     Part,
     Prior,
@@ -27,6 +27,7 @@ from cardionets_core.privacy.metrics import (
     noise_of,
     release_charge,
     released,
+    to_total,
 )
 from cardionets_core.privacy.rng import PrivacyRandom
 

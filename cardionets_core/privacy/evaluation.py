@@ -25,6 +25,7 @@ from cardionets_core.privacy.metrics import (
     moments,
     noise_of,
     released,
+    to_total,
 )
 
 if TYPE_CHECKING:
@@ -165,6 +166,17 @@ def private_score_sums(
     return found
 
 
+def score_bounds(options: EvaluationOptions, *, phenotypes: int, diseases: int) -> dict[str, float]:
+    """Return the bounds of the groups that `private_score_sums` releases, for P and D columns."""
+    nobody = _nobody(phenotypes, diseases)
+    parts: dict[str, Part] = {}
+    if "phenotypes" in options.sections:
+        parts |= _under("phenotypes", _phenotype_parts(nobody))
+    if "diseases" in options.sections:
+        parts |= _under("diseases", _disease_parts(nobody, {}))
+    return bounds_of(parts)
+
+
 @dataclass(frozen=True)
 class _Heard:
     """What the model says of N patients, one study each, beside what is known of them.
@@ -184,21 +196,23 @@ def _hear(model: CardioNet, dataset: SiteDataset, split: Split, *, size: int) ->
     """Read the ECG of every patient of the split who has one; nobody gives tables of no rows."""
     heard = read_ecg(model, dataset, split, size=size)
     if heard is None:
-        phenotypes, diseases = (
-            np.zeros((0, len(n))) for n in (dataset.phenotypes, dataset.diseases)
-        )
-        none = Labels(
-            covariates=np.zeros((0, 0)),
-            covariate_mask=np.zeros((0, 0), dtype=np.bool_),
-            phenotypes=phenotypes,
-            phenotype_mask=phenotypes > 0,
-            diseases=diseases > 0,
-            disease_mask=diseases > 0,
-        )
-        return _Heard(phenotypes, diseases, none)
+        return _nobody(len(dataset.phenotypes), len(dataset.diseases))
     rows = _one_per_patient(dataset, heard.rows)
     told = heard.of(rows)
     return _Heard(told.phenotypes, told.probability, read_labels(dataset, rows, size=size))
+
+
+def _nobody(phenotypes: int, diseases: int) -> _Heard:
+    values, flags = np.zeros((0, phenotypes)), np.zeros((0, diseases), dtype=np.bool_)
+    none = Labels(
+        covariates=np.zeros((0, 0)),
+        covariate_mask=np.zeros((0, 0), dtype=np.bool_),
+        phenotypes=values,
+        phenotype_mask=values > 0,
+        diseases=flags,
+        disease_mask=flags,
+    )
+    return _Heard(values, flags.astype(np.float64), none)
 
 
 def _one_per_patient(dataset: SiteDataset, rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -276,20 +290,6 @@ def _disease_sums(sums: Mapping[str, Floats], options: EvaluationOptions) -> Sum
         "replicates": np.zeros((0, 2, diseases, options.replicate_bins)),
         "calibration": np.zeros((3, diseases, options.calibration_bins)),
     }
-
-
-def to_total(counts: Floats, total: Floats) -> Floats:
-    """Return the nearest counts [..., B] that are not negative and add up to total [...].
-
-    The Euclidean projection onto a simplex (Duchi et al., ICML 2008): one number is taken off every
-    bin, and what would fall below zero is zero.
-    """
-    ordered = -np.sort(-counts, axis=-1)
-    places = np.arange(1, counts.shape[-1] + 1)
-    excess = (np.cumsum(ordered, axis=-1) - total[..., None]) / places
-    held = np.maximum((ordered > excess).sum(axis=-1, keepdims=True), 1)
-    taken = np.take_along_axis(excess, held - 1, axis=-1)
-    return np.asarray(np.maximum(counts - taken, 0.0))
 
 
 def _under(prefix: str, parts: Mapping[str, Part]) -> dict[str, Part]:

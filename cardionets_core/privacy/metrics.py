@@ -206,3 +206,17 @@ def _kept(moved: Floats, apart: float) -> Floats:
     The best share for a normal difference of sd `apart` that is seen with an error of sd `moved`.
     """
     return np.asarray(1.0 / (1.0 + (moved / apart) ** 2))
+
+
+def to_total(counts: Floats, total: Floats) -> Floats:
+    """Return the nearest counts [..., B] that are not negative and add up to total [...].
+
+    The Euclidean projection onto a simplex (Duchi et al., ICML 2008): one number is taken off every
+    bin, and what would fall below zero is zero.
+    """
+    ordered = -np.sort(-counts, axis=-1)
+    places = np.arange(1, counts.shape[-1] + 1)
+    excess = (np.cumsum(ordered, axis=-1) - total[..., None]) / places
+    held = np.maximum((ordered > excess).sum(axis=-1, keepdims=True), 1)
+    taken = np.take_along_axis(excess, held - 1, axis=-1)
+    return np.asarray(np.maximum(counts - taken, 0.0))

@@ -19,9 +19,8 @@ from cardionets_core.privacy.evaluation import (
     private_fit_sums,
     private_options,
     private_score_sums,
-    to_total,
 )
-from cardionets_core.privacy.metrics import Part, released
+from cardionets_core.privacy.metrics import Part, released, to_total
 from cardionets_core.privacy.rng import PrivacyRandom
 from server.sums import (
     LARGEST_FIT,
