@@ -114,6 +114,7 @@ def _alternatives(axes: Any, plan: NoisePlan, noise: float) -> None:
     axes.annotate(
         "this plan", (plan.epsilon, noise), textcoords="offset points", xytext=(-9, -12),
         ha="right", fontsize=8.5, color=LIMIT,
+        bbox={"facecolor": "white", "linewidth": 0, "pad": 1},
     )  # fmt: skip
     axes.set(xscale="log", yscale="log", xlabel="budget epsilon", ylabel="noise multiplier needed")
     axes.set_xticks([*EPSILONS], [f"{e:g}" for e in EPSILONS])

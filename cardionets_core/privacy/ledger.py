@@ -317,7 +317,7 @@ def init_ledger(
     if settings.delta > 1 / len(own.digests):
         raise refuse(
             f"privacy.delta is {settings.delta:g}, above 1 / patients: publishing one whole record "
-            f"would pass. Set it to {0.1 / len(own.digests):.0e} or less."
+            f"would pass. A tenth of 1 / patients ({0.1 / len(own.digests):.2g}) or less is usual."
         )
     if not path.parent.is_dir():
         raise refuse(f"{path.parent} does not exist; make the folder on a disk that is backed up.")

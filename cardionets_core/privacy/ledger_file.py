@@ -214,6 +214,10 @@ def _read(path: Path, descriptor: int) -> tuple[list[Entry], int]:
     """
     data = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
     *lines, tail = data.split(b"\n")
+    if lines and not tail and b"\0" in lines[-1]:
+        # Blocks of a line that never reached the disk. Had the append returned, `.head` would name
+        # this line, and `_check_head` will miss it.
+        tail = lines.pop() + b"\n"
     entries: list[Entry] = []
     for line in lines:
         entry = _parsed(line, entries)

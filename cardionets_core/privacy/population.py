@@ -208,7 +208,7 @@ def _file(path: Path) -> Path:
 def _put(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("xb") as file:
+        with temporary.open("wb") as file:
             os.fchmod(file.fileno(), 0o600)
             file.write(data)
             file.flush()

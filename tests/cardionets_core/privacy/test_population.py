@@ -1,0 +1,163 @@
+"""A ledger is of its own patients, and a patient is of one ledger."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from cardionets_core.errors import PrivacyError
+from cardionets_core.privacy import population
+from cardionets_core.privacy.ledger import init_ledger
+from tests.cardionets_core.privacy.ledgers import hospital
+
+
+@pytest.fixture
+def north(tmp_path):
+    made = replace(hospital(tmp_path / "ledgers"), cache=tmp_path / "cache")
+    made.init()
+    return made
+
+
+def refused(match):
+    return pytest.raises(
+        PrivacyError, match=match, check=lambda error: error.code == "privacy_ledger"
+    )
+
+
+def patients(first, last):
+    return tuple(f"p{n}" for n in range(first, last))
+
+
+def test_a_second_ledger_over_overlapping_patients_is_refused(north):
+    second = replace(
+        north.having(ledger=str(north.path.with_name("second.jsonl"))),
+        patients=patients(39, 80),
+        cache=None,
+    )
+    with refused(r"1 of this site's patients are in ledger.jsonl already.*tell half"):
+        second.init()
+    assert not second.path.exists()
+    replace(second, patients=patients(40, 80)).init()  # others' ledger may lie beside it
+
+
+def test_a_second_ledger_in_another_folder_is_found_by_its_mark(north, tmp_path):
+    second = replace(hospital(tmp_path / "elsewhere"), cache=north.cache)
+    with refused(r"privacy_ledger.json: the records here are charged to another ledger, .*ledgers"):
+        second.init()
+    assert not list(second.path.parent.iterdir())
+
+
+def test_the_same_records_with_another_ledger_are_refused(north, tmp_path):
+    other = hospital(tmp_path / "elsewhere")
+    other.init()
+    with refused("charged to another ledger"):
+        replace(other, cache=north.cache).charged(1)
+
+
+def test_patients_who_came_to_two_ledgers_later_are_found(north):
+    second = replace(
+        north.having(ledger=str(north.path.with_name("second.jsonl"))),
+        patients=patients(40, 80),
+        cache=None,
+    )
+    second.init()
+    with refused("5 of this site's patients are in second.jsonl already"):
+        replace(north, patients=patients(0, 45)).charged(1)
+
+
+def test_patients_who_join_are_added_and_leave_no_entry(north):
+    grown = replace(north, patients=patients(0, 50))
+    with north.opened() as ledger:
+        head = ledger.head
+    with grown.opened() as ledger:
+        assert (ledger.head, ledger.entries) == (head, 1)
+    kept = population.read(north.path.with_name("ledger.jsonl.patients"))
+    assert len(kept.digests) == 50
+    assert replace(north, patients=patients(30, 50)).charged(1)  # and others have left
+
+
+def test_a_ledger_of_another_population_is_refused(north):
+    with refused("knows fewer than half of the patients.*another population"):
+        replace(north, patients=(*patients(0, 10), *patients(100, 111)), cache=None).charged(1)
+    with refused("was made with another data.salt: a ledger of another population"):
+        replace(north, salt="another secret").charged(1)
+
+
+def test_the_patients_of_another_ledger_are_no_replacement(north, tmp_path):
+    other = hospital(tmp_path / "other")
+    other.init()
+    name = "ledger.jsonl.patients"
+    (north.path.parent / name).write_bytes((other.path.parent / name).read_bytes())
+    with refused("was made with another ledger"):
+        north.charged(1)
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda data: None, "patients is missing: whose privacy the ledger pays for"),
+        (lambda data: data[:-33], "patients was changed; put back its newest backup"),
+        (lambda data: data.replace(b"a", b"b"), "patients was changed"),
+        (lambda data: b"", "patients was changed"),
+    ],
+)
+def test_a_file_of_patients_that_was_changed_is_refused(north, change, said):
+    file = north.path.with_name("ledger.jsonl.patients")
+    data = change(file.read_bytes())
+    file.write_bytes(data) if data is not None else file.unlink()
+    with refused(said):
+        north.charged(1)
+
+
+def test_an_older_copy_of_the_patients_is_completed(north):
+    file = north.path.with_name("ledger.jsonl.patients")
+    older = file.read_bytes()
+    grown = replace(north, patients=patients(0, 50))
+    grown.charged(1)
+    newest = file.read_bytes()
+    file.write_bytes(older)
+    grown.charged(2)
+    assert file.read_bytes() == newest
+
+
+def test_no_patient_id_is_in_any_file(north):
+    north.charged(1)
+    for path in [*north.path.parent.iterdir(), *north.cache.iterdir()]:
+        assert b"p39" not in path.read_bytes()
+
+
+def test_digests_need_the_secret(north):
+    with refused("data.salt is empty: without a secret the digests .* could be guessed"):
+        replace(north, salt="").charged(1)
+    own = population.Population.of("x", ["p1"], "one secret")
+    assert not own.digests & population.Population.of("x", ["p1"], "two secrets").digests
+
+
+def test_ledgers_that_cannot_be_compared_do_not_share_a_folder(north):
+    other = replace(
+        north.having(ledger=str(north.path.with_name("b.jsonl"))), salt="another", cache=None
+    )
+    with refused("cannot be compared with this site's.*folders of their own"):
+        other.init()
+
+
+def test_a_mark_that_is_gone_is_left_again_and_a_broken_one_is_told(north):
+    mark = north.cache / population.MARK
+    mark.unlink()
+    north.charged(1)
+    mark.write_text("{")
+    with refused("privacy_ledger.json cannot be read"):
+        north.charged(2)
+
+
+def test_delta_above_one_in_n_is_refused(tmp_path):
+    made = hospital(tmp_path, patients=10, delta=0.05)
+    with refused(r"privacy.delta is 0.05, above 1 / patients: .*A tenth of .*\(0.0025\) or less"):
+        made.init()
+
+
+def test_a_hospital_without_patients_has_no_ledger(tmp_path):
+    made = hospital(tmp_path)
+    with refused("holds no patient"):
+        init_ledger(made.settings, patients=(), salt="s")
