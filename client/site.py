@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,10 +74,15 @@ class Site:
         """Keep a frozen part, in place of the one before."""
         path = self._part_path(part)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
+        # A name of this process's own: tasks of two runs may keep the same part at once.
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
         contiguous = {k: np.asarray(v, order="C") for k, v in arrays.items()}
-        temporary.write_bytes(save_tensors(contiguous))
-        temporary.replace(path)
+        try:
+            temporary.write_bytes(save_tensors(contiguous))
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)  # half a file must not fill a full disk
+            raise
 
     def _part_path(self, part: str) -> Path:
         # Hashed, because the name comes from outside and must not choose the path.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -134,6 +135,24 @@ def test_keeping_a_part_replaces_the_one_before(site):
     site.keep_part("tokenizer", newer)
     assert site.kept_part("tokenizer", fingerprint(arrays())) is None
     assert site.kept_part("tokenizer", fingerprint(newer)) is not None
+    assert len(list(Path(site.config.data.cache).rglob("*.*"))) == 1
+
+
+def test_two_processes_may_keep_the_same_part_at_once(site, monkeypatch):
+    """Those of two runs: what one is writing, the other one must not move away."""
+    mine = os.getpid()
+    write = Path.write_bytes
+
+    def the_other_one_comes_between(path, data):
+        written = write(path, data)
+        if os.getpid() == mine:
+            monkeypatch.setattr(os, "getpid", lambda: mine + 1)
+            site.keep_part("tokenizer", arrays())
+        return written
+
+    monkeypatch.setattr(Path, "write_bytes", the_other_one_comes_between)
+    site.keep_part("tokenizer", arrays())
+    assert site.kept_part("tokenizer", fingerprint(arrays())) is not None
     assert len(list(Path(site.config.data.cache).rglob("*.*"))) == 1
 
 

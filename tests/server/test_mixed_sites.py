@@ -329,7 +329,7 @@ def test_the_moving_average_of_a_part_goes_by_the_studies_behind_it(monkeypatch,
         again = replace(after, weights={p: {"w": a["w"] + 1} for p, a in after.weights.items()})
         updates = {"s": replace(ALL["north"], examples=dict.fromkeys(PARTS, studies))}
         moved = server.training._averaged(
-            again, STAGES["masked"], config(ema_half_life=20.0).stage["masked"], updates
+            again, STAGES["masked"], config(ema_half_life=20.0).stage["masked"], updates, 1.0
         )
         step = moved.average[part]["w"][0] - after.average[part]["w"][0]
         assert step == pytest.approx(1 - 0.5 ** (studies / 20.0), rel=1e-5)
