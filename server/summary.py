@@ -15,6 +15,7 @@ from cardionets_core.vocabulary import PHENOTYPE_BY_NAME
 from server.privacy import card_lines, spent_by_site
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from cardionets_core.run_config import RunConfig
@@ -121,6 +122,25 @@ and a synthetic four-chamber cine.
 - Stages: {", ".join(config.stages)}. Seed {config.seed}. Config SHA-256 `{summary["config_hash"]}`.
 - Weights SHA-256 `{summary["weights_sha256"]}`.
 {card_lines(config, summary["privacy"]["sites"])}
+{memorisation_line(summary["metrics"])}
 - Held-out results with 95 % intervals: `summary.json`, key `metrics`.
 - Versions: {", ".join(f"{k} {v}" for k, v in summary["versions"].items())}.
 """
+
+
+def memorisation_line(metrics: Mapping[str, Any]) -> str:
+    """Return the model card's line on how near generated cines come to training cines.
+
+    Args:
+        metrics: held-out results (docs/summary.md); empty without the stage `evaluate`.
+    """
+    memory = metrics.get("pooled", {}).get("generation", {}).get("memory", {})
+    ratio = memory.get("ratio") or {}
+    if ratio.get("value") is None:
+        return "- Memorisation of training cines by the generator: not measured."
+    low, high = ratio.get("low"), ratio.get("high")
+    interval = "" if low is None or high is None else f" ({low:.2f} to {high:.2f})"
+    return (
+        f"- Memorisation: generated cines lie {ratio['value']:.2f}{interval} times as far from the "
+        "nearest training cine\n  of their site as real held-out cines do; far below 1 is copying."
+    )
