@@ -13,6 +13,7 @@ from cardionets_core.evaluation.evaluate import solve_probes, summarise
 from cardionets_core.evaluation.summary import residual_sd
 from cardionets_core.evaluation.sums import merge
 from cardionets_core.privacy.evaluation import private_options
+from cardionets_core.privacy.intervals import with_noise
 from server.exchange import Run, header, round_record, send_round
 from server.expectation import expectation
 from server.gathering import TRIES
@@ -76,6 +77,9 @@ def run_evaluation(run: Run, state: RunState) -> RunState:
         phenotype_sd=state.scaler_sd,
         probes=probes,
     )
+    if run.config.privacy.is_on:
+        noise, options = run.config.privacy.evaluation_noise, evaluation_options(run.config)
+        metrics = with_noise(metrics, scored, total, options, noise=noise)
     spread = residual_sd(probes, len(run.config.phenotypes))
     return replace(state, metrics=metrics, residual_sd=spread)
 

@@ -122,7 +122,8 @@ def updates_of(wire, site, action="train"):
 def test_it_completes_and_nobody_refuses(run):
     folder, wire = run
     assert summary(folder)["status"] == "COMPLETED" and wire.refused == []
-    assert summary(folder)["metrics"]["pooled"]["phenotypes"]
+    metrics = summary(folder)["metrics"]
+    assert metrics["pooled"]["phenotypes"] and "noise" in metrics["notes"]
 
 
 def test_each_release_is_one_entry_and_a_repeated_round_none(run, private_hospitals):
