@@ -196,7 +196,9 @@ def resumed_over(base: Path, damaged: Path, bit: int | None) -> str:
     Raises:
         CardioNetsError: it cannot go on.
     """
-    again = base.with_name(f"{base.name}-over-{damaged.parent.name}-{damaged.name}-{bit}")
+    # The whole way: each site has a folder of the same name for the same run.
+    place = "-".join(damaged.relative_to(base).parts)
+    again = base.with_name(f"{base.name}-over-{place}-{bit}")
     shutil.copytree(base, again)
     own_caches(hospitals(base.parent), again / "sites")
     path = again / damaged.relative_to(base)

@@ -103,3 +103,16 @@ def test_places_are_spread_over_all_files_and_drawn_the_same_every_time(base):
     assert sum(damage.bit is None for _, damage in drawn) == 2 * len(files)
     again = torn.draw_damages(files, places=4 * len(files))
     assert [damage for _, damage in drawn] == [damage for _, damage in again]
+
+
+def test_the_same_file_of_two_sites_is_resumed_over_twice(tmp_path, monkeypatch):
+    for name in ("hospitals", "own_caches"):
+        monkeypatch.setattr(torn, name, lambda *arguments: {})
+    monkeypatch.setattr(torn, "run_to_the_end", lambda folder: folder.name)
+    base = tmp_path / "base"
+    paths = [base / "sites" / site / "runs" / "r" / "answer.sealed" for site in ("n", "s")]
+    for path in paths:
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"whole")
+    resumed = {torn.resumed_over(base, path, bit) for path in paths for bit in (None, 3)}
+    assert len(resumed) == 4 and all(path.read_bytes() == b"whole" for path in paths)
