@@ -39,10 +39,15 @@ class Section:
 
 
 SECTIONS: dict[str, Section] = {
+    "accounting": Section(
+        "Accounting: epsilon against other accountants",
+        "simulations.privacy.figures_accounting:accounting",
+        120,
+    ),
     "sensitivity": Section(
         "Sensitivity: what one patient moves, stage by stage",
         "simulations.privacy.figures_sensitivity:sensitivity",
-        240,
+        180,
     ),
     "noise": Section(
         "Noise and sampling",
@@ -58,6 +63,26 @@ SECTIONS: dict[str, Section] = {
         "Attacks on a released model",
         "simulations.privacy.figures_attacks:attacks",
         240,
+    ),
+    "ledger": Section(
+        "Ledger: crashes",
+        "simulations.privacy.figures_parts:ledger",
+        120,
+    ),
+    "engines": Section(
+        "Engines: time and memory",
+        "simulations.privacy.figures_parts:engines",
+        180,
+    ),
+    "secure_aggregation": Section(
+        "Secure aggregation",
+        "simulations.privacy.figures_parts:secure_aggregation",
+        60,
+    ),
+    "utility": Section(
+        "Utility: what noise costs in accuracy",
+        "simulations.privacy.figures_parts:utility",
+        120,
     ),
 }
 """Name -> section; all limits together are the most that the table takes: 20 minutes."""

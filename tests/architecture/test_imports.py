@@ -110,6 +110,7 @@ DOORS: dict[str, frozenset[str]] = {
         {
             "cardionets_core.privacy.accounting",
             "cardionets_core.privacy.ghost",
+            "simulations.privacy.figures_accounting",  # its accountants, as peers
             "simulations.privacy.naive",  # what must not be done with it, as a control
         }
     ),
