@@ -34,6 +34,8 @@ class PrivacyRequest:
         sums_noise: noise multiplier of the phenotype sums of the handshake, released once.
         evaluation_noise: of each release of the evaluation.
         stages: stage -> `noise`, `rate` or `clip` of its own.
+        earlier_runs: hold each site's ledger also against what other runs in the same output folder
+            have seen of it; False where ledgers begin anew with every run, as in a simulation.
     """
 
     mode: Literal["none", "patient"] = "none"
@@ -45,6 +47,7 @@ class PrivacyRequest:
     sums_noise: float = 10.0
     evaluation_noise: float = 10.0
     stages: dict[str, dict[str, float]] = field(default_factory=dict)
+    earlier_runs: bool = True
 
     def __post_init__(self) -> None:
         """Refuse numbers that no mechanism can have."""

@@ -15,7 +15,7 @@ from cardionets_core.messages import Task, Update
 from server.attendance import DESCRIBE_S, NAME_TAKEN
 from server.exchange import Run, header, round_record
 from server.mail import pause_s
-from server.privacy import keeps_to, note_report, private_task, told_of
+from server.privacy import keeps_to, note_first, private_task, told_of
 from server.rounds import RoundResult
 from server.screening import misdirected
 from server.state import RunState, SiteRecord
@@ -99,7 +99,7 @@ class _Door:
             log.warning("site %s has come in under another node; the newer one counts", name)
             run.attendance.displace(held)
         run.nodes[name] = node
-        note_report(run.ledgers, name, update.privacy)
+        note_first(run.ledgers, name, update.privacy)
         run.arrivals[name] = SiteRecord(update.modalities, update.counts, update.versions)
         self.updates[name] = update
         return None
@@ -221,7 +221,8 @@ def _record(run: Run, updates: Mapping[str, Update], seconds: float) -> dict[str
     )
     record = round_record("handshake", 1, 1, result, {})
     record["sites"] = {n: {"counts": u.counts} for n, u in sorted(updates.items())}
-    return record | told_of(run.ledgers, updates)
+    told = {name: u.privacy for name, u in updates.items() if u.privacy is not None}
+    return record | told_of(told, updates)
 
 
 def _settled(state: RunState, by_site: dict[str, Update], record: dict[str, Any]) -> RunState:

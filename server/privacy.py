@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 from cardionets_core.privacy.accounting import epsilon_prv
 from cardionets_core.privacy.plan import planned_charges
 from cardionets_core.privacy_config import PrivacyReport, PrivateTask
+from server.progress import read_progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
     from cardionets_core.messages import TaskHeader, Update
     from cardionets_core.run_config import RunConfig, StageConfig
@@ -53,9 +55,22 @@ def knowing(head: TaskHeader, report: PrivacyReport | None) -> TaskHeader:
 
 
 def note_report(ledgers: Ledgers, site: str, report: PrivacyReport | None) -> None:
-    """Keep what a ledger said, where it is the newest: an answer that was stored speaks of then."""
-    if report is not None and (site not in ledgers or report.entries >= ledgers[site].entries):
+    """Keep what a ledger said in answer to a task that bore the head that is kept.
+
+    The site has looked for that head, so what it says now comes after it. An answer that was
+    stored speaks of an earlier time: it has fewer entries.
+    """
+    if report is not None and (site not in ledgers or report.entries > ledgers[site].entries):
         ledgers[site] = report
+
+
+def note_first(ledgers: Ledgers, site: str, report: PrivacyReport | None) -> None:
+    """Keep what a ledger said in a handshake, which bears no head, where nothing else is known.
+
+    A ledger that was put back, and then charged, may be as long as before.
+    """
+    if report is not None:
+        ledgers.setdefault(site, report)
 
 
 def keeps_to(update: Update, asked: PrivateTask | None, record: SiteRecord | None = None) -> bool:
@@ -104,12 +119,31 @@ def told_of(ledgers: Mapping[str, PrivacyReport], sites: Iterable[str]) -> dict[
     return {"privacy": told} if told else {}
 
 
-def ledgers_of(history: Iterable[Mapping[str, Any]]) -> Ledgers:
-    """Return what each ledger said last in these rounds: a restarted server still knows."""
-    ledgers: Ledgers = {}
+def ledgers_of(history: Iterable[Mapping[str, Any]], known: Ledgers | None = None) -> Ledgers:
+    """Return what each ledger said last in these rounds: a restarted server still knows.
+
+    Args:
+        history: records of rounds.
+        known: what was known before them.
+    """
+    ledgers = dict(known or {})
     for record in history:
+        note = note_first if record["stage"] == "handshake" else note_report
         for site, report in record.get("privacy", {}).items():
-            note_report(ledgers, site, PrivacyReport(**report))
+            note(ledgers, site, PrivacyReport(**report))
+    return ledgers
+
+
+def earlier_ledgers(folder: Path) -> Ledgers:
+    """Return what the ledgers said last in the other runs beside a run's folder.
+
+    A ledger is put back between runs rather than within one. Read from the runs' progress files,
+    so that there is nothing else to keep: whoever removes a run's folder removes what it has seen.
+    """
+    ledgers: Ledgers = {}
+    for other in sorted(p for p in folder.parent.iterdir() if p.is_dir() and p != folder):
+        rounds = [e for e in read_progress(other) if e["event"] == "round"]
+        ledgers = ledgers_of(rounds, ledgers)
     return ledgers
 
 

@@ -22,7 +22,7 @@ from server.exchange import Run, notices_of
 from server.handshake import greet
 from server.participation import require_participation
 from server.plan_file import load_config, write_config
-from server.privacy import ledgers_of
+from server.privacy import earlier_ledgers, ledgers_of
 from server.progress import Progress, interrupts
 from server.state import RunState, fresh_state, load_state, save_state
 from server.status import failure
@@ -129,7 +129,9 @@ def execute(run: Run, state: RunState) -> RunState:
         RunError: a stage has too few sites.
     """
     fault_point("plan_stored")
-    run.ledgers.update(ledgers_of(state.history))
+    request = run.config.privacy
+    earlier = earlier_ledgers(run.folder) if request.is_on and request.earlier_runs else {}
+    run.ledgers.update(ledgers_of(state.history, earlier))
     state = greet(run, state)
     run.notices.update(notices_of(state.history))
     for index, name in enumerate(run.config.stages):

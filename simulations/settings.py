@@ -105,7 +105,10 @@ def compose_run(
 ) -> RunConfig:
     """Compose the run's plan: scenario first, then the command line."""
     virtual = str(any(site.cohort for site in simulation.sites)).lower()
-    chosen = [*simulation.run, f"min_sites={sites}", f"virtual={virtual}", *overrides]
+    chosen = [*simulation.run, f"min_sites={sites}", f"virtual={virtual}"]
+    if simulation.ledger_epsilon > 0:
+        chosen.append("privacy.earlier_runs=false")  # simulations/ledgers.py makes new ledgers
+    chosen += overrides
     values = compose("run", chosen, package=RUN_CONF)
     values["name"] = values["name"] or name
     return run_config_from(values)

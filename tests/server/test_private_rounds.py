@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -13,10 +14,12 @@ from cardionets_core.privacy_config import PrivacyReport, PrivateTask
 from cardionets_core.run_config import CONF, compose, run_config_from
 from server.norms import travel
 from server.privacy import (
+    earlier_ledgers,
     judged_alike,
     keeps_to,
     knowing,
     ledgers_of,
+    note_first,
     note_report,
     passes_of,
     private_task,
@@ -115,10 +118,42 @@ def test_a_task_bears_the_head_of_its_own_site_and_no_public_task_does():
     assert knowing(task_header(), report()) == task_header()
 
 
+def a_round(stage, told, sites=("north", "hill")):
+    return {"stage": stage, **told_of(told, sites)}
+
+
 def test_a_restarted_server_knows_the_heads_of_the_rounds_that_were_saved():
-    rounds = [told_of({"north": report(n, HEADS[n])}, ["north", "hill"]) for n in (1, 2)]
-    assert ledgers_of([*rounds, {}]) == {"north": report(2, HEADS[2])}
+    rounds = [a_round("diseases", {"north": report(n, HEADS[n])}) for n in (1, 2)]
+    assert ledgers_of([*rounds, {"stage": "diseases"}]) == {"north": report(2, HEADS[2])}
     assert told_of({}, ["north"]) == {}
+
+
+def test_a_handshake_does_not_hide_that_a_ledger_was_put_back():
+    """It was put back by one entry, and charged for the handshake: it is as long as before."""
+    known = {"north": report(20, HEADS[0])}
+    note_first(known, "north", report(20, HEADS[1]))
+    note_first(known, "north", report(25, HEADS[2]))
+    assert known["north"].head == HEADS[0]
+    saved = a_round("handshake", {"north": report(25, HEADS[2])})
+    assert ledgers_of([saved], known) == known
+    note_first(known, "hill", report(2, HEADS[1]))  # of which nothing was known
+    assert known["hill"].head == HEADS[1]
+
+
+def test_the_heads_of_other_runs_are_known(tmp_path):
+    for name, told in (("b", report(7, HEADS[2])), ("a", report(9, HEADS[1]))):
+        lines = [
+            {"event": "round", "rounds": 1, "round": 1, **a_round("diseases", {"north": told})},
+            {"event": "completed"},
+        ]
+        (tmp_path / name).mkdir()
+        whole = {"seconds": 1, "accepted": [], "refused": {}, "metrics": {}}
+        text = "".join(json.dumps({**whole, **line}) + "\n" for line in lines)
+        (tmp_path / name / "progress.jsonl").write_text(text + '{"event": "rou')  # torn
+    (tmp_path / "mlflow.db").touch()
+    (tmp_path / "hospitals").mkdir()
+    assert earlier_ledgers(tmp_path / "c") == {"north": report(9, HEADS[1])}
+    assert earlier_ledgers(tmp_path / "a") == {"north": report(7, HEADS[2])}
 
 
 def test_norms_are_judged_alike_whatever_a_site_declares():
