@@ -24,7 +24,7 @@ from cardionets_core.privacy.secure_aggregation.protocol import (
     ProtocolError,
     Secrets,
 )
-from cardionets_core.privacy.secure_aggregation.quantiser import Quantiser
+from cardionets_core.privacy.secure_aggregation.quantiser import Quantiser, size_of
 from cardionets_core.privacy.secure_aggregation.shamir import SHARE_BYTES
 from cardionets_core.secure_config import FEWEST, KEYS, RESIDUES, SECURE, SHARES
 from cardionets_core.wire_limits import is_site_name
@@ -175,7 +175,7 @@ def _residues(update: Update, asked: SecureTask, roster: Collection[str]) -> NDA
         log.warning(
             "%d of %d values of the update were clipped to +-%g (secure_aggregation.clip)",
             clipped,
-            len(residues),
+            size_of(update.delta),
             asked.clip,
         )
     return residues

@@ -100,14 +100,14 @@ def test_the_opening_is_asked_again_and_no_other_sum(tmp_path):
 
 
 def test_a_repeated_round_is_opened_over_the_same_sites_only(tmp_path):
-    federation = Federation(tmp_path, 4, threshold=3)
-    federation.drops = {("site3", "train"): 1}
+    federation = Federation(tmp_path, 5, threshold=3)
+    federation.drops = {("site4", "train"): 1}
     first = federation.round()
-    assert opened_over(tmp_path / "run", "ecg_masked/1") == ["site0", "site1", "site2"]
-    again = federation.round()  # as a restarted server would: site3 is back, and left out
-    assert again.result.accepted == first.result.accepted == ["site0", "site1", "site2"]
-    federation.drops = {("site2", "train"): NEVER}
-    with pytest.raises(IncompleteError, match="2 of 3 sites"):
+    assert opened_over(tmp_path / "run", "ecg_masked/1") == ["site0", "site1", "site2", "site3"]
+    again = federation.round()  # as a restarted server would: site4 is back, and left out
+    assert again.result.accepted == first.result.accepted == [f"site{i}" for i in range(4)]
+    federation.drops = {("site3", "train"): NEVER}
+    with pytest.raises(IncompleteError, match="3 of 4 sites"):
         federation.round()
     (tmp_path / "run" / FILE).unlink()
     federation.drops = {}

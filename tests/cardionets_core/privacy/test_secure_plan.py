@@ -67,5 +67,5 @@ def test_a_plan_without_it_is_not_looked_at():
     "numbers", [{"threshold": 1}, {"threshold": -2}, {"clip": 0.0}, {"clips": {"p": float("nan")}}]
 )
 def test_numbers_that_no_session_has_are_refused(numbers):
-    with pytest.raises(ValueError, match="threshold is|the clip of"):
+    with pytest.raises(ValueError, match=r"threshold is|the clip of"):
         SecureAggregationConfig(**numbers)
