@@ -14,7 +14,7 @@ from cardionets_core.codec import encode
 from cardionets_core.errors import SiteError
 from cardionets_core.faults import fault_point
 from cardionets_core.privacy.bank import open_bank
-from cardionets_core.privacy.clippable import require_clippable
+from cardionets_core.privacy.clippable import pick_engine, require_clippable
 from cardionets_core.privacy.mechanism import mechanism_for
 from cardionets_core.privacy.objectives import private_objective
 from cardionets_core.privacy.rng import PrivacyRandom
@@ -112,7 +112,7 @@ class _Member:
             self.objective,
             trains=self.stage.trains,
             grouping=self.mechanism.grouping,
-            engine="vmap",
+            engine=pick_engine(model, self.stage.trains, model.device),
         )
 
 
@@ -142,4 +142,5 @@ def _train(
         rng=PrivacyRandom(),
         seed=derive_seed(header.seed, site.name, *own),
         device=model.device,
+        engine=pick_engine(model, stage.trains, model.device),
     )
