@@ -1,0 +1,113 @@
+"""A contrastive task whose negatives come from the hospital's public bank, at a real site."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from cardionets_core.checkpoint import part_arrays
+from cardionets_core.cohort.write import write_site
+from cardionets_core.errors import ConfigError, SiteError
+from cardionets_core.messages import Task, TrainPlan
+from cardionets_core.models.cardionet import build_model
+from cardionets_core.packing import fingerprint
+from cardionets_core.privacy.ledger import Ledger
+from cardionets_core.privacy_config import PrivateTask
+from cardionets_core.run_config import CONF, compose, run_config_from
+from cardionets_core.site_config import load_site_config
+from cardionets_core.training.alignment import PARTS
+from client.local_training import serve
+from client.site import Site
+from simulations.faults.small import write_hospital
+from tests.private_site import make_private
+from tests.task_header import task_header
+
+ASKED = PrivateTask(noise=1.0, rate=0.5, clip=1.0, steps=2, contrastive="public_negatives")
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """A hospital with pairs, and a virtual cohort that stands for public records."""
+    folder = tmp_path_factory.mktemp("banked")
+    write_site("B", patients=8, seed=3, out=folder / "public")
+    return write_hospital(folder, "west", "A", patients=10), folder / "public"
+
+
+@pytest.fixture(autouse=True)
+def torch_as_it_was():
+    """A task sets threads and deterministic algorithms for its process."""
+    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(strict)
+
+
+@pytest.fixture(scope="module")
+def task(nano):
+    words = [w for w in nano if w.startswith("model.")]
+    values = compose("run", ["name=x", *words], package=CONF) | {"phenotypes": ["lv_ef", "lv_edv"]}
+    config = run_config_from(values)
+    model = config.sized_model()
+    weights = {p: part_arrays(build_model(model, seed=1), p) for p in PARTS}
+    plan = TrainPlan(
+        local_epochs=1,
+        batch_size=8,
+        lr=1e-3,
+        weight_decay=0.0,
+        clip_norm=0.0,
+        max_steps=2,
+        progress=0.0,
+    )
+    header = task_header(
+        stage="contrastive",
+        model=model,
+        phenotypes=config.phenotypes,
+        diseases=config.diseases,
+        scaler_mean=(60.0, 150.0),
+        scaler_sd=(8.0, 30.0),
+        trains=PARTS,
+        parts={p: fingerprint(a) for p, a in weights.items()},
+        train=plan,
+        privacy=ASKED,
+    )
+    return Task(header, weights)
+
+
+@pytest.fixture(scope="module")
+def site(places):
+    """Return (bank) -> the hospital with this bank."""
+    config = load_site_config(make_private(places[0]))
+    return lambda bank: Site(replace(config, privacy=replace(config.privacy, bank=str(bank))))
+
+
+def charges(site):
+    with Ledger.read(site.config.privacy) as ledger:
+        return list(ledger.charges)
+
+
+def test_own_records_are_no_bank_and_nothing_is_charged(places, site, task):
+    own = site(places[0].parent / "west" / "data")
+    before = charges(own)
+    with pytest.raises(ConfigError, match="10 patient ids that are the site's own too"):
+        serve(task, own)
+    assert charges(own) == before
+
+
+def test_a_task_against_a_public_bank_trains_all_parts_for_one_charge(places, site, task):
+    hospital = site(places[1])
+    before = len(charges(hospital))
+    update = serve(task, hospital)
+    assert set(update.delta) == set(PARTS)
+    assert all(any(np.abs(a).max() > 0 for a in update.delta[p].values()) for p in PARTS)
+    charge = charges(hospital)[-1]
+    assert len(charges(hospital)) == before + 1
+    assert (charge.noise, charge.rate, charge.steps) == (1.0, 0.5, 2)
+
+
+def test_a_site_without_a_bank_refuses(site, task):
+    with pytest.raises(SiteError) as caught:
+        serve(task, site(""))
+    assert caught.value.code == "privacy_plan"
