@@ -75,6 +75,34 @@ class PrivacyRequest:
 
 
 @dataclass(frozen=True)
+class CentralPrivacy:
+    """Client-level privacy at the coordinator; privacy/central.py says what it hides and costs.
+
+    Attributes:
+        noise: noise multiplier z of a round's sum of updates; 0 is off.
+        clip: S, the largest L2 norm of a site's update.
+        delta: of the guarantee, per hospital.
+    """
+
+    noise: float = 0.0
+    clip: float = 1.0
+    delta: float = 1e-5
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that no mechanism can have."""
+        if not (math.isfinite(self.noise) and self.noise >= 0):
+            raise ValueError(f"noise is {self.noise}; it must be 0 (off) or above")
+        _above_zero("clip", self.clip)
+        if not 0 < self.delta < 1:
+            raise ValueError(f"delta is {self.delta}; it must be between 0 and 1")
+
+    @property
+    def is_on(self) -> bool:
+        """Whether noise is asked for."""
+        return self.noise > 0
+
+
+@dataclass(frozen=True)
 class PrivateTask:
     """What a task asks under differential privacy; the site checks it against its own limits.
 
@@ -120,6 +148,10 @@ class SitePrivacy:
         required: refuse every task that is not differentially private.
         secure_sites: answer training tasks only inside a secure sum over at least so many sites;
             0: an update may also leave by itself.
+        signing_key: whole path of this site's private key (Ed25519, OpenSSH), with which it signs
+            its keys of secure aggregation; empty: it does not.
+        peers: site -> verification key (a line of its `.pub` file), got from that hospital and not
+            through the coordinator. Where there are any, secure sums are over these sites only.
         ledger: whole path of the ledger file of this patient population (`cardionets-site budget
             init` makes it); empty: the site takes no part in private runs.
         patients: the declared number of patients: a public, rounded constant. Weights, batch
@@ -135,6 +167,8 @@ class SitePrivacy:
 
     required: bool = False
     secure_sites: int = 0
+    signing_key: str = ""
+    peers: dict[str, str] = field(default_factory=dict)
     ledger: str = ""
     patients: int = 0
     modalities: tuple[Modality, ...] = ()

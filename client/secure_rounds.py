@@ -26,6 +26,11 @@ from cardionets_core.privacy.secure_aggregation.protocol import (
 )
 from cardionets_core.privacy.secure_aggregation.quantiser import Quantiser, size_of
 from cardionets_core.privacy.secure_aggregation.shamir import SHARE_BYTES
+from cardionets_core.privacy.secure_aggregation.signatures import (
+    SIGNATURE_BYTES,
+    require_signed,
+    sign,
+)
 from cardionets_core.secure_config import FEWEST, KEYS, RESIDUES, SECURE, SHARES
 from cardionets_core.wire_limits import is_site_name
 from client.memory import RunMemory
@@ -98,14 +103,16 @@ def _keys(task: Task, asked: SecureTask, site: Site, book: Book) -> tuple[Book, 
         terms, mark = terms_mark(task.header, asked), question_mark(task)
         session = Session(asked.session, terms, Secrets(), asked={"keys": mark})
     assert session.secrets is not None  # it has come no further than its keys
-    return replace(book, session=session), {KEYS: _bytes(session.secrets.public)}
+    public, key_file = session.secrets.public, site.config.privacy.signing_key
+    signature = sign(public, session=session.name, site=site.name, key_file=key_file)
+    return replace(book, session=session), {KEYS: _bytes(public + signature)}
 
 
 def _shares(task: Task, asked: SecureTask, site: Site, book: Book) -> tuple[Book, dict[str, Bytes]]:
     """Seal shares of this site's secrets for every site of the roster."""
     session, again = book.continued(task)
     if not again:
-        roster = _roster(task, asked)
+        roster = _roster(task, asked, site)
         session = replace(session, roster=roster)
         member = session.member(site.name, asked.threshold)
         member.check()
@@ -188,12 +195,20 @@ def _after(session: Session, task: Task, *, own: bytes, reply: bytes = b"") -> S
     return replace(session, asked=asked, own=own, reply=reply)
 
 
-def _roster(task: Task, asked: SecureTask) -> dict[str, bytes]:
+def _roster(task: Task, asked: SecureTask, site: Site) -> dict[str, bytes]:
     names = asked.roster
-    keys = _array(task, KEYS, rows=len(names), width=PUBLIC_BYTES)
+    rows = _array(task, KEYS, rows=len(names), width=PUBLIC_BYTES + SIGNATURE_BYTES)
     if len(set(names)) != len(names) or not all(is_site_name(name) for name in names):
         raise ProtocolError("a name stands twice in the roster, or is none")
-    return {name: row.tobytes() for name, row in zip(names, keys, strict=True)}
+    keys = {name: row[:PUBLIC_BYTES].tobytes() for name, row in zip(names, rows, strict=True)}
+    peers = site.config.privacy.peers
+    if peers:
+        signatures = {
+            name: row[PUBLIC_BYTES:].tobytes() for name, row in zip(names, rows, strict=True)
+        }
+        others = {name: public for name, public in keys.items() if name != site.name}
+        require_signed(others, signatures, session=asked.session, peers=peers)
+    return keys
 
 
 def _sealed(task: Task, roster: Mapping[str, bytes]) -> dict[str, bytes]:

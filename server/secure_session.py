@@ -25,6 +25,7 @@ from cardionets_core.privacy.secure_aggregation.quantiser import (
     size_of,
 )
 from cardionets_core.privacy.secure_aggregation.shamir import SHARE_BYTES
+from cardionets_core.privacy.secure_aggregation.signatures import SIGNATURE_BYTES
 from cardionets_core.secure_config import KEYS, RESIDUES, SECURE, SHARES, SecureTask
 from server.exchange import Run, send_round, within
 from server.gathering import TRIES, Gathered, quorum, sites_needed
@@ -88,10 +89,11 @@ class SecureSession:
 
     def collect(self) -> bool:
         """Return whether enough sites have sent keys, shares and masked residues, in this order."""
-        keys = self._ask(self._asked, self.heads, KEYS, (PUBLIC_BYTES,))
+        size: tuple[int, ...] = (PUBLIC_BYTES + SIGNATURE_BYTES,)
+        keys = self._ask(self._asked, self.heads, KEYS, size)
         if len(keys) < self._needed:
             return False
-        self._keys = {site: keys[site].tobytes() for site in sorted(keys)}
+        self._keys = {site: keys[site][:PUBLIC_BYTES].tobytes() for site in sorted(keys)}
         roster = tuple(self._keys)
         asked = replace(self._asked, phase="shares", roster=roster)
         rows = np.stack([keys[site] for site in roster])

@@ -52,12 +52,12 @@ class Hospital:
     folder: Path
     studies: int
     delta: dict
-    secure_sites: int = 0
+    privacy: SitePrivacy = field(default_factory=SitePrivacy)
     trained: int = 0
 
     @property
     def site(self):
-        config = SimpleNamespace(privacy=SitePrivacy(secure_sites=self.secure_sites))
+        config = SimpleNamespace(privacy=self.privacy)
         return SimpleNamespace(name=self.name, runs=self.folder, config=config)
 
     def train(self, task, site):

@@ -29,7 +29,7 @@ from cardionets_core.messages import (
     update_to_records,
 )
 from cardionets_core.model_config import ModelConfig
-from cardionets_core.privacy.secure_aggregation.protocol import Terms, unmask
+from cardionets_core.privacy.secure_aggregation.protocol import PUBLIC_BYTES, Terms, unmask
 from cardionets_core.privacy.secure_aggregation.quantiser import CHECKS, Quantiser, check_sum
 from cardionets_core.privacy_config import SitePrivacy
 from cardionets_core.secure_config import KEYS, SECURE, SHARES, SecureTask
@@ -100,7 +100,7 @@ class Session:
             total += np.frombuffer(values.tobytes(), "<u4")
         self.masked = total.copy()
         revealed = {site: self._opened(site, sealed) for site in self._left("unmask", self.came)}
-        terms = Terms("s", THRESHOLD, {s: k.tobytes() for s, k in keys.items()})
+        terms = Terms("s", THRESHOLD, {s: k[:PUBLIC_BYTES].tobytes() for s, k in keys.items()})
         started = time.process_time()
         unmask(total, terms, revealed, masked=masked, came=self.came)
         self.seconds["server"].append(time.process_time() - started)

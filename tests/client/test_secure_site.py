@@ -7,6 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 
 from cardionets_core.errors import DataError, SiteError
 from cardionets_core.messages import Task
@@ -77,6 +84,10 @@ def refused(question, *args, caplog=None, cause="", **fields):
     assert raised.value.code == "secure_aggregation"
     if caplog is not None:
         assert cause in caplog.text
+
+
+def row_of(public, signature=bytes(64)):
+    return np.frombuffer(public + signature, np.uint8)
 
 
 def test_both_secrets_of_one_site_are_never_given(played, caplog):
@@ -164,7 +175,7 @@ def test_a_list_of_sites_that_shrinks_below_the_threshold_is_refused(
 def test_a_roster_with_other_keys_is_refused(played, caplog):
     keys = np.stack([array_of(played.ask(n, "keys"), KEYS) for n in NAMES])
     swapped = keys.copy()
-    swapped[0] = np.frombuffer(Secrets().public, np.uint8)
+    swapped[0] = row_of(Secrets().public)
     refused(played.ask_shares, "site0", swapped, caplog=caplog, cause="own keys")
     twice = keys.copy()
     twice[2] = keys[1]
@@ -179,7 +190,7 @@ def test_a_roster_with_other_keys_is_refused(played, caplog):
 def test_too_low_a_threshold_among_many_is_refused(played, caplog):
     """Three of six could be told one thing, and the other three another."""
     names = (*NAMES, "site4", "site5")
-    rows = [np.frombuffer(Secrets().public, np.uint8) for _ in names]
+    rows = [row_of(Secrets().public) for _ in names]
     rows[0] = array_of(played.ask("site0", "keys"), KEYS)
     refused(played.ask_shares, "site0", np.stack(rows), names, caplog=caplog, cause="among 6 sites")
 
@@ -211,12 +222,12 @@ def test_two_sums_of_one_round_are_opened_over_the_same_sites_only(played, caplo
 
 def test_a_site_that_asks_for_secure_sums_gives_no_single_update(played, caplog):
     hospital = played.hospitals["site0"]
-    hospital.secure_sites = 3
+    hospital.privacy = SitePrivacy(secure_sites=3)
     task = Task(task_header(train=PLAN))
     refused(hospital.serve, task, caplog=caplog, cause="the task asks for an update")
     assert not hospital.trained
     played.to_masked()
-    hospital.secure_sites = 4
+    hospital.privacy = SitePrivacy(secure_sites=4)
     refused(
         Played(None, "s2", played.hospitals).ask,
         "site0",
@@ -288,3 +299,30 @@ def test_values_beyond_the_range_are_clipped_and_said(played, caplog):
 def test_a_floor_of_one_site_is_no_floor():
     with pytest.raises(ValueError, match="at least 2"):
         SitePrivacy(secure_sites=1)
+
+
+def test_a_hospital_that_names_its_peers_adds_to_no_sum_with_strangers(tmp_path, caplog):
+    played = Played(tmp_path)
+    lines = {}
+    for name, hospital in played.hospitals.items():
+        key = Ed25519PrivateKey.generate()
+        file = tmp_path / f"{name}.key"
+        file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+        public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+        lines[name] = public.decode()
+        hospital.privacy = SitePrivacy(signing_key=str(file))
+    for hospital in played.hospitals.values():
+        hospital.privacy = replace(hospital.privacy, peers=lines)
+    played.keys = np.stack([array_of(played.ask(n, "keys"), KEYS) for n in NAMES])
+    made_up = played.keys.copy()
+    made_up[2] = row_of(Secrets().public)
+    refused(
+        played.ask_shares,
+        "site0",
+        made_up,
+        caplog=caplog,
+        cause="keys of site site2 are not signed",
+    )
+    names = (*NAMES[:3], "stranger")
+    refused(played.ask_shares, "site0", None, names, caplog=caplog, cause="stranger is not named")
+    played.ask_shares("site0")
