@@ -92,8 +92,10 @@ class RunMemory:
 
     def __init__(self, runs: Path, header: TaskHeader) -> None:
         # Hashed, because the name comes from outside and must not choose the path. The plan is in
-        # the hash: another run under the same name begins with nothing.
-        self._run = _hash(f"{header.run}|{header.config_hash}")
+        # the hash: another run under the same name begins with nothing. So does a private task
+        # after tasks that were not: what those have left would travel with its update.
+        private = "|private" if header.privacy is not None else ""
+        self._run = _hash(f"{header.run}|{header.config_hash}{private}")
         self._folder = runs / self._run
 
     @property
@@ -259,17 +261,20 @@ def task_mark(task: Task, config: SiteConfig) -> str:
     """Return the SHA-256 of all that an answer depends on: task, site and its table of records.
 
     What only says how or how long to ask (the notice, the budget, which frozen parts travel) is
-    left out, so that a repeated task has the mark of the first. So is the ledger head that the
-    coordinator knows: it moves with every answer.
+    left out, so that a repeated task has the mark of the first. Of a private task, so are the
+    ledger head that the coordinator knows, which moves with every answer, and the table: a repeated
+    question must not tell that a patient has joined since.
     """
     header = replace(task.header, notice=None)
+    table = b""
     if header.privacy is not None:
         header = replace(header, privacy=replace(header.privacy, head=""))
+    else:
+        table = Path(config.data.manifest).read_bytes()
     if header.train is not None:
         header = replace(header, train=replace(header.train, budget_s=0.0))
     others = {g: fingerprint(a) for g, a in sorted(task.weights.items()) if g not in header.parts}
-    table = hashlib.sha256(Path(config.data.manifest).read_bytes()).hexdigest()
-    words = (digest(header), json.dumps(others), digest(config), table)
+    words = (digest(header), json.dumps(others), digest(config), hashlib.sha256(table).hexdigest())
     return hashlib.sha256("|".join(words).encode()).hexdigest()
 
 

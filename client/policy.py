@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 ACTION_STAGES = {"describe": "handshake", "fit": "evaluate", "score": "evaluate"}
 """Action of a task -> the stage that it belongs to; `train` belongs to all others."""
 
+LEAST_CLIP, LARGEST_CLIP = 1e-6, 1e6
+"""Of a private step: beyond, rounding is no longer small beside the noise."""
+
 STAGE_OF_OTHERS = frozenset(ACTION_STAGES.values())
 
 log = logging.getLogger("cardionets.site")
@@ -80,8 +83,10 @@ def _not_allowed(privacy: SitePrivacy, asked: PrivateTask) -> str:
         return "a number of the privacy plan is not finite"
     if asked.noise < privacy.min_noise:
         return f"noise {asked.noise:g} is below privacy.min_noise {privacy.min_noise:g}"
-    if not 0 < asked.rate <= 1 or asked.clip <= 0 or asked.steps < 1 or asked.bucket_size < 2:
-        return "rate, clip, steps or bucket_size of the privacy plan is out of range"
+    if not LEAST_CLIP <= asked.clip <= LARGEST_CLIP:
+        return f"clip {asked.clip:g} is not between {LEAST_CLIP:g} and {LARGEST_CLIP:g}"
+    if not 0 < asked.rate <= 1 or asked.steps < 1 or asked.bucket_size < 2:
+        return "rate, steps or bucket_size of the privacy plan is out of range"
     return ""
 
 

@@ -65,6 +65,8 @@ def test_a_hospital_without_a_ledger_takes_no_part():
         {"rate": 0.0},
         {"rate": math.nan},
         {"clip": 0.0},
+        {"clip": 1e-7},
+        {"clip": 1e7},
         {"clip": -1.0},
         {"clip": math.nan},
         {"clip": math.inf},
