@@ -12,7 +12,7 @@ from cardionets_core.config_tree import build
 from cardionets_core.errors import ConfigError, nearest
 from cardionets_core.evaluation.options import EvaluationOptions
 from cardionets_core.model_config import ModelConfig
-from cardionets_core.privacy_config import PrivacyRequest
+from cardionets_core.privacy_config import CentralPrivacy, PrivacyRequest
 from cardionets_core.screening_config import ScreeningConfig
 from cardionets_core.secure_config import SecureAggregationConfig
 from cardionets_core.strategy_config import StrategyConfig
@@ -139,6 +139,7 @@ class RunConfig:
     strategy: StrategyConfig = field(default_factory=StrategyConfig)
     screening: ScreeningConfig = field(default_factory=ScreeningConfig)
     privacy: PrivacyRequest = field(default_factory=PrivacyRequest)
+    central_privacy: CentralPrivacy = field(default_factory=CentralPrivacy)
     secure_aggregation: SecureAggregationConfig = field(default_factory=SecureAggregationConfig)
     mlflow: TrackingConfig = field(default_factory=TrackingConfig)
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)

@@ -140,6 +140,8 @@ def run(
             raise ConfigError(f"{folder} exists; choose another name=, or --resume {config.name}.")
         if resume and not standing(folder, time.time(), queue=queue_of(home)).final:
             raise ConfigError(f"{folder} is not at its end; `cardionets-coordinator status`.")
+        if config.central_privacy.is_on:
+            _tell_central_cost(config)
         before = len(read_progress(folder))
         write_config(folder, config)
         try:
@@ -232,17 +234,25 @@ def follow(folder: Path, shown: int, *, queue: Callable[[], Queue]) -> None:
         time.sleep(0.5)
 
 
+def _tell_central_cost(config: RunConfig) -> None:
+    from server.central import planned_cost
+
+    typer.echo(planned_cost(config, config.min_sites).sentence())
+
+
 def _plan(overrides: list[str]) -> RunConfig:
     # They import torch, which the other commands need not wait for.
     from cardionets_core.local_parts import check_local_parts
     from cardionets_core.privacy.plan import check_private_plan
     from cardionets_core.training.stages import check_plan
+    from server.central import check_central_plan
 
     values = compose("run", overrides, package=CONF)
     values["name"] = values["name"] or time.strftime("run-%Y%m%d-%H%M%S")
     config = run_config_from(values)
     check_plan(config)
     check_private_plan(config)
+    check_central_plan(config)
     check_local_parts(config)
     return config
 

@@ -10,6 +10,7 @@ from cardionets_core.codec import decode
 from cardionets_core.errors import IncompleteError
 from cardionets_core.faults import fault_point
 from cardionets_core.messages import TaskHeader, TrainPlan, Update
+from cardionets_core.privacy.central import clipped_update
 from server.exchange import Run, send_round
 from server.owners import owners_of, part_examples, short_parts
 from server.partial import counted, per_step, step_mean, usable_steps
@@ -94,6 +95,7 @@ def gather(
             deadline_s = settings.deadline_s
         with combining(run.config.strategy, run.folder / SPOOL) as combiner:
             gate = _Gate(settings, state, head, firewall, combiner=combiner, updates=updates)
+            gate.clip = run.config.central_privacy.clip if run.config.central_privacy.is_on else 0.0
             enough = quorum(run.config, settings, firewall.parts, updates)
             extra = control_groups(control)
             result = send_round(run, state, heads, gate.accept, deadline_s, extra, enough=enough)
@@ -207,6 +209,7 @@ class _Gate:
         self._sites, self._firewall = state.sites, firewall
         self._control = state.moments.get(CONTROL, {})
         self._combiner, self._updates = combiner, updates
+        self.clip = 0.0  # above 0: client-level privacy, every site's update counts alike
 
     def accept(self, site: str, update: Update) -> str | None:
         """Fold an update in and return None, or return why it must not be used."""
@@ -226,6 +229,8 @@ class _Gate:
         else:
             studies = counted(studies, update)
         weights = studies
+        if self.clip:
+            delta, weights = clipped_update(delta, self.clip), dict.fromkeys(delta, 1)
         if self._control:
             delta, weights = with_moves(delta, studies, steps=update.steps, learned=self._control)
         self._combiner.fold(site, delta, weights)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from cardionets_core.errors import ConfigError, RunError
 from cardionets_core.privacy.plan import check_private_plan
 from cardionets_core.training.stages import STAGES, Stage, check_plan, configured
+from server.central import check_central_plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -112,6 +113,7 @@ def require_sites(run: Run, state: RunState) -> None:
     """
     check_plan(run.config)
     check_private_plan(run.config)
+    check_central_plan(run.config)
     for index, name in enumerate(run.config.stages):
         if index < state.stage or name not in STAGES:
             continue

@@ -14,6 +14,7 @@ from cardionets_core.models.cardionet import build_model
 from cardionets_core.packing import fingerprint
 from cardionets_core.runtime import return_freed_memory
 from cardionets_core.training.stages import HEADS, Stage, configured
+from server.central import central_record, with_central_noise
 from server.exchange import Run, header, round_record
 from server.gathering import gather
 from server.handshake import admitted
@@ -135,6 +136,8 @@ def train_round(
         got = gather_securely(run, state, head, heads, expected=before)
     else:
         got = gather(run, state, head, heads, firewall)
+    noised = with_central_noise(run.config, got.delta, got.updates, sites=len(heads))
+    got = replace(got, delta=noised)
     if CONTROL in state.moments:
         weights, control = scaffold_step(
             before,
@@ -157,7 +160,7 @@ def train_round(
         record["secure_aggregation"] = got.secure  # no update was there to be judged
     else:
         record["screening"] = firewall.record(got.result.accepted)
-    record |= told_of(run.ledgers, heads)
+    record |= told_of(run.ledgers, heads) | central_record(run.config, len(heads))
     if stage.members:
         record["examples"] = {site: u.examples for site, u in sorted(got.updates.items())}
     if got.chosen:

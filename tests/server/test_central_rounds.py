@@ -1,0 +1,45 @@
+"""Client-level privacy in rounds: equal weights, clipped, noised; what cannot be with it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from cardionets_core.errors import ConfigError
+from server.central import check_central_plan
+from simulations.faults.small import NANO, plan
+
+WORDS = (
+    "stages=[handshake,ecg_masked]",
+    "stage.ecg_masked.rounds=2",
+    "central_privacy.noise=0.3",
+    "central_privacy.clip=0.01",
+)
+
+
+def test_a_run_says_what_it_cost_and_draws_fresh_noise(federate, hospitals, nano, tmp_path):
+    marks = []
+    for name in ("one", "two"):
+        federate(tmp_path / name, hospitals, *nano, *WORDS)
+        summary = json.loads((tmp_path / name / "summary.json").read_text())
+        rounds = [r for r in summary["rounds"] if r["stage"] == "ecg_masked"]
+        cost = rounds[-1]["central_privacy"]
+        assert cost["sites"] == len(hospitals) and cost["rounds"] == 2
+        assert cost["epsilon"] > 1 and cost["per_round"] > 1
+        marks.append(rounds[0]["weights"])
+    assert marks[0] != marks[1]
+
+
+@pytest.mark.parametrize(
+    ("word", "match"),
+    [
+        ("strategy.name=median", "no sum of clipped updates"),
+        ("secure_aggregation.enabled=true", "sees no single update"),
+        ("stage.ecg_masked.partial=fednova", "weighs sites by their steps"),
+    ],
+)
+def test_what_it_cannot_be_combined_with_is_refused(word, match):
+    config = plan("central", (*NANO, *WORDS, word, "min_sites=3"), sites=3)
+    with pytest.raises(ConfigError, match=match):
+        check_central_plan(config)
