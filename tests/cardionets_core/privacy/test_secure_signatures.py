@@ -50,7 +50,7 @@ def test_keys_of_another_session_site_or_maker_are_not(north, tmp_path):
     ):
         with pytest.raises(ProtocolError, match=f"keys of site {site} are not signed"):
             require_signed({site: public}, {site: signed}, session=session, peers=peers)
-    with pytest.raises(ProtocolError, match="site east is not named in privacy.peers"):
+    with pytest.raises(ProtocolError, match=r"site east is not named in privacy\.peers"):
         require_signed({"east": keys}, {"east": signature}, session="s1", peers=peers)
 
 
@@ -60,7 +60,7 @@ def test_a_site_without_a_key_does_not_sign():
 
 def test_keys_of_another_kind_are_named_with_the_way_out(tmp_path):
     node_key, line = pair(tmp_path, "node_key", generate_private_key(SECP384R1()))
-    with pytest.raises(ConfigError, match="signing_key is no Ed25519 key .*another kind.*ssh-key"):
+    with pytest.raises(ConfigError, match=r"signing_key is no Ed25519 key .*another kind.*ssh-key"):
         sign(b"keys", session="s", site="north", key_file=node_key)
     with pytest.raises(ConfigError, match=r"privacy\.peers\.north is no Ed25519 key"):
         require_signed({"north": b"k"}, {"north": UNSIGNED}, session="s", peers={"north": line})
