@@ -7,8 +7,9 @@ One site, no federation: what noise does to a model is the same at every site. P
 of the virtual cohort; `ptbxl` reads real ECGs where they lie. Every row is trained by the code that
 a site runs (`train_privately`), with the noise that the ledger's accountant demands for epsilon at
 delta = min(1e-5, 1 / (10 n)); `inf` is ordinary training with the same batch and number of steps.
-The peers stand in the same table: epsilon inf, and predicting the mean (R2 0), a coin (AUROC 0.5),
-chance (recall). Nothing here was tuned per row: one learning rate and one clip for each task.
+The peers stand in the same table: `start`, the model before it saw a patient of the site (what
+public hearts alone give), and epsilon inf. The mean has R2 0, a coin AUROC 0.5, chance R@10 0.1.
+Nothing here was tuned per row: one learning rate and one clip for each task.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ def main() -> None:
     print(f"command    python {' '.join(sys.argv)}")
     print(f"machine    {platform.platform()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}")
     print(f"versions   {versions()}; seed {given.seed}; noise cannot be seeded")
-    print(f"\n{'patients':<10}{'stage':<13}{'lever':<9}{'metric':<26}", end="")
+    print(f"\n{'patients':<10}{'stage':<13}{'lever':<9}{'metric':<26}   start", end="")
     print("".join(f"{f'eps {e:g}':>10}" for e in given.epsilons), "  noise", flush=True)
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -144,14 +145,13 @@ def _row(task: Task, patients: Patients, public: Patients, given: argparse.Names
     start = _start(task, public, given.seed)
     values, noises, began = {}, {}, time.process_time()
     print(f"{patients.name:<10}{task.stage:<13}{task.lever:<9}", end="", flush=True)
-    label = ""
+    label, untrained = score(start, task.stage, patients)
+    print(f"{label:<26}{untrained:>8.3f}", end="", flush=True)
     for epsilon in given.epsilons:
         model = build_model(start.config, seed=given.seed)
         model.load_state_dict(start.state_dict())
         noises[epsilon] = _train(model, task, patients, public, epsilon, given)
-        label, values[epsilon] = score(model, task.stage, patients)
-        if len(values) == 1:
-            print(f"{label:<26}", end="")
+        values[epsilon] = score(model, task.stage, patients)[1]
         print(f"{values[epsilon]:>10.3f}", end="", flush=True)
     shown = "/".join(f"{n:.2f}" for n in noises.values())
     print(f"   {shown}   ({time.process_time() - began:.0f} CPU s)", flush=True)
@@ -159,6 +159,7 @@ def _row(task: Task, patients: Patients, public: Patients, given: argparse.Names
         **asdict(task),
         "patients": patients.name,
         "metric": label,
+        "start": untrained,
         "values": {str(e): v for e, v in values.items()},
         "noise": {str(e): n for e, n in noises.items()},
     }

@@ -80,7 +80,10 @@ def utility(work: Path) -> Iterator[Row]:
         yield Row(
             f"{row['patients']}, {row['stage']} ({row['lever']}): {row['metric']}",
             "",
-            "; ".join(f"epsilon {e}: {float(v):.3f}" for e, v in values.items()),
+            "; ".join(
+                [f"start {row['start']:.3f}"]
+                + [f"epsilon {e}: {float(v):.3f}" for e, v in values.items()]
+            ),
             None,
             seeds="1; noise os",
             note="a look at few epochs; benchmarks/privacy/utility.py measures all sizes",
@@ -98,7 +101,9 @@ def _table_of(script: str, words: Sequence[str], output: Path) -> list[dict[str,
 def _of(name: str) -> Any:
     """Return a benchmark as a module: they lie beside the packages, and are no part of them."""
     _path(f"{name}.py")
-    return importlib.import_module(f"benchmarks.privacy.{name}")
+    # By its own name, as when it is run: another package may be called `benchmarks`.
+    sys.path.append(str(HERE))
+    return importlib.import_module(name)
 
 
 def _path(script: str) -> Path:
