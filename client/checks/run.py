@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from cardionets_core.errors import CardioNetsError
 from cardionets_core.run_config import CONF, RunConfig, compose, run_config_from
 from cardionets_core.vocabulary import DISEASES
+from client.checks.budget import check_budget, no_budget
 from client.checks.configuration import read_configuration
 from client.checks.connection import Connection
 from client.checks.findings import AREAS, Area, CheckResult, Finding, error, ok, warning
@@ -106,7 +107,8 @@ class _Check:
             self._site(config)
         self._progress("connecting to the coordinator")
         self._look("connection", lambda: self._add(check_connection(request.connection, machine)))
-        self._add([_no_budget()])
+        if config is None or not config.privacy.ledger:
+            self._add([no_budget(config)])
         order = {area: k for k, area in enumerate(AREAS)}
         return replace(
             self._result, findings=tuple(sorted(self._found, key=lambda f: order[f.area]))
@@ -142,6 +144,8 @@ class _Check:
             return
         self._look("data", lambda: self._numbers(config, dataset))
         self._look("policy", lambda: self._policy(config, dataset))
+        if config.privacy.ledger:
+            self._look("budget", lambda: self._add(check_budget(config, dataset)))
         self._look("device", lambda: self._trial(config, dataset))
 
     def _places(self, config: SiteConfig) -> bool:
@@ -283,13 +287,4 @@ def _no_trial() -> Finding:
         "No trial was trained.",
         cause="--trial-seconds is 0.",
         next_step="Check once with the default before the first run.",
-    )
-
-
-def _no_budget() -> Finding:
-    return ok(
-        "budget",
-        "No privacy budget is set: this release has no differential privacy, and every run says "
-        "so (privacy.mode=none). Updates over few patients can tell about them.",
-        "no_budget",
     )
