@@ -8,6 +8,7 @@ of the bank need not be of the same people: pairs are never used.
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,6 +47,8 @@ WINDOW = 256
 
 COHORT_MANIFEST = "manifest.csv"
 """Table of the folder that `cardionets cohort` makes."""
+
+log = logging.getLogger("cardionets.site")
 
 
 @dataclass(frozen=True)
@@ -158,7 +161,14 @@ def open_bank(config: SiteConfig, own: SiteDataset) -> Bank:
         scaler=own.scaler,
         salt=salt,
     )
-    return bank_of(dataset, own=own, where=str(folder))
+    bank = bank_of(dataset, own=own, where=str(folder))
+    log.info(
+        "public bank: %d ECGs and %d studies with cines, digest %s",
+        len(bank.ecg_rows),
+        len(bank.cmr_rows),
+        bank.digest,
+    )
+    return bank
 
 
 def bank_of(dataset: SiteDataset, *, own: SiteDataset, where: str = "the bank") -> Bank:

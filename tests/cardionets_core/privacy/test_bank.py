@@ -50,9 +50,11 @@ def banked(config, folder):
     return replace(config, privacy=replace(config.privacy, bank=str(folder)))
 
 
-def test_a_virtual_cohort_is_a_bank_and_the_folder_is_left_as_it_is(config, own, hospital):
+def test_a_virtual_cohort_is_a_bank_and_the_folder_is_left_as_it_is(config, own, hospital, caplog):
     before = sorted(p.name for p in (hospital / "public").iterdir())
-    bank = open_bank(config, own)
+    with caplog.at_level("INFO", logger="cardionets.site"):
+        bank = open_bank(config, own)
+    assert bank.digest in caplog.text  # the hospital can tell which bank a round had
     assert len(bank.ecg_rows) == 8  # all splits: a bank is not held out from
     assert sorted(p.name for p in (hospital / "public").iterdir()) == before
     assert open_bank(config, own).digest == bank.digest
