@@ -42,7 +42,7 @@ SECTIONS: dict[str, Section] = {
     "accounting": Section(
         "Accounting: epsilon against other accountants",
         "simulations.privacy.figures_accounting:accounting",
-        120,
+        90,
     ),
     "sensitivity": Section(
         "Sensitivity: what one patient moves, stage by stage",
@@ -67,7 +67,7 @@ SECTIONS: dict[str, Section] = {
     "ledger": Section(
         "Ledger: crashes",
         "simulations.privacy.figures_parts:ledger",
-        120,
+        150,
     ),
     "engines": Section(
         "Engines: time and memory",
