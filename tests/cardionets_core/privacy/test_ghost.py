@@ -17,10 +17,12 @@ from cardionets_core.training.objective import Losses, Objective, no_noise
 from cardionets_core.training.objectives import KINDS, make_objective
 
 PER_PATIENT = [name for name in KINDS if make_objective(name, {}, 0.5).per_patient]
+OTHERS = ("ecg_masked", "cmr_masked", "tokenizer", "generative")
+CASES = [("micro", name) for name in PER_PATIENT] + [("paper", name) for name in OTHERS]
 CLIP = 0.05
 
 
-@pytest.fixture(params=["micro", "paper"])
+@pytest.fixture
 def config(request, micro):
     if request.param == "paper":
         return replace(
@@ -46,7 +48,7 @@ def prepared(name, model, batch):
     return objective, trains, objective.draw(model, batch, torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("name", PER_PATIENT)
+@pytest.mark.parametrize(("config", "name"), CASES, indirect=["config"])
 def test_ghost_is_one_patient_at_a_time(name, config, moved_model, make_batch, in_float64, length):
     """Views, tokens and draws that a part folds into its rows are clipped with their patient."""
     model, batch = moved_model(config), make_batch(config, 6, seed=5)
@@ -58,7 +60,7 @@ def test_ghost_is_one_patient_at_a_time(name, config, moved_model, make_batch, i
     assert length(found, loop) < 1e-6 * CLIP
 
 
-@pytest.mark.parametrize("name", ["ecg_masked", "cmr_masked", "generative", "tokenizer"])
+@pytest.mark.parametrize("name", OTHERS)
 def test_a_patient_moves_it_by_c_at_most_in_float32(name, micro, moved_model, make_batch, length):
     model, batch = moved_model(), make_batch(micro, 9, seed=5)
     objective, trains = make_objective(name, {}, 0.5), KINDS[name].parts
