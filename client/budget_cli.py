@@ -299,8 +299,8 @@ def _plan_lines(plan: NoisePlan, noise: float) -> list[str]:
         f"{plan.patients:,} patients, budget epsilon {plan.epsilon:g} at delta {plan.delta:g}; "
         "add or remove one patient",
         f"noise {noise:g} for every stage: epsilon {plan.spent(noise):.3f} by RDP (the ledger's "
-        f"gate), {plan.spent(noise, 'prv'):.3f} by PRV",
-        f"PRV alone would allow noise {plan.noise('prv'):g}; the gate does not",
+        f"gate), {plan.spent(noise, 'prv'):.3f} by PRV (to be quoted if all of it stands before "
+        "round 1)",
     ]
     if plan.before:
         lines.insert(1, f"of it {before:.3f} is spent, or kept for releases, before these stages")

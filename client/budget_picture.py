@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from cardionets_core.privacy.noise_plan import NoisePlan
 
 INK, GATE, QUOTE, LIMIT = "#16202c", "#1f5fa8", "#d9822b", "#b3261e"
-SHADES = ("#9ec5e8", "#1f5fa8", "#0b2f57")
 
 POINTS_GATE, POINTS_QUOTE = 48, 9
 """Points of the two curves, shared among the stages; PRV takes about half a second for each."""
 
 EPSILONS = (0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0)
-FACTORS = (0.5, 1.0, 2.0)
+BATCHES = {0.5: "#9ec5e8", 1.0: "#1f5fa8", 2.0: "#0b2f57"}
+"""Sizes of a batch, as multiples of the plan's, and their colours."""
 
 
 def plan_picture(
@@ -102,7 +102,7 @@ def _until(charges: Sequence[Charge], steps: int) -> list[Charge]:
 
 def _alternatives(axes: Any, plan: NoisePlan, noise: float) -> None:
     """Draw the noise that other budgets need, in batches of half, once and twice the size."""
-    for factor, colour in zip(FACTORS, SHADES, strict=True):
+    for factor, colour in BATCHES.items():
         if any(s.batch * factor > plan.patients or s.batch * factor < 1 for s in plan.stages):
             continue
         other = plan.with_batches(factor)

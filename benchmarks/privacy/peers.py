@@ -41,6 +41,7 @@ MIXED = (
     ("stages_and_releases", [(2.0, 0.0512, 977), (2.0, 0.1024, 488), (10.0, 1.0, 3)]),
     ("one_release", [(10.0, 1.0, 1)]),
     ("sum_over_all", [(4.0, 1.0, 5)]),
+    ("hardly_anything", [(20.0, 0.01, 10)]),
 )
 DELTA = 1e-5
 """Of the guarantee; 1 / (10 n) where that is less."""

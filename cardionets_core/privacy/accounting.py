@@ -48,6 +48,9 @@ PRV_ERROR = 0.01
 DELTA_ERROR = 1e-3
 """PRV's error in delta, as a share of delta (Opacus' own choice)."""
 
+LARGEST_LOG_NOISE = 14.0
+"""Natural logarithm of a noise with which nothing is learned any more: a million."""
+
 ROUNDING = 1e-12
 """Added to a step's Renyi DP: more than float64 loses in the sum of its series."""
 
@@ -144,22 +147,24 @@ def noise_for(
         charges = [Charge(math.exp(log_noise), *stage) for stage in stages]
         return math.log(max(rule([*spent, *charges], delta), 1e-12) / epsilon)
 
-    low, high = -3.0, 14.0
-    if above(high) > 0:
-        raise ValueError(
-            f"no noise keeps this within epsilon {epsilon:g}: {rule(spent, delta):.3g} is spent"
-        )
-    while above(low + 1) > 0:  # from below in small steps: PRV is slow where epsilon is large
-        low += 1
-    return _rounded_up(_root(above, low, low + 1), above)
+    variance = 2 * math.log(1 / delta) * sum(rate**2 * steps for rate, steps in stages)
+    guess = math.log(math.sqrt(variance) / epsilon + 0.4)  # of many small steps, and of few
+    low = high = guess
+    while above(high) > 0:
+        low, high = high, high + 0.25 * 2 ** min(6, (high - guess) / 0.25)
+        if high > LARGEST_LOG_NOISE:
+            raise ValueError(
+                f"no noise keeps this within epsilon {epsilon:g}: {rule(spent, delta):.3g} is spent"
+            )
+    while low == high or above(low) <= 0:
+        low, high = low - 0.25, min(low, high)
+    return _rounded_up(_root(above, low, high), above)
 
 
 def _root(above: Callable[[float], float], low: float, high: float) -> float:
-    """Return a place that is not above, close to the last one that is."""
+    """Return about where a falling function, above at `low` and not at `high`, crosses zero."""
     from scipy.optimize import brentq
 
-    if above(low) <= 0:
-        return low
     return float(brentq(above, low, high, xtol=2e-5))
 
 

@@ -41,7 +41,7 @@ BY_RDP = {
 
 FAST_PRV = (
     "n500_b64_e10_eps8", "n500_b256_e50_eps1", "n5000_b256_e10_eps3", "n5000_b256_e50_eps8",
-    "stages_and_releases", "one_release", "sum_over_all",
+    "stages_and_releases", "one_release", "sum_over_all", "hardly_anything",
 )  # fmt: skip
 
 
@@ -81,7 +81,7 @@ def test_prv_is_within_a_per_cent_of_dp_accounting(name):
     assert found <= epsilon_rdp(charges, case["delta"])
 
 
-@pytest.mark.parametrize("name", sorted(CASES))
+@pytest.mark.parametrize("name", sorted(CASES.keys() - {"hardly_anything"}))
 def test_rdp_is_never_above_dp_accountings_nor_below_its_exact_epsilon(name):
     """Ours has more orders than theirs and sums the same series: at most a per cent less."""
     found = epsilon_rdp(charges_of(name), CASES[name]["delta"])
@@ -217,6 +217,7 @@ def test_three_stages_on_one_ledger():
     assert epsilon_prv(three[:1], DELTA) == pytest.approx(4.2, rel=0.02)  # one of them alone
 
 
+@pytest.mark.slow
 def test_prv_needs_less_noise():
     stages = [(0.128, 78)]
     quoted = noise_for(stages, epsilon=8, delta=DELTA, by="prv")
