@@ -57,12 +57,12 @@ SECTIONS: dict[str, Section] = {
     "audit": Section(
         "Audit in one run, through the engine",
         "simulations.privacy.figures_audit:one_run",
-        120,
+        150,
     ),
     "attacks": Section(
         "Attacks on a released model",
         "simulations.privacy.figures_attacks:attacks",
-        240,
+        270,
     ),
     "ledger": Section(
         "Ledger: crashes",
@@ -82,7 +82,7 @@ SECTIONS: dict[str, Section] = {
     "utility": Section(
         "Utility: what noise costs in accuracy",
         "simulations.privacy.figures_parts:utility",
-        120,
+        30,
     ),
 }
 """Name -> section; all limits together are the most that the table takes: 20 minutes."""
