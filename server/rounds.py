@@ -7,6 +7,7 @@ not refused: it is asked again when it is back, while the round goes on (docs/ro
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -56,6 +57,7 @@ class RoundResult:
             answer that the site had kept, what its training took before.
         losses: how often a site was lost, where it was.
         memory_lost: sites that had lost what they remembered of the run, and began anew.
+        longer: whether the round went on beyond `first_s`, since there was no quorum by then.
     """
 
     accepted: list[str] = field(default_factory=list)
@@ -66,6 +68,7 @@ class RoundResult:
     seconds_by_site: dict[str, float] = field(default_factory=dict)
     losses: dict[str, int] = field(default_factory=dict)
     memory_lost: list[str] = field(default_factory=list)
+    longer: bool = False
 
 
 def run_round(
@@ -79,6 +82,7 @@ def run_round(
     rejoin_s: float = 0.0,
     waiting: Callable[[list[str]], None] = lambda sites: None,
     expected_s: Expected | None = None,
+    first_s: float = math.inf,
 ) -> RoundResult:
     """Send every site its task and hand each update to `accept` as it arrives.
 
@@ -94,9 +98,19 @@ def run_round(
         rejoin_s: with a quorum, a lost site is waited for at most so long after it was lost.
         waiting: told which lost sites are waited for, whenever that changes.
         expected_s: with a quorum, an earlier deadline, from who has answered and who has not.
+        first_s: an earlier deadline. Without a quorum by then, the sites that have not answered are
+            asked again, and the round goes on until `deadline_s`.
     """
-    playing = _Round(attendance, sites, make_task=make_task, accept=accept, deadline_s=deadline_s)
-    return playing.play(enough, rejoin_s, waiting, expected_s)
+    playing = _Round(
+        attendance,
+        sites,
+        make_task=make_task,
+        accept=accept,
+        deadline_s=deadline_s,
+        enough=enough,
+        first_s=first_s,
+    )
+    return playing.play(rejoin_s, waiting, expected_s)
 
 
 class _Round:
@@ -110,11 +124,13 @@ class _Round:
         make_task: Callable[[str, frozenset[str], float], Task],
         accept: Callable[[str, Update], str | None],
         deadline_s: float,
+        enough: Callable[[Sequence[str]], bool],
+        first_s: float,
     ) -> None:
         self._attendance = attendance
-        self._make_task, self._accept = make_task, accept
+        self._make_task, self._accept, self._enough = make_task, accept, enough
         self._started = self._attendance.clock()
-        self._deadline_s = deadline_s
+        self._deadline_s, self._last_s = min(first_s, deadline_s), deadline_s
         self._book = RoundBook(sites)
         self._result = RoundResult()
         self._asked_at: dict[str, Place] = {}
@@ -123,7 +139,6 @@ class _Round:
 
     def play(
         self,
-        enough: Callable[[Sequence[str]], bool],
         rejoin_s: float,
         waiting: Callable[[list[str]], None],
         expected_s: Expected | None,
@@ -136,8 +151,10 @@ class _Round:
         while True:
             self._collect()
             self._attendance.look()
+            if self._elapsed() >= self._deadline_s and self._may_go_on():
+                self._go_on()
             self._ask_due()
-            quorum = enough(sorted(self._book.accepted))
+            quorum = self._has_quorum()
             awaited = self._awaited(rejoin_s if quorum else None)
             if awaited != told:
                 waiting(awaited)
@@ -161,6 +178,26 @@ class _Round:
         result.memory_lost = sorted(memory_lost)
         result.seconds = self._elapsed()
         return result
+
+    def _has_quorum(self) -> bool:
+        return self._enough(sorted(self._book.accepted))
+
+    def _may_go_on(self) -> bool:
+        """Return whether the round would go on beyond its present deadline."""
+        return self._deadline_s < self._last_s and not self._has_quorum()
+
+    def _go_on(self) -> None:
+        """Move the deadline; whoever has not answered is asked again: the messages have expired.
+
+        A site that has done its work meanwhile answers with what it has stored.
+        """
+        log.warning("no quorum after %.0f s; the round goes on", self._elapsed())
+        self._deadline_s, self._result.longer = self._last_s, True
+        for site in self._book.pending:
+            self._asked_at.pop(site, None)
+
+    def _is_over(self) -> bool:
+        return self._elapsed() >= self._deadline_s and not self._may_go_on()
 
     def _elapsed(self) -> float:
         return self._attendance.clock() - self._started
@@ -209,13 +246,13 @@ class _Round:
             return
         if message.has_error() and message.error.code in LOST_CODES:
             log.warning("site %s was lost (Flower's code %d)", site, message.error.code)
-            if self._elapsed() >= self._deadline_s:  # expired, rather than lost
+            if self._is_over():  # expired, rather than lost
                 self._book.settle(site, "late")
             elif site not in self._book.open_sites:
                 self._lose(site)
             return
         reason = self._reason(site, message)
-        if reason in LOST and self._elapsed() >= self._deadline_s:
+        if reason in LOST and self._is_over():
             self._book.settle(site, "late")
         elif reason in LOST and self._book.ask_again(site, reason):
             self._asked_at.pop(site, None)

@@ -283,3 +283,54 @@ def test_in_any_schedule_every_site_counts_once_or_has_a_reason(kinds, doubled):
             assert result.refused[name] == "late"
         elif "never" not in kinds:
             assert name in result.accepted
+
+
+def test_without_a_quorum_a_round_goes_on_and_asks_again_who_has_not_answered():
+    made = []
+
+    def make_task(site, lost, left_s):
+        made.append((site, left_s))
+        return Task(HEADER, WEIGHTS)
+
+    silent_once = lambda task, asked: trained("b") if len(made) > 2 else None  # noqa: E731
+    _, result, updates = play(
+        {"a": good("a"), "b": silent_once},
+        make_task=make_task,
+        deadline_s=60.0,
+        first_s=0.5,
+        enough=lambda sites: len(sites) == 2,
+    )
+    assert result.accepted == ["a", "b"] and result.refused == {} and result.longer
+    assert set(updates) == {"a", "b"} and result.losses == {}
+    # Only the silent one, and with what is left of the later deadline.
+    assert [site for site, _ in made] == ["a", "b", "b"]
+    assert made[0][1] <= 0.5 and made[1][1] <= 0.5 and 50 < made[2][1] < 60
+
+
+def test_with_a_quorum_a_round_ends_at_its_first_deadline():
+    started = time.monotonic()
+    _, result, _ = play(
+        {"a": good("a"), "b": lambda task, asked: None}, deadline_s=60.0, first_s=0.5
+    )
+    assert time.monotonic() - started < 30
+    assert result.accepted == ["a"] and result.refused == {"b": "late"} and not result.longer
+
+
+def test_a_message_that_expired_below_the_quorum_is_no_late_answer():
+    """Flower says 3 of an expired message; below the quorum its site is asked again."""
+
+    def expired(task, asked):
+        time.sleep(0.4)
+        if not seen:
+            seen.append(asked)
+            return Error(code=3, reason="expired")
+        return trained("b")
+
+    seen = []
+    _, result, _ = play(
+        {"a": good("a"), "b": expired},
+        deadline_s=60.0,
+        first_s=0.3,
+        enough=lambda sites: len(sites) == 2,
+    )
+    assert result.accepted == ["a", "b"] and result.refused == {}
