@@ -87,7 +87,7 @@ class Attendance:
         self._online: dict[int, NodeInfo] = {}
         self._looks = 0
         self._first_seen: dict[int, int] = {}  # node -> number of the look
-        self._displaced: set[int] = set()
+        self._displaced: dict[int, str] = {}  # node -> site that is at another node now
         self._greeted: dict[int, str] = {}
         self._greetings: dict[str, int] = {}
         self._claims: dict[int, Update] = {}  # of nodes that say they are a site that is here
@@ -95,7 +95,13 @@ class Attendance:
     @property
     def online(self) -> list[int]:
         """Ids of the nodes that are online, sorted; without those that another has displaced."""
-        return sorted(self._online.keys() - self._displaced)
+        return sorted(self._online.keys() - self._displaced.keys())
+
+    @property
+    def claimed_twice(self) -> list[str]:
+        """Sites that are at one node, while another one that says it is them is listed as well."""
+        claims = self._displaced | {node: update.site for node, update in self._claims.items()}
+        return sorted({site for node, site in claims.items() if node in self._online})
 
     def look(self) -> None:
         """Ask the engine who is online."""
@@ -147,12 +153,12 @@ class Attendance:
         """
         return self._first_seen[node] > self._first_seen[other]
 
-    def displace(self, node: int) -> None:
+    def displace(self, node: int, site: str) -> None:
         """Note that another node has taken over the site of this one, which is waited for no more.
 
         It is greeted again only in another life.
         """
-        self._displaced.add(node)
+        self._displaced[node] = site
 
     def unanswered(self) -> bool:
         """Return whether a node is online of which it is not known yet whose it is."""
@@ -210,7 +216,7 @@ class Attendance:
             self._claims[node] = update
         if reason is None:
             self.refused.pop(node, None)
-            self._displaced.discard(node)
+            self._displaced.pop(node, None)
         else:
             self.refused[node] = reason
             log.warning("%s stays out: %s", self.label(node), reason)

@@ -17,7 +17,7 @@ from cardionets_core.privacy.intervals import with_noise
 from server.exchange import Run, header, round_record, send_round
 from server.expectation import expectation
 from server.gathering import TRIES
-from server.handshake import admitted
+from server.handshake import admitted, news_of
 from server.privacy import keeps_to, told_of
 from server.screening import misdirected
 from server.sums import (
@@ -143,7 +143,7 @@ def _collect(
         )
         if enough(result.accepted):
             record: dict[str, Any] = round_record("evaluate", number, 2, result, {})
-            record |= {"tries": attempt, **told_of(run.ledgers, heads)}
+            record |= {"tries": attempt, **told_of(run.ledgers, heads), **news_of(run)}
             run.report(record)
             state = replace(state, history=(*state.history, record))
             return state, {n: sums[n] for n in sorted(sums)}

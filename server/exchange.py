@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -50,6 +51,7 @@ class Run:
         notices: site name -> what its next task tells it of its last answer.
         waiting: told which sites the run waits for, whenever that changes; [] when it goes on.
         arrivals: sites that came in since the last round, with what they said of themselves.
+        news: what the next round's record says of sites that came in otherwise than before.
         ledgers: site name -> what its privacy ledger said last, in a private run.
         attendance: which site is at which node, and who is away.
     """
@@ -63,6 +65,7 @@ class Run:
     notices: dict[str, Notice] = field(default_factory=dict)
     waiting: Callable[[list[str]], None] = lambda sites: None
     arrivals: dict[str, SiteRecord] = field(default_factory=dict)
+    news: list[str] = field(default_factory=list)
     ledgers: Ledgers = field(default_factory=dict)
     attendance: Attendance = field(init=False)
 
@@ -132,6 +135,7 @@ def send_round(
     *,
     enough: Callable[[Sequence[str]], bool] = bool,
     expected_s: Expected | None = None,
+    first_s: float = math.inf,
 ) -> RoundResult:
     """Run one round: trained parts always travel, frozen ones where a site lacks them.
 
@@ -141,7 +145,8 @@ def send_round(
         heads: site -> header of its task; these are the sites that are asked.
         extra: further groups of arrays for every site (the probes of the evaluate stage).
         enough: whether the updates of these sites make a quorum.
-        expected_s: see run_round.
+        expected_s: see run_round; likewise `first_s`.
+        first_s: see `expected_s`.
     """
     frozen = state.deployed()
     memories = generations(run.config, state.history)
@@ -172,6 +177,7 @@ def send_round(
         rejoin_s=run.config.rejoin_s,
         waiting=run.waiting,
         expected_s=expected_s,
+        first_s=first_s,
     )
     for site in result.accepted:
         head = heads[site]

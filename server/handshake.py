@@ -40,7 +40,8 @@ def greet(run: Run, state: RunState) -> RunState:
     fault_place(stage="handshake", number=1)
     updates: dict[str, Update] = {}
     resumed = any(record["stage"] == "handshake" for record in state.history)
-    door = _Door(run, phenotypes=len(run.config.phenotypes), strict=not resumed)
+    phenotypes = len(run.config.phenotypes)
+    door = _Door(run, phenotypes=phenotypes, strict=not resumed, known=state.sites)
     door.updates = updates
     attendance = run.attendance
     attendance.describe = lambda: Task(header(run, state, "handshake", action="describe"))
@@ -73,10 +74,14 @@ class _Door:
         phenotypes: how many the run has.
         strict: the first handshake, in which two nodes of one name that are both there end the
             run.
+        known: sites of the run, with what they said of themselves before.
     """
 
-    def __init__(self, run: Run, *, phenotypes: int, strict: bool) -> None:
+    def __init__(
+        self, run: Run, *, phenotypes: int, strict: bool, known: Mapping[str, SiteRecord]
+    ) -> None:
         self._run, self._phenotypes = run, phenotypes
+        self._known = dict(known)
         self.strict = strict
         self.updates: dict[str, Update] = {}
 
@@ -96,13 +101,20 @@ class _Door:
         if held != node and run.attendance.place(name) is not None:
             if not self._takes_over(name, node, held):
                 return NAME_TAKEN
-            log.warning("site %s has come in under another node; the newer one counts", name)
-            run.attendance.displace(held)
+            self._tell(f"{name} came in under another node; the newer one counts")
+            run.attendance.displace(held, name)
         run.nodes[name] = node
         note_first(run.ledgers, name, update.privacy)
-        run.arrivals[name] = SiteRecord(update.modalities, update.counts, update.versions)
+        record = SiteRecord(update.modalities, update.counts, update.versions)
+        if changed := changed_counts(self._known.get(name, record), record):
+            self._tell(f"{name} declares other counts than before: {changed}")
+        self._known[name] = run.arrivals[name] = record
         self.updates[name] = update
         return None
+
+    def _tell(self, news: str) -> None:
+        log.warning("site %s", news)
+        self._run.news.append(news)
 
     def _takes_over(self, name: str, node: int, held: int) -> bool:
         """Return whether a node takes over a site from the node that it is at, and that is listed.
@@ -124,6 +136,28 @@ class _Door:
                 f"{attendance.label(node)}); give each site its own name."
             )
         return attendance.came_after(node, held)
+
+
+def changed_counts(before: SiteRecord, now: SiteRecord) -> str:
+    """Return which numbers a site declares otherwise than before; empty where none."""
+    keys = sorted(before.counts.keys() | now.counts.keys())
+    pairs = [(key, before.counts.get(key, 0), now.counts.get(key, 0)) for key in keys]
+    return ", ".join(f"{key} {was} -> {n}" for key, was, n in pairs if was != n)
+
+
+def news_of(run: Run) -> dict[str, list[str]]:
+    """Return what a round's record says of sites that came in otherwise than before; told once.
+
+    That two nodes claim one name is said in every round in which both are listed. Flower lists a
+    killed node for another minute.
+    """
+    twice = [
+        f"two nodes that are listed as online claim the name {site}"
+        for site in run.attendance.claimed_twice
+    ]
+    news = [*run.news, *twice]
+    run.news.clear()
+    return {"news": news} if news else {}
 
 
 def _wait(run: Run, *, known: list[str], started: float) -> None:
@@ -222,7 +256,7 @@ def _record(run: Run, updates: Mapping[str, Update], seconds: float) -> dict[str
     record = round_record("handshake", 1, 1, result, {})
     record["sites"] = {n: {"counts": u.counts} for n, u in sorted(updates.items())}
     told = {name: u.privacy for name, u in updates.items() if u.privacy is not None}
-    return record | told_of(told, updates)
+    return record | told_of(told, updates) | news_of(run)
 
 
 def _settled(state: RunState, by_site: dict[str, Update], record: dict[str, Any]) -> RunState:

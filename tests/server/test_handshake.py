@@ -18,7 +18,7 @@ from cardionets_core.model_config import ModelConfig
 from cardionets_core.run_config import RunConfig, StageConfig
 from server import mail
 from server.exchange import Run
-from server.handshake import admitted, greet
+from server.handshake import admitted, greet, news_of
 from server.state import RunState
 from server.sums import STATISTICS
 
@@ -158,6 +158,19 @@ def test_a_site_killed_in_the_first_handshake_comes_back_while_its_old_node_is_l
     assert run.nodes == {"a": 101, "b": 102}
     assert state.scaler_mean == (4.0, 4.0)  # of the newer one, and of b
     assert run.attendance.refused == {}
+
+
+def test_that_two_nodes_claim_a_name_is_told_while_both_are_listed():
+    state, run = unfolding([A, described("a", [[5, 5], [6, 6]]), B], comes_late, min_sites=2)
+    assert state.history[-1]["news"] == [
+        "a came in under another node; the newer one counts",
+        "a declares other counts than before: patients 1 -> 2, train_studies 1 -> 2",
+        "two nodes that are listed as online claim the name a",
+    ]
+    assert news_of(run) == {"news": state.history[-1]["news"][2:]}  # the rest is told once
+    del run.attendance.grid.answers[100]
+    run.attendance.look()
+    assert news_of(run) == {}
 
 
 def test_of_two_nodes_of_one_name_the_newer_one_counts_whichever_answers_first():
