@@ -40,7 +40,8 @@ class StageConfig:
         weight_decay: AdamW's.
         clip_norm: gradient norm that is clipped to; 0 is off.
         max_steps: cap on local steps per round; 0 is none.
-        min_sites: replies that a round needs; fewer repeats the round once, then ends the run.
+        min_sites: replies that a round needs; fewer repeats the round once, then ends the run. 0:
+            the run's own `min_sites`, or all sites that can serve the stage where those are fewer.
         deadline_s: seconds that the server waits for the sites of one round, at most.
         patience: the deadline is this many times what the slowest site took in the last rounds,
             and a minute (docs/rounds.md); 0: always `deadline_s`.
@@ -49,7 +50,7 @@ class StageConfig:
         partial: how unfinished work counts: by its share of the planned steps (`weight`), or
             normalised by its steps (`fednova`).
         part_sites: part -> sites that must have trained it in a round, 0 where it may stay as it
-            is; others: `min_sites`.
+            is; others: `min_sites`, or all that can train it where those are fewer than the run's.
         ema_half_life: patients after which the server's moving average forgets half; 0 is off.
         options: numbers for the objective (temperature, sigma, phenotype_weight ...).
     """
@@ -63,7 +64,7 @@ class StageConfig:
     weight_decay: float = 0.05
     clip_norm: float = 3.0
     max_steps: int = 0
-    min_sites: int = 1
+    min_sites: int = 0
     deadline_s: float = 1800.0
     patience: float = 5.0
     budget_s: float = 0.0
@@ -74,13 +75,13 @@ class StageConfig:
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot run."""
-        for name in ("rounds", "local_epochs", "batch_size", "min_sites"):
+        for name in ("rounds", "local_epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("lr", "deadline_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
-        for name in ("patience", "budget_s"):
+        for name in ("min_sites", "patience", "budget_s"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
         for part, sites in self.part_sites.items():
@@ -89,7 +90,7 @@ class StageConfig:
 
     def sites_for(self, part: str) -> int:
         """Return how many sites must have trained a part in a round."""
-        return self.part_sites.get(part, self.min_sites)
+        return self.part_sites.get(part, max(1, self.min_sites))
 
     def lr_at(self, round_index: int) -> float:
         """Return the learning rate of a round (0-based): linear warm-up, then half-cosine."""
@@ -123,7 +124,8 @@ class RunConfig:
         phenotypes: names of the phenotypes that the model predicts.
         diseases: names of the diseases that the model predicts.
         min_patients: a site with fewer training patients than this for a stage sits it out.
-        min_sites: sites that must answer the handshake.
+        min_sites: sites that must answer the handshake, every round of training that says nothing
+            else (`stage.NAME.min_sites`), and the evaluation.
         wait_s: seconds that the server waits for them.
         rejoin_s: seconds that a round, or a restarted server, waits for a site that was lost.
         local_parts: parts, or `part.name` patterns, that stay at each site (docs/strategies.md).
@@ -164,6 +166,8 @@ class RunConfig:
         if not self.stages or self.stages[0] != "handshake":
             raise ValueError("stages must begin with 'handshake'")
         _known("stage", tuple(self.stage), get_args(StageName))
+        if self.min_sites < 1:
+            raise ValueError(f"min_sites is {self.min_sites}; it must be at least 1")
         needed, why = self.strategy.sites_needed()
         if self.min_sites < needed:
             raise ValueError(

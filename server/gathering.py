@@ -12,7 +12,7 @@ from cardionets_core.faults import fault_point
 from cardionets_core.messages import TaskHeader, TrainPlan, Update
 from cardionets_core.privacy.central import clipped_update
 from server.exchange import Run, send_round
-from server.owners import owners_of, part_examples, short_parts
+from server.owners import owners_of, part_examples, short_parts, with_quorum
 from server.partial import counted, per_step, step_mean, usable_steps
 from server.privacy import keeps_to
 from server.strategies.combine import Combiner, combining
@@ -84,7 +84,7 @@ def gather(
     Raises:
         IncompleteError: too few did, TRIES times.
     """
-    settings = run.config.stage[head.stage]
+    settings = with_quorum(run.config, head.stage, state.sites)
     control = state.moments.get(CONTROL, {})
     for attempt in range(1, TRIES + 1):
         updates: dict[str, Update] = {}
@@ -98,13 +98,24 @@ def gather(
             gate.clip = run.config.central_privacy.clip if run.config.central_privacy.is_on else 0.0
             enough = quorum(run.config, settings, firewall.parts, updates)
             extra = control_groups(control)
-            result = send_round(run, state, heads, gate.accept, deadline_s, extra, enough=enough)
+            result = send_round(
+                run,
+                state,
+                heads,
+                gate.accept,
+                settings.deadline_s,
+                extra,
+                enough=enough,
+                first_s=deadline_s,
+            )
             if enough(result.accepted):
                 delta = gate.combined()
                 return Gathered(result, updates, delta, combiner.chosen(), attempt, deadline_s)
         log.warning(
             "stage %s round %d: try %d had too few replies", head.stage, head.round, attempt
         )
+        if result.longer:
+            break  # the sites were asked twice within it
     raise _too_few(run.config, settings, head, result, owners_of(firewall.parts, _shares(updates)))
 
 
@@ -168,7 +179,7 @@ def _shares(updates: Mapping[str, Update]) -> dict[str, dict[str, int]]:
 
 def sites_needed(config: RunConfig, settings: StageConfig) -> int:
     """Return how many sites must give a usable update, whatever its parts."""
-    return max(settings.min_sites, config.strategy.sites_needed()[0])
+    return max(1, settings.min_sites, config.strategy.sites_needed()[0])
 
 
 def _too_few(

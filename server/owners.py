@@ -69,6 +69,34 @@ def part_examples(update: Update) -> dict[str, int]:
     return dict(update.examples or dict.fromkeys(update.delta, update.num_examples))
 
 
+def with_quorum(config: RunConfig, name: str, sites: Mapping[str, SiteRecord]) -> StageConfig:
+    """Return the settings of a stage with its quorum in numbers, where the plan gives none.
+
+    That is the run's `min_sites`, for the stage and for each of its parts; but no more than the
+    sites that can serve it by what they said in a handshake, or a stage that needs pairs could
+    never be run in a federation where not all have them. One that is away just now counts. Of a
+    secure sum the threshold decides.
+
+    Args:
+        config: the run's plan.
+        name: of the stage.
+        sites: all that ever came in.
+    """
+    settings = config.stage[name]
+    if settings.min_sites or config.secure_aggregation.enabled:
+        return settings
+    stage, least = configured(name, settings.options, config.model), max(config.min_patients, 1)
+    able = {
+        site: [part for part, studies in share.items() if studies >= least]
+        for site, share in shares_of(config, stage, sites).items()
+    }
+    able = {site: parts for site, parts in able.items() if parts}
+    owners = owners_of(stage.trains, able)
+    parts = {part: max(1, min(config.min_sites, len(held))) for part, held in owners.items()}
+    needed = max(1, min(config.min_sites, len(able)))
+    return replace(settings, min_sites=needed, part_sites=parts | settings.part_sites)
+
+
 def part_quorum(config: RunConfig, settings: StageConfig, part: str) -> int:
     """Return how many sites must have trained a part in a round."""
     least = config.strategy.sites_needed()[0] if config.strategy.robust else 0
@@ -117,7 +145,7 @@ def require_sites(run: Run, state: RunState) -> None:
     for index, name in enumerate(run.config.stages):
         if index < state.stage or name not in STAGES:
             continue
-        settings = run.config.stage[name]
+        settings = with_quorum(run.config, name, state.sites)
         stage = configured(name, settings.options, run.config.model)
         _require_stage(run.config, settings, stage, shares_of(run.config, stage, state.sites))
 
@@ -131,11 +159,9 @@ def _require_stage(config: RunConfig, settings: StageConfig, stage: Stage, share
             f"{offer} ({', '.join(sorted(shares)) or 'none'}), and strategy {strategy.name} needs "
             f"{needed} ({why}). Enrol more sites, leave the stage out, or choose another strategy."
         )
-    if count < settings.min_sites:
-        raise RunError(
-            f"{offer}, {settings.min_sites} are needed. Leave the stage out, or lower its "
-            "min_sites."
-        )
+    least = max(1, settings.min_sites)
+    if count < least:
+        raise RunError(f"{offer}, {least} are needed. Leave the stage out, or lower its min_sites.")
     owners = owners_of(stage.trains, shares)
     for part, few in short_parts(config, settings, owners).items():
         lower = f"lower stage.{stage.name}.part_sites.{part}"

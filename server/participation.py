@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from cardionets_core.errors import IncompleteError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from cardionets_core.run_config import RunConfig
 
@@ -28,7 +28,7 @@ def require_participation(
     known = set(sites)
     for record in history:
         stage = record["stage"]
-        needed = config.stage[stage].min_sites if stage in config.stage else config.min_sites
+        needed = _needed(config, record)
         there = set(record["accepted"])
         if len(there) < needed:
             missing = known - there
@@ -38,3 +38,10 @@ def require_participation(
                 "Look into their logs, then start a new run.",
                 missing,
             )
+
+
+def _needed(config: RunConfig, record: Mapping[str, Any]) -> int:
+    """Return how many sites a round had to have; a stage's own number, or what it was then."""
+    if record["stage"] not in config.stage:
+        return config.min_sites
+    return max(1, config.stage[record["stage"]].min_sites, record.get("sites_needed", 0))

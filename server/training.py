@@ -16,10 +16,10 @@ from cardionets_core.runtime import return_freed_memory
 from cardionets_core.training.stages import HEADS, Stage, configured
 from server.central import central_record, with_central_noise
 from server.exchange import Run, header, round_record
-from server.gathering import gather
-from server.handshake import admitted
+from server.gathering import gather, sites_needed
+from server.handshake import admitted, news_of
 from server.norms import learned_names
-from server.owners import head_for, require_sites, shares_of
+from server.owners import head_for, require_sites, shares_of, with_quorum
 from server.privacy import judged_alike, passes_of, told_of
 from server.screening import Asked, Firewall
 from server.secure_rounds import gather_securely
@@ -155,12 +155,15 @@ def train_round(
         weights = fedavg(before, got.delta)
     record = round_record(stage.name, head.round, settings.rounds, got.result, got.updates)
     record |= {"tries": got.tries, "deadline_s": round(got.deadline_s, 3)}
+    quorum = with_quorum(run.config, stage.name, state.sites)
+    record["sites_needed"] = sites_needed(run.config, quorum)
     record["weights"] = mark_of_parts(weights)
     if got.secure:
         record["secure_aggregation"] = got.secure  # no update was there to be judged
     else:
         record["screening"] = firewall.record(got.result.accepted)
     record |= told_of(run.ledgers, heads) | central_record(run.config, len(heads))
+    record |= news_of(run)
     if stage.members:
         record["examples"] = {site: u.examples for site, u in sorted(got.updates.items())}
     if got.chosen:

@@ -116,7 +116,7 @@ def test_a_site_that_sends_another_codec_than_asked_is_refused(start, monkeypatc
         return serve(task, site)
 
     monkeypatch.setattr(client.local_training, "serve", hill_ignores_the_codec)
-    folder = start("int8", "refused", "stage.ecg_masked.rounds=1")
+    folder = start("int8", "refused", "stage.ecg_masked.rounds=1", "stage.ecg_masked.min_sites=1")
     (record,) = summary(folder)["rounds"][1:]
     assert record["refused"] == {"hill": "unreadable"} and record["accepted"] == ["north"]
 

@@ -116,6 +116,7 @@ def record(stage, accepted):
         ([record("handshake", ["a", "b"]), record("evaluate", ["b"])], ("a",)),
         ([record("tokenizer", ["a"])], None),  # a stage of its own minimum, 1
         ([record("tokenizer", [])], ("a", "b")),
+        ([record("tokenizer", ["a"]) | {"sites_needed": 2}], ("b",)),
     ],
 )
 def test_a_round_below_the_plan_makes_a_run_incomplete(plan, history, missing):

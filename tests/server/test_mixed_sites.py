@@ -13,16 +13,17 @@ from hypothesis import strategies as st
 
 import server.gathering
 import server.training
-from cardionets_core.errors import ConfigError, RunError
+from cardionets_core.errors import ConfigError, IncompleteError, RunError
 from cardionets_core.messages import Update
 from cardionets_core.model_config import ModelConfig
 from cardionets_core.run_config import RunConfig, StageConfig
+from cardionets_core.secure_config import SecureAggregationConfig
 from cardionets_core.strategy_config import StrategyConfig
 from cardionets_core.training.stages import STAGES
 from server.aggregation import ExactMean
 from server.evaluation import evaluated_parts
 from server.exchange import Run
-from server.owners import declared, require_sites, shares_of
+from server.owners import declared, require_sites, shares_of, with_quorum
 from server.screening import Asked, Firewall
 from server.state import RunState, SiteRecord
 from server.strategies.combine import combining
@@ -249,9 +250,9 @@ def test_a_part_is_judged_by_the_studies_behind_it():
 # ------------------------------------------------------------------------------------- the round
 
 
-def played(monkeypatch, tmp_path, answers, **stage):
+def played(monkeypatch, tmp_path, answers, run_sites=1, **stage):
     """Run one round of `masked` with sites that are functions; return the state and the heads."""
-    plan = config(**stage)
+    plan = replace(config(**stage), min_sites=run_sites)
     run = Run(None, plan, tmp_path, lambda record: None, nodes=dict.fromkeys(RECORDS, 1))
     weights = {p: {"w": np.ones(2, dtype=np.float32)} for p in (*PARTS, "generator")}
     state = RunState(weights=weights, sites=RECORDS, stage=1)
@@ -320,6 +321,47 @@ def test_a_quorum_of_each_part_that_is_met_is_no_hindrance(monkeypatch, tmp_path
         monkeypatch, tmp_path, ALL, min_sites=3, part_sites=dict.fromkeys(PARTS, 2)
     )
     assert after.history[-1]["accepted"] == ["clinic", "imaging", "north"] and len(rounds) == 1
+
+
+def test_a_round_without_a_number_of_its_own_needs_the_sites_of_the_run(monkeypatch, tmp_path):
+    error, rounds = played(monkeypatch, tmp_path, ALL | {"clinic": None}, run_sites=3)
+    assert isinstance(error, IncompleteError) and error.sites == ("clinic",)
+    assert "2 of 3 sites needed" in str(error) and len(rounds) == server.gathering.TRIES
+    assert "ecg_encoder came back from 1 of 2 sites" in str(error)  # clinic and north have ECGs
+    after, _ = played(monkeypatch, tmp_path, ALL, run_sites=3)
+    assert after.history[-1]["sites_needed"] == 3
+
+
+def test_a_number_of_the_stage_itself_holds(monkeypatch, tmp_path):
+    after, _ = played(
+        monkeypatch, tmp_path, ALL | {"clinic": None}, run_sites=3, min_sites=2,
+        part_sites=dict.fromkeys(PARTS, 1),
+    )  # fmt: skip
+    assert after.history[-1]["accepted"] == ["imaging", "north"]
+    assert after.history[-1]["sites_needed"] == 2
+
+
+@pytest.mark.parametrize(
+    ("stage", "sites", "parts"),
+    [
+        ("masked", 3, dict.fromkeys(PARTS, 2)),
+        ("ecg_masked", 2, dict.fromkeys(ECG, 2)),
+        ("contrastive", 1, {}),  # one has pairs
+    ],
+)
+def test_no_more_sites_are_needed_than_can_serve_the_stage(stage, sites, parts):
+    stages = {"stages": ("handshake", stage), "stage": {stage: StageConfig()}}
+    plan = replace(config(), min_sites=3, **stages)
+    quorum = with_quorum(plan, stage, RECORDS)
+    assert quorum.min_sites == sites
+    assert {p: quorum.sites_for(p) for p in parts} == parts
+    few = replace(RECORDS["clinic"], counts={"train_studies": 4})  # below min_patients
+    assert with_quorum(plan, stage, RECORDS | {"clinic": few}).min_sites == max(1, sites - 1)
+
+
+def test_of_a_secure_sum_the_threshold_decides():
+    plan = replace(config(), min_sites=3, secure_aggregation=SecureAggregationConfig(enabled=True))
+    assert with_quorum(plan, "masked", RECORDS) == plan.stage["masked"]
 
 
 def test_the_moving_average_of_a_part_goes_by_the_studies_behind_it(monkeypatch, tmp_path):
