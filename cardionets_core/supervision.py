@@ -55,7 +55,7 @@ class Backoff:
     Attributes:
         first_s: the first pause; each one that follows without a healthy time is twice as long.
         longest_s: no pause is longer.
-        healthy_s: a process that lived this long starts again with the first pause.
+        healthy_s: a process that was up this long starts again with the first pause.
     """
 
     first_s: float = 0.5
@@ -78,6 +78,9 @@ class Kept:
         backoff: how long to wait in between.
         explain: of an end that is special, given its exit code: the pause in seconds, and what to
             say (nothing, if empty).
+        is_up: whether the running process has come up. Time counts as healthy from then only: on a
+            slow machine a process that never comes up can spend a minute on its imports. None:
+            from its start.
 
     Attributes:
         restarts: how often it was started again.
@@ -92,6 +95,7 @@ class Kept:
         say: Callable[[str], None],
         backoff: Backoff | None = None,
         explain: Callable[[int], tuple[float, str] | None] = lambda code: None,
+        is_up: Callable[[], bool] | None = None,
     ) -> None:
         self.name = name
         self.restarts = 0
@@ -100,7 +104,9 @@ class Kept:
         self._say = say
         self._backoff = backoff or Backoff()
         self._explain = explain
+        self._is_up = is_up
         self._since: float | None = None  # started at; None: not running
+        self._up_since: float | None = None  # None: not yet up
         self._next: float | None = None  # start at; None: at once
         self._failures = 0
 
@@ -117,15 +123,18 @@ class Kept:
         """
         if self._since is not None:
             code = self._processes.ended(self.name)
-            if code is None:
-                return
-            self._note_end(code, now, lived=now - self._since)
+            if self._up_since is None and self._is_up is not None and self._is_up():
+                self._up_since = now
+            if code is not None:
+                self._note_end(code, now)
         elif self._next is None or now >= self._next:
             self._processes.start(self.name, self._command)
             self._since = now
+            self._up_since = now if self._is_up is None else None
 
-    def _note_end(self, code: int, now: float, *, lived: float) -> None:
-        self._failures = 1 if lived >= self._backoff.healthy_s else self._failures + 1
+    def _note_end(self, code: int, now: float) -> None:
+        up_s = 0.0 if self._up_since is None else now - self._up_since
+        self._failures = 1 if up_s >= self._backoff.healthy_s else self._failures + 1
         pause = self._backoff.pause(self._failures)
         words = f"{self.name} ended with {exit_words(code)}; it is started again in {pause:g} s"
         special = self._explain(code)

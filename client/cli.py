@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -175,7 +176,9 @@ def start(
     config: Config,
     superlink: Annotated[str, typer.Option(help="host:port of the coordinator.")],
     home: Annotated[Path, typer.Option(help="Folder for Flower's own files.")] = HOME,
-    port: Annotated[int, typer.Option(help="Loopback port of this node's own API.")] = 9094,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Loopback port of this node's own API.")
+    ] = 9094,
     root_certificates: Authority = None,
     node_key: NodeKey = None,
     supervise: Annotated[bool, typer.Option(help="Start the node again when it ends.")] = True,
@@ -183,44 +186,34 @@ def start(
 ) -> None:
     """Start this hospital's SuperNode and keep it alive. Ctrl-C ends it.
 
-    It connects outwards and waits for tasks.
+    It connects outwards and waits for tasks. A second site on one machine needs a --home and a
+    --port of its own.
     """
-    from cardionets_core.warm import socket_below
-    from client import warm
+    from client import alone
     from client.checks.connection import Connection, check_settings
     from client.keep_node import keep_node
-    from client.launch import HOSPITAL_POLL_S, supernode
+    from client.start import commands, trouble
 
-    with told_plainly():
+    connection = Connection(superlink, root_certificates, node_key)
+    with told_plainly(), ExitStack() as undo:
         load_site_config(config)
-        complaints = check_settings(Connection(superlink, root_certificates, node_key))
+        complaints = check_settings(connection)
         if complaints:
             raise ConfigError(complaints[0].sentence())
-        home.mkdir(parents=True, exist_ok=True)
-        home = home.resolve()
-        socket_path = socket_below(home)
-        starter = warm.starter(socket_path, home=home)
-        command = supernode(
-            config.resolve(),
-            superlink=superlink,
-            port=port,
-            home=home,
-            root_certificates=root_certificates,
-            node_key=node_key,
-            poll_s=HOSPITAL_POLL_S,
-            env={warm.SOCKET_ENV: str(socket_path)} if supervise else None,
-            programs=warm.install(home / "programs") if supervise else None,
-        )
-    if print_command:
-        for line in (starter, command) if supervise else (command,):
-            typer.echo(line.shell())
-        return
-    if supervise:
-        with told_plainly():
-            keep_node(command, starter, home, say=_say)
-        return
-    # Replaces this process: then a service manager sees the node itself.
-    os.execvpe(command.argv[0], command.argv, command.environment(os.environ))
+        if not print_command:
+            undo.enter_context(alone.held(home, port))
+        starter, command = commands(config, connection, home=home, port=port, supervise=supervise)
+        if print_command:
+            for line in (starter, command) if supervise else (command,):
+                typer.echo(line.shell())
+            return
+        for words in trouble(connection):
+            _say(words)
+        if supervise:
+            keep_node(command, starter, home.resolve(), say=_say)
+        else:
+            # Replaces this process: then a service manager sees the node itself.
+            os.execvpe(command.argv[0], command.argv, command.environment(os.environ))
 
 
 def _say(line: str) -> None:

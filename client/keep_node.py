@@ -12,13 +12,14 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from cardionets_core.supervision import TICK_S, Kept, Processes, Stopped, ended_by_signals
+from client import warm
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from cardionets_core.flower_command import Command
 
@@ -36,6 +37,9 @@ ADMITTED_WORDS = b"SuperNode ID:"
 REFUSED_WORDS = b"Failed to activate SuperNode"
 """What Flower prints when a node was let in, and when it was sent away."""
 
+TAKEN_WORDS = b"address already in use"
+"""What it prints when another process listens on the port of the node's own API."""
+
 STILL_ALIVE = (
     "the coordinator still takes this site's earlier start for alive; it will be let in within a "
     "minute"
@@ -43,6 +47,11 @@ STILL_ALIVE = (
 UNKNOWN_KEY = (
     "the coordinator does not let this site in: its key is not registered there, or the "
     "coordinator has lost its database. Ask it to register the public half of the key"
+)
+
+PORT_TAKEN = (
+    "another process listens on this node's --port: end that process, or start this site with a "
+    "--port and a --home of its own"
 )
 
 
@@ -57,12 +66,11 @@ class NodeProcesses(Processes):
     def __init__(self, seen: Path, out: IO[bytes] | None = None) -> None:
         super().__init__()
         self._seen, self._out = seen, out or sys.stdout.buffer
-        self.refused = False
-        self.admitted = False
+        self.refused = self.admitted = self.port_taken = False
 
     def launch(self, command: Command) -> subprocess.Popen[bytes]:
         """Start the SuperNode with a thread that reads its output."""
-        self.refused = self.admitted = False
+        self.refused = self.admitted = self.port_taken = False
         process = subprocess.Popen(
             command.argv,
             env=command.environment(os.environ),
@@ -80,6 +88,7 @@ class NodeProcesses(Processes):
             for line in lines:
                 self.admitted = self.admitted or ADMITTED_WORDS in line
                 self.refused = self.refused or REFUSED_WORDS in line
+                self.port_taken = self.port_taken or TAKEN_WORDS in line
                 self._out.write(line)
                 self._out.flush()
 
@@ -87,6 +96,10 @@ class NodeProcesses(Processes):
         """Note that the node is in, for a later start that may be refused because of it."""
         if self.admitted and self.alive(NODE):
             self._seen.touch()
+
+    def is_in(self) -> bool:
+        """Return whether the coordinator has let this life of the node in."""
+        return self.admitted
 
     def was_in(self) -> bool:
         """Return whether a life of this node was in so lately that it may be taken for alive."""
@@ -102,28 +115,57 @@ class Explained:
 
     def __call__(self, code: int) -> tuple[float, str] | None:
         """Return the pause and what to say; None: an end like any other."""
-        if not self._processes.refused:
-            self._said = ""
-            return None
-        words = STILL_ALIVE if self._processes.was_in() else UNKNOWN_KEY
+        words = self._reason()
         said, self._said = self._said, words
-        more = f"{words}. It asks again every {AGAIN_S:g} s"
+        if not words:
+            return None
+        more = f"{words}. It tries again every {AGAIN_S:g} s"
         return AGAIN_S, "" if words == said else more
+
+    def _reason(self) -> str:
+        if self._processes.port_taken:
+            return PORT_TAKEN
+        if not self._processes.refused:
+            return ""
+        return STILL_ALIVE if self._processes.was_in() else UNKNOWN_KEY
+
+
+class StarterProcesses(Processes):
+    """Starts the warm starter, and knows when it can be asked.
+
+    Args:
+        socket_path: where it listens.
+    """
+
+    def __init__(self, socket_path: Path) -> None:
+        super().__init__()
+        self._socket_path = socket_path
+
+    def launch(self, command: Command) -> subprocess.Popen[bytes]:
+        """Start it; the socket of an earlier life goes first, for nobody listens there."""
+        self._socket_path.unlink(missing_ok=True)
+        return super().launch(command)
+
+    def listens(self) -> bool:
+        """Return whether this life of the starter has made its socket."""
+        return self._socket_path.exists()
 
 
 def keep_node(node: Command, starter: Command, home: Path, *, say: Callable[[str], None]) -> None:
     """Keep the SuperNode and the warm starter of its apps alive until a signal ends both.
 
     Args:
-        node: how the SuperNode is started.
+        node: how the SuperNode is started, with the starter's socket among its variables.
         starter: how the warm starter is started.
         home: the node's folder.
         say: is told each end and why the node was sent away, one line each.
     """
-    others, processes = Processes(), NodeProcesses(home / SEEN)
+    others = StarterProcesses(Path(node.env[warm.SOCKET_ENV]))
+    processes = NodeProcesses(home / SEEN)
+    explain = Explained(processes)
     kept = [
-        Kept("warm starter", starter, others, say=say),
-        Kept(NODE, node, processes, say=say, explain=Explained(processes)),
+        Kept("warm starter", starter, others, say=say, is_up=others.listens),
+        Kept(NODE, node, processes, say=say, explain=explain, is_up=processes.is_in),
     ]
     try:
         with ended_by_signals():

@@ -22,6 +22,7 @@ import psutil
 
 from cardionets_core.errors import EngineError
 from cardionets_core.flower_command import LOOPBACK, Command
+from cardionets_core.ports import held_by
 from cardionets_core.supervision import signals_to
 from simulations import watchdog
 
@@ -206,15 +207,12 @@ def free_ports(count: int) -> list[int]:
 
 def check_port(port: int) -> None:
     """Raise EngineError if somebody listens on a loopback port, naming the process if we may."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOOPBACK, port))
-        except (OSError, OverflowError) as taken:
-            raise EngineError(
-                f"port {port} is in use by {_listener(port)}; stop that process, choose another "
-                "port, or use port=0 to let CardioNets pick a free one"
-            ) from taken
+    holder = held_by(port)
+    if holder:
+        raise EngineError(
+            f"port {port} is in use by {holder}; stop that process, choose another "
+            "port, or use port=0 to let CardioNets pick a free one"
+        )
 
 
 def _reap(process: subprocess.Popen[bytes]) -> bool:
@@ -231,17 +229,6 @@ def _command_line(process: psutil.Process) -> list[str]:
         return process.cmdline()
     except psutil.Error:
         return []
-
-
-def _listener(port: int) -> str:
-    try:
-        for connection in psutil.net_connections(kind="tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr[1:2] == (port,):
-                if connection.pid is not None:
-                    return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
-    except psutil.Error:
-        return "another process"
-    return "another process"
 
 
 def _not_installed(command: Command) -> EngineError:

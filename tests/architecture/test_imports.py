@@ -38,7 +38,16 @@ LAYERS: tuple[frozenset[str], ...] = (
         }
     ),
     frozenset(
-        {"site_config", "run_config", "messages", "supervision", "warm", "warm_shim", "codec"}
+        {
+            "site_config",
+            "run_config",
+            "messages",
+            "ports",
+            "supervision",
+            "warm",
+            "warm_shim",
+            "codec",
+        }
     ),
     frozenset({"data", "cohort", "models", "labels"}),
     frozenset({"sources", "quality"}),

@@ -67,6 +67,30 @@ def test_a_special_end_has_a_pause_of_its_own_and_may_be_quiet():
     assert processes.starts == 2
 
 
+def test_time_counts_as_healthy_from_when_a_process_is_up_and_not_from_its_start():
+    processes, said, up = FakeProcesses(), [], []
+    kept = Kept("it", Command(("x",)), processes, say=said.append, is_up=lambda: bool(up))
+    now = 0.0
+    for _ in range(3):  # a minute of imports, then an error
+        kept.tick(now)
+        kept.tick(now + 60)
+        processes.code = 1
+        kept.tick(now + 61)
+        now += 100
+    assert [line.split("again in ")[1] for line in said] == ["0.5 s", "1 s", "2 s"]
+    kept.tick(now)
+    up.append(True)
+    kept.tick(now + 60)
+    processes.code = 1
+    kept.tick(now + 69)  # up for nine seconds
+    assert said[-1].endswith("in 4 s")
+    kept.tick(now + 100)
+    kept.tick(now + 101)
+    processes.code = 1
+    kept.tick(now + 112)
+    assert said[-1].endswith("in 0.5 s")
+
+
 def test_exit_codes_in_words():
     assert exit_words(3) == "exit code 3" and exit_words(-15) == "SIGTERM"
     assert exit_words(-250) == "signal 250"

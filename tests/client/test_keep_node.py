@@ -9,7 +9,16 @@ import time
 import pytest
 
 from cardionets_core.flower_command import Command
-from client.keep_node import AGAIN_S, NODE, SEEN, STILL_ALIVE, UNKNOWN_KEY, Explained, NodeProcesses
+from client.keep_node import (
+    AGAIN_S,
+    NODE,
+    SEEN,
+    STILL_ALIVE,
+    UNKNOWN_KEY,
+    Explained,
+    NodeProcesses,
+    StarterProcesses,
+)
 
 ADMITTED = "echo 'INFO :  SuperNode ID: 17'; exec sleep 60"
 REFUSED = "echo '[code: 2004] Failed to activate SuperNode.'; exit 1"
@@ -80,3 +89,28 @@ def test_its_output_is_passed_on(node):
     node._out = out
     refused(node)
     assert b"Failed to activate" in out.getvalue()
+
+
+def test_a_port_that_another_process_holds_is_named(node):
+    run(node, "echo \"[Errno 98] bind on ('127.0.0.1', 9094): address already in use\"; exit 1")
+    wait_until(lambda: node.ended(NODE) is not None and node.port_taken)
+    pause, words = Explained(node)(1)
+    assert pause == AGAIN_S and "--port" in words and "--home" in words
+
+
+def test_a_node_counts_as_up_when_it_was_let_in_and_a_starter_when_it_listens(node, tmp_path):
+    run(node, "exec sleep 60")
+    assert not node.is_in()
+    node.stop()
+    run(node, ADMITTED)
+    wait_until(node.is_in)
+    place = tmp_path / "warm.sock"
+    place.touch()  # of an earlier life
+    starter = StarterProcesses(place)
+    try:
+        starter.start("it", Command(("/bin/sh", "-c", "exit 0")))
+        assert not starter.listens()
+        starter.start("again", Command(("/bin/sh", "-c", f"touch {place}; exec sleep 60")))
+        wait_until(starter.listens)
+    finally:
+        starter.stop()
