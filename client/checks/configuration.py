@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, get_args
 
 from cardionets_core.config_tree import build
@@ -18,7 +19,7 @@ from cardionets_core.vocabulary import StageName
 from client.checks.findings import Finding, error, ok
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
 _DATA = {"root": "data", "manifest": "manifest.csv", "cache": "cache"}
@@ -29,6 +30,15 @@ _SECTIONS: dict[str, tuple[type, dict[str, Any]]] = {
     "policy": (SitePolicy, {}),
 }
 """Section -> its class, and values that a single key of it can be tried with."""
+
+_NEEDED = {
+    "site": "Without it nobody knows which hospital this is.",
+    "data": "Without it nobody knows where the hospital's records lie.",
+    "root": "Every path of the manifest is relative to it.",
+    "manifest": "It is the table that says which record is whose.",
+    "cache": "Prepared records are kept there between rounds.",
+}
+"""Key that must be there -> why."""
 
 _EVERY_KEY = "site_configs/template.yaml shows every key with its meaning."
 
@@ -143,19 +153,33 @@ def _prepared(text: str) -> Finding:
 
 def _missing_keys(name: str, values: Mapping[str, Any]) -> list[Finding]:
     data = values.get("data")
-    keys = set(data) if isinstance(data, dict) else set()
+    keys = set(data) if isinstance(data, dict) else set(_DATA)  # no section: that alone is said
+    keys |= _meant(keys, [f.name for f in dataclasses.fields(SiteData)])
     if "prepared" in keys:
         keys |= set(_DATA)
-    present = {"": set(values), "data": keys}
+    present = {
+        "": set(values) | _meant(values, [f.name for f in dataclasses.fields(SiteConfig)]),
+        "data": keys,
+    }
     return [
         error(
             "configuration",
             "missing_key",
             f"{name}: {'.'.join(filter(None, (section, key)))} is missing.",
-            cause="Without it nobody knows which hospital this is or where its records lie.",
-            next_step=f"Add it; {_EVERY_KEY}",
+            cause=_NEEDED[key],
+            next_step=f"Add it; {_EVERY_KEY}"
+            if section == ""
+            else "Add it, or name the folder that `cardionets prepare` made as data.prepared.",
         )
         for section, needed in (("", ("site", "data")), ("data", tuple(_DATA)))
         for key in needed
         if key not in present[section]
     ]
+
+
+def _meant(keys: Iterable[str], known: Sequence[str]) -> set[str]:
+    """Return the known keys that unknown ones probably are: the typo is named, and says enough."""
+    meant: set[str] = set()
+    for key in set(keys) - set(known):
+        meant.update(get_close_matches(key, known, n=1, cutoff=0.5))
+    return meant

@@ -177,32 +177,39 @@ def _inside_root(config: SiteConfig, name: str, cache: Path) -> list[Finding]:
 
 def check_permissions(config: SiteConfig | None, path: Path) -> list[Finding]:
     """Look who else may read or change the YAML (with the salt) and the cache (patient data)."""
-    found: list[Finding] = []
-    if path.is_file():
-        mode = stat.S_IMODE(path.stat().st_mode)
-        if mode & 0o022:
-            found.append(
-                warning(
-                    "permissions",
-                    "yaml_writable",
-                    f"{path.name} can be changed by other accounts (mode {mode:03o}).",
-                    cause="It holds the hospital's policy; who can edit it decides for it.",
-                    next_step=f"chmod 600 {path.name}",
-                )
-            )
-        elif mode & 0o044:
-            found.append(
-                warning(
-                    "permissions",
-                    "yaml_readable",
-                    f"{path.name} can be read by other accounts (mode {mode:03o}).",
-                    cause="It says where the patients' data lie, and may hold the salt.",
-                    next_step=f"chmod 600 {path.name}",
-                )
-            )
-    if config is not None:
-        found += _open_folders(config)
+    if not path.is_file():
+        return [ok("permissions", "Not looked at: there is no YAML.", "left_out")]
+    found = _open_yaml(path)
+    if config is None:
+        seen = "The YAML belongs to this account alone; the cache was not looked at."
+        return found or [ok("permissions", seen, "left_out")]
+    found += _open_folders(config)
     return found or [ok("permissions", "The YAML and the cache belong to this account alone.")]
+
+
+def _open_yaml(path: Path) -> list[Finding]:
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o022:
+        return [
+            warning(
+                "permissions",
+                "yaml_writable",
+                f"{path.name} can be changed by other accounts (mode {mode:03o}).",
+                cause="It holds the hospital's policy; who can edit it decides for it.",
+                next_step=f"chmod 600 {path.name}",
+            )
+        ]
+    if mode & 0o044:
+        return [
+            warning(
+                "permissions",
+                "yaml_readable",
+                f"{path.name} can be read by other accounts (mode {mode:03o}).",
+                cause="It says where the patients' data lie, and may hold the salt.",
+                next_step=f"chmod 600 {path.name}",
+            )
+        ]
+    return []
 
 
 def _open_folders(config: SiteConfig) -> list[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cardionets_core.training.stages import STAGES, Stage
@@ -39,7 +40,25 @@ def judge_stages(
     everyone = dataset.counts()["patients"]
     verdicts = [_judge("handshake", policy, everyone, plan)]
     verdicts += [_judge_training(stage, policy, dataset, plan) for stage in STAGES.values()]
-    return (*verdicts, _judge("evaluate", policy, everyone, plan))
+    return (*verdicts, _judge_evaluate(policy, dataset, plan))
+
+
+def _judge_evaluate(policy: SitePolicy, dataset: SiteDataset, plan: RunConfig) -> StageVerdict:
+    """Return the verdict on the stage that reports: it counts the patients of the test split."""
+    counts = dataset.counts()
+    verdict = replace(
+        _judge("evaluate", policy, counts["patients"], plan), patients=counts["test_patients"]
+    )
+    floor = _floor_of(policy, plan)
+    if not verdict.takes_part or verdict.patients >= floor:
+        return verdict
+    why = f"the test split holds fewer than the floor of {floor}: no results of this site"
+    return replace(verdict, takes_part=False, why=why)
+
+
+def _floor_of(policy: SitePolicy, plan: RunConfig) -> int:
+    """Return the fewest persons that anything is told of."""
+    return max(policy.min_patients, plan.min_patients, 1)
 
 
 def _judge_training(
@@ -53,7 +72,7 @@ def _judge_training(
             lacks = next(OFFERS[n] for n in sorted(stage.needs) if n not in dataset.modalities)
         return StageVerdict(stage.name, False, 0, lacks)
     groups = {m.name: persons(dataset, dataset.indices("train", m.needs)) for m in served}
-    floor = max(policy.min_patients, plan.min_patients, 1)
+    floor = _floor_of(policy, plan)
     members = [name for name, patients in groups.items() if patients >= floor]
     members = members if stage.members else []
     return _judge(stage.name, policy, max(groups.values()), plan, members)
@@ -66,7 +85,7 @@ def _judge(
     plan: RunConfig,
     members: Sequence[str] = (),
 ) -> StageVerdict:
-    floor = max(policy.min_patients, plan.min_patients, 1)
+    floor = _floor_of(policy, plan)
     settings = plan.stage.get(name)
     if not allows(policy, name, members):
         return StageVerdict(name, False, patients, "policy.stages does not list it")

@@ -23,6 +23,8 @@ from tests.client.site_bench import Bench, codes
 EXPECTED_WARNINGS = {"no_trial", "superlink_unnamed"}
 """Of a check that neither trains nor connects."""
 
+DATA_KEYS = ("root", "manifest", "cache")
+
 
 @pytest.fixture(scope="module")
 def template(good_site, nano_plan):
@@ -393,3 +395,40 @@ def test_without_a_coordinator_nothing_is_connected(bench, monkeypatch):
 
     monkeypatch.setattr(socket, "create_connection", refuse)
     assert "internal" not in codes(bench.check())
+
+
+def test_permissions_of_a_file_that_is_not_there_are_not_judged(bench):
+    bench.file.unlink()
+    (permissions,) = [f for f in bench.check().findings if f.area == "permissions"]
+    assert permissions.code == "left_out" and "alone" not in permissions.what
+
+
+def test_the_stage_that_reports_counts_the_test_split(bench):
+    verdicts = {s.name: s for s in bench.check().stages}
+    few_test_patients(bench)
+    restrict(bench.file)
+    result = bench.check()
+    few, held = {s.name: s for s in result.stages}, result.counts["test_patients"]
+    assert verdicts["evaluate"].takes_part and verdicts["evaluate"].patients == held
+    assert not few["evaluate"].takes_part and few["evaluate"].patients == held < 15
+    assert "floor of 15" in few["evaluate"].why and "no results" in few["evaluate"].why
+
+
+@pytest.mark.parametrize(("right", "wrong"), [("prepared", "prepaired"), ("cache", "cach")])
+def test_a_typo_is_said_once_and_not_as_missing_keys(tmp_path, right, wrong):
+    keys = {"prepared": "/data"} if right == "prepared" else dict.fromkeys(DATA_KEYS, "/data")
+    keys[wrong] = keys.pop(right)
+    path = tmp_path / "west.yaml"
+    write_yaml(path, {"site": "west", "data": keys})
+    config, found = client.checks.configuration.read_configuration(path)
+    assert config is None and [f.code for f in found] == ["unknown_key"]
+    assert f"did you mean {right!r}" in found[0].what
+
+
+def test_every_missing_key_says_what_it_is_for(tmp_path):
+    path = tmp_path / "west.yaml"
+    write_yaml(path, {"title": "West", "data": {"salt": "s"}})
+    _, found = client.checks.configuration.read_configuration(path)
+    causes = {f.what.split(": ")[1].split(" is")[0]: f.cause for f in found}
+    assert set(causes) == {"site", "data.root", "data.manifest", "data.cache"}
+    assert len(set(causes.values())) == 4 and "hospital" not in causes["data.cache"]
