@@ -162,10 +162,12 @@ def predict(
     seed: Annotated[int, typer.Option(help="Of the generated cines.")] = 0,
 ) -> None:
     """Read one ECG; write phenotypes, disease probabilities and a synthetic cine."""
-    from cardionets_core.predict_report import predict_record
+    from cardionets_core.predict_report import not_trained, predict_record
 
     with told_plainly():
         page = predict_record(checkpoint, ecg, out, samples=samples, seed=seed)
+        if words := not_trained(checkpoint):
+            typer.echo(f"note       {words}")
         typer.echo(f"page       {page}")
 
 

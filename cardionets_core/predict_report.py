@@ -13,10 +13,11 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cardionets_core import drawing
+from cardionets_core.checkpoint import read_info
 from cardionets_core.data.cmr_write import write_synthetic
 from cardionets_core.ecg_checks import DISPLAY_BAND_HZ, display_filter
 from cardionets_core.errors import ConfigError
-from cardionets_core.inference import load_predictor
+from cardionets_core.inference import load_predictor, was_trained
 from cardionets_core.vocabulary import (
     COHORT_DISCLAIMER,
     DISEASES,
@@ -48,6 +49,9 @@ USELESS_R2 = 0.05
 
 USELESS_AUROC = 0.55
 """Held-out AUROC below which a probability is shown as no better than chance."""
+
+ESTIMATING = ("phenotypes", "diseases", "generative")
+"""The stages that a prediction shows something of."""
 
 SCREEN_PX = 208
 """About how wide a moving cine is on the page."""
@@ -102,6 +106,20 @@ def predict_record(
         shutil.rmtree(building, ignore_errors=True)
         raise
     return out / "prediction.html"
+
+
+def not_trained(checkpoint: Path) -> str:
+    """Return what a checkpoint does not estimate because its run did not train it; "" if nothing.
+
+    Raises:
+        CheckpointError: see `read_info`.
+    """
+    info = read_info(checkpoint)
+    stages = [stage for stage in ESTIMATING if not was_trained(info, stage)]
+    if not stages:
+        return ""
+    said = "this checkpoint estimates nothing" if len(stages) == len(ESTIMATING) else "left out"
+    return f"{said}: stages {', '.join(stages)} not trained"
 
 
 def _write_all(folder: Path, prediction: Prediction, info: CheckpointInfo, *, name: str) -> None:

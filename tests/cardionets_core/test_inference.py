@@ -25,7 +25,7 @@ from cardionets_core.errors import CheckpointError, ConfigError, DataError
 from cardionets_core.evaluation.forward import EcgOutputs
 from cardionets_core.model_config import EcgSpec, ModelConfig
 from cardionets_core.models.cardionet import PARTS, build_model
-from cardionets_core.predict_report import predict_record
+from cardionets_core.predict_report import not_trained, predict_record
 from cardionets_core.vocabulary import COHORT_DISCLAIMER, LEADS
 
 SHARED = Path(os.environ.get("CARDIONETS_SHARED_DATA", "../shared/data"))
@@ -220,6 +220,17 @@ def test_what_was_not_learnt_is_not_answered(record, tmp_path):
     assert [p["name"] for p in facts["phenotypes"]] == ["lv_edv", "lv_ef"]
     assert not list(page.parent.glob("cine*"))
     assert "Synthetic cine" not in page.read_text()
+    assert not_trained(folder) == "left out: stages diseases, generative not trained"
+
+
+def test_a_run_of_masked_ecgs_alone_is_said_to_estimate_nothing(tmp_path):
+    done = {"stages_done": ["handshake", "ecg_masked"]}
+    folder = _checkpoint(tmp_path / "checkpoint", _info(provenance=done))
+    assert not_trained(folder).startswith("this checkpoint estimates nothing: stages phenotypes, ")
+
+
+def test_a_whole_run_leaves_nothing_out(checkpoint):
+    assert not_trained(checkpoint) == ""
 
 
 def test_crops_are_those_of_the_data_set():
