@@ -17,9 +17,12 @@ from cardionets_core.errors import DataError
 from cardionets_core.sources.table_cells import Parsed
 from cardionets_core.sources.table_facts import Table, TableNotes
 from cardionets_core.sources.table_rows import Chunk, CsvTable, chunks, open_csv
+from cardionets_core.vocabulary import VIEWS
 
 Parse = Callable[[Sequence[str]], Parsed]
 _MOST_NAMED = 100
+_OURS = tuple(f"cine_{view}" for view in VIEWS)
+"""Columns of the table that `cardionets cohort` writes and that name files."""
 _FIRST_LINES = 3
 
 
@@ -178,6 +181,8 @@ def _nothing(target: str, height: int) -> pd.Series[Any]:
 
 def _hint(name: str, known: Sequence[str]) -> str:
     """Return the known name that is nearly this one; much stricter than for a person's typing."""
+    if name in _OURS:  # our own word, so it names nobody
+        return f" ({name}: the cines are looked for below --cmr instead)"
     close = get_close_matches(name.lower(), known, n=1, cutoff=0.75)
     return f" (did you mean {close[0]!r}?)" if close else ""
 

@@ -233,6 +233,13 @@ def test_a_table_without_patients_or_anything_else(read):
         read("patient_id,age")
 
 
+def test_columns_of_our_own_virtual_hospitals_are_known(read):
+    table = read("patient_id,age,cine_4ch,cine_sax", "p,1,cmr/p_4ch.nii.gz,cmr/p_sax.nii.gz")
+    first, second = table.dropped
+    assert first.startswith("column 3 (cine_4ch: ") and second.startswith("column 4 (cine_sax: ")
+    assert "--cmr" in first
+
+
 def test_a_misspelt_column_brings_a_hint(read):
     table = read("patient_id,age,heigth_cm,weight", "p,1,170,150")
     assert table.dropped == {
