@@ -17,6 +17,7 @@ from rich.progress import (
 )
 
 from cardionets_core.errors import CardioNetsError
+from simulations.process_group import signals_as_exceptions
 from simulations.run import simulate
 from simulations.settings import compose_simulation
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cardionets_core.run_config import RunConfig
+    from simulations.settings import SimulationConfig
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 console = Console()
@@ -36,18 +38,23 @@ class RichScreen:
         self._progress = progress
         self._rounds: TaskID | None = None
         self._shown = 0
+        self.run = ""
+        """Name of the run, once it is planned."""
 
     def note(self, text: str) -> None:
         """Show one line."""
         self._progress.console.print(text, soft_wrap=True, highlight=False)
 
     def hospital(self, title: str, patients: int) -> Callable[[int], None]:
-        """Show a bar for a hospital that is written to disk."""
+        """Show a bar for a hospital that is written to disk; a file gets a line instead."""
+        if not self._progress.console.is_terminal:
+            self.note(f"writing {title}: {patients} patients")
         task = self._progress.add_task(f"writing {title}", total=patients)
         return lambda done: self._progress.update(task, completed=done)
 
     def plan(self, config: RunConfig) -> None:
         """Show a bar over all rounds of the run."""
+        self.run = config.name
         rounds = 1 + sum(config.stage[s].rounds for s in config.stages if s in config.stage)
         rounds += 2 if "evaluate" in config.stages else 0
         self._rounds = self._progress.add_task("starting", total=rounds)
@@ -93,6 +100,8 @@ def main(
     Success is what the run's own summary and Flower's run state say; then the exit code is 0.
     """
     words = overrides or []
+    simulation: SimulationConfig | None = None
+    screen: RichScreen | None = None
     columns = (
         TextColumn("{task.description:<34}"),
         BarColumn(),
@@ -101,13 +110,27 @@ def main(
     )
     try:
         simulation, rest = compose_simulation(words)
-        with Progress(*columns, console=console) as progress:
-            results = simulate(simulation, rest, RichScreen(progress))
+        with Progress(*columns, console=console) as progress, signals_as_exceptions():
+            screen = RichScreen(progress)
+            results = simulate(simulation, rest, screen)
     except CardioNetsError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
-        typer.echo("stopped; no process was left behind", err=True)
+        _say_stopped(simulation, screen)
         raise typer.Exit(130) from None
+    except SystemExit as ended:  # SIGTERM or SIGHUP
+        _say_stopped(simulation, screen)
+        raise typer.Exit(int(ended.code or 0)) from None
     for name, path in vars(results).items():
         typer.echo(f"{name:<11}{path}")
+
+
+def _say_stopped(simulation: SimulationConfig | None, screen: RichScreen | None) -> None:
+    """Say that a signal ended the run, and how to go on with it if it has a checkpoint."""
+    again = ""
+    if simulation is not None and screen is not None:
+        run = simulation.resume or (screen.run and str(Path(simulation.output) / screen.run))
+        if run and (Path(run) / "checkpoint").exists():
+            again = f"; go on with: cardionets-simulate resume={run}"
+    typer.echo(f"stopped; no process was left behind{again}", err=True)
