@@ -44,4 +44,5 @@ def _needed(config: RunConfig, record: Mapping[str, Any]) -> int:
     """Return how many sites a round had to have; a stage's own number, or what it was then."""
     if record["stage"] not in config.stage:
         return config.min_sites
-    return max(1, config.stage[record["stage"]].min_sites, record.get("sites_needed", 0))
+    then = int(record.get("sites_needed", 0))  # not in records of runs that are older than it
+    return max(1, config.stage[record["stage"]].min_sites, then)
