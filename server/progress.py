@@ -84,6 +84,8 @@ class Progress:
         """Tell of a finished round."""
         self._write({"event": "round", **record})
         place = {key: record[key] for key in ("stage", "round", "rounds")}
+        if record["stage"] == "handshake" and self._status.now.stage:
+            place = {}  # of a run that was resumed: it stands where it stood
         self._status.write(state="RUNNING", sites=(), **place)
         if self._tracker is not None:
             step = self._steps[record["stage"]] + record["round"]

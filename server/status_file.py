@@ -112,10 +112,13 @@ class StatusFile:
         self._path = folder / FILE_NAME
         for left in folder.glob(f".{FILE_NAME}.*.tmp"):
             left.unlink(missing_ok=True)  # a server was killed while it wrote
-        pid = os.getpid()
+        pid, before = os.getpid(), read_status(folder)
         self.now = Status(
             "RUNNING", pid=pid, started=process_start(pid) or 0.0, flower_run=flower_run
         )
+        if before is not None:  # the run goes on from there
+            stage, number, rounds = before.stage, before.round, before.rounds
+            self.now = replace(self.now, stage=stage, round=number, rounds=rounds)
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self.write()
