@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import shutil
 import socket
 import time
-from collections.abc import Callable, Mapping
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -19,20 +21,22 @@ from rich.table import Table
 from cardionets_core import warm
 from cardionets_core.cli import told_plainly
 from cardionets_core.config_tree import digest, to_mapping
-from cardionets_core.errors import ConfigError, EngineError, RunError
+from cardionets_core.errors import ConfigError, EngineError
 from cardionets_core.flower_command import LOOPBACK, Command, ServerTls
 from cardionets_core.run_config import CONF, compose, run_config_from
 from cardionets_core.supervision import TICK_S, Kept, Processes, Stopped, ended_by_signals
 from server import launch
-from server.flower_cli import FlowerCli
+from server.flower_cli import FlowerCli, ask
+from server.following import follow, require_run, row_of
 from server.plan_file import load_config, write_config
 from server.progress import read_progress
-from server.status import FAILURES, Queue, standing, words
-from server.status_file import HEARTBEAT_S, Submission, read_submission, write_submission
+from server.status import standing, words
+from server.status_file import Submission, read_submission, write_submission
 from server.supervisor import Supervisor, queue_of, rounds_done
 
 if TYPE_CHECKING:
     from cardionets_core.run_config import RunConfig
+    from server.status import Queue
 
 app = typer.Typer(
     add_completion=False,
@@ -44,9 +48,10 @@ console = Console()
 
 Output = Annotated[Path, typer.Option(help="Folder of all runs.")]
 ENGINE = ".engine"
+SECRET = "superexec.secret"
 
-SILENT_S = 4 * HEARTBEAT_S
-"""A server that lives and has given no sign of life for this long is pointed out."""
+STATUS_S = 10.0
+"""Seconds that `status` waits for the SuperLink to say who is online."""
 
 
 @app.command()
@@ -75,43 +80,63 @@ def start(
         if not print_command:
             _require_free(port)
         home = (output / ENGINE).resolve()
-        secret = _secret(home)
-        trust = tls.authority if tls is not None else None
-        launch.write_connection(home / "cli", port=port, root_certificates=trust)
-        socket_path = warm.socket_below(home)
-        warm.install(warm.SERVER_PROGRAM, home / "programs")
-        commands = {
-            "warm starter": warm.starter(
-                warm.SERVER_PROGRAM, socket_path, home=home / "warm", modules=launch.APP_MODULES
-            ),
-            "superlink": launch.superlink(
-                port=port,
-                home=home / "superlink",
-                secret=secret,
-                database=home / "superlink.db",
-                tls=tls,
-            ),
-            "superexec": launch.superexec(
-                port=port,
-                home=home / "superexec",
-                secret=secret,
-                outputs=output.resolve(),
-                root_certificates=trust,
-                env={warm.SOCKET_ENV: str(socket_path)},
-                programs=home / "programs",
-            ),
-        }
+        commands = _commands(home, output.resolve(), port=port, tls=tls)
         if print_command:
             for command in commands.values():
                 typer.echo(command.shell())
             return
-        _keep_running(commands, output.resolve(), port=port, resume=resume)
+        os.umask(0o077)  # plans and models are for this user only, as under the systemd unit
+        trust = tls.authority if tls is not None else None
+        _keep_running(
+            commands,
+            output.resolve(),
+            port=port,
+            resume=resume,
+            claimed=lambda: _lay_out(home, port, trust),
+        )
+
+
+def _commands(home: Path, output: Path, *, port: int, tls: ServerTls | None) -> dict[str, Command]:
+    """Return the processes of a coordinator by name; nothing is written."""
+    socket_path, secret = warm.socket_below(home), home / SECRET
+    return {
+        "warm starter": warm.starter(
+            warm.SERVER_PROGRAM, socket_path, home=home / "warm", modules=launch.APP_MODULES
+        ),
+        "superlink": launch.superlink(
+            port=port,
+            home=home / "superlink",
+            secret=secret,
+            database=home / "superlink.db",
+            tls=tls,
+        ),
+        "superexec": launch.superexec(
+            port=port,
+            home=home / "superexec",
+            secret=secret,
+            outputs=output,
+            root_certificates=tls.authority if tls is not None else None,
+            env={warm.SOCKET_ENV: str(socket_path)},
+            programs=home / "programs",
+        ),
+    }
+
+
+def _lay_out(home: Path, port: int, trust: Path | None) -> None:
+    """Write what the processes of a coordinator read."""
+    _make_secret(home)
+    launch.write_connection(home / "cli", port=port, root_certificates=trust)
+    warm.install(warm.SERVER_PROGRAM, home / "programs")
 
 
 @app.command()
 def run(
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="Hydra overrides, e.g. model=small seed=3")
+        list[str] | None,
+        typer.Argument(
+            help="Settings of the plan, key=value (Hydra overrides): model=small seed=3",
+            show_default=False,
+        ),
     ] = None,
     output: Output = Path("outputs"),
     resume: Annotated[str, typer.Option(help="Name of a run to go on with.")] = "",
@@ -126,9 +151,10 @@ def run(
     with told_plainly():
         if resume and overrides:
             raise ConfigError(f"{overrides[0]}: a resumed run keeps its plan; leave it out.")
-        config = load_config(output.resolve() / resume) if resume else _plan(overrides or [])
+        _refuse_options(overrides or [])
+        config = load_config(require_run(output, resume)) if resume else _plan(overrides or [])
         if print_config:
-            typer.echo(json.dumps(to_mapping(config), indent=1))
+            typer.echo(json.dumps(_that_runs(config), indent=1))
             return
         folder = output.resolve() / config.name
         home = output.resolve() / ENGINE
@@ -138,24 +164,37 @@ def run(
             )
         if folder.exists() and not resume:
             raise ConfigError(f"{folder} exists; choose another name=, or --resume {config.name}.")
-        if resume and not standing(folder, time.time(), queue=queue_of(home)).final:
-            raise ConfigError(f"{folder} is not at its end; `cardionets-coordinator status`.")
+        if resume:
+            _require_unfinished(folder, queue_of(home))
         if config.central_privacy.is_on:
             _tell_central_cost(config)
         before = len(read_progress(folder))
+        os.umask(0o077)
         write_config(folder, config)
         try:
             number = FlowerCli(home / "cli").submit(
                 {"run": config.name, "config-hash": digest(config)}
             )
-        except EngineError:
+        except EngineError as error:
             if not resume:
                 shutil.rmtree(folder)  # nothing began, so the name stays free
-            raise
+            raise EngineError(
+                f"{error}. Is the coordinator running (`cardionets-coordinator start`)?"
+            ) from None
         done = rounds_done(folder)
         write_submission(folder, Submission(number, time=time.time(), rounds_done=done))
         typer.echo(f"run {number} submitted; {folder}")
-        follow(folder, before, queue=lambda: queue_of(home))
+        try:
+            follow(folder, before, queue=lambda: queue_of(home))
+        except KeyboardInterrupt:
+            where = "" if output == Path("outputs") else f" --output {output}"
+            typer.echo(
+                f"{config.name} goes on and is only no longer shown: `cardionets-coordinator "
+                f"status{where}` says how it stands, `cardionets-coordinator stop {config.name}"
+                f"{where}` ends it",
+                err=True,
+            )
+            raise typer.Exit(130) from None
 
 
 @app.command()
@@ -165,7 +204,7 @@ def stop(
 ) -> None:
     """Stop a run for good: FAILED(stopped), until somebody resumes it."""
     with told_plainly():
-        folder, home = output.resolve() / name, output.resolve() / ENGINE
+        folder, home = require_run(output, name), output.resolve() / ENGINE
         submission = read_submission(folder)
         how = standing(folder, time.time(), queue=queue_of(home))
         if submission is None or how.final:
@@ -178,60 +217,59 @@ def stop(
 @app.command()
 def status(output: Output = Path("outputs")) -> None:
     """Show the runs of the output folder and how each truly stands."""
-    table = Table("run", "state", "stage", "round", "refused in it", "notes")
-    for path in sorted(output.glob("*/config.json")):
-        folder = path.parent
-        how = standing(folder, time.time(), queue=queue_of(output / ENGINE, folder / "engine"))
-        rounds = [e for e in read_progress(folder) if e["event"] == "round"]
-        refused: dict[str, str] = rounds[-1].get("refused", {}) if rounds else {}
-        notes = [how.tracking] if how.tracking else []
-        if how.silent_s > SILENT_S:
-            notes.append(f"no sign of life for {how.silent_s:.0f} s")
-        table.add_row(
-            folder.name,
-            words(how),
-            how.stage or "-",
-            f"{how.round}/{how.rounds}" if how.stage else "-",
-            ", ".join(f"{site}: {code}" for site, code in sorted(refused.items())) or "-",
-            "; ".join(notes) or "-",
+    with told_plainly():
+        if not output.is_dir():
+            raise ConfigError(f"{output} is no folder; name the folder of the runs with --output.")
+        typer.echo(_coordinator(output / ENGINE))
+        table = Table("run", "state", "stage", "round", "refused in it", "notes")
+        for path in sorted(output.glob("*/config.json")):
+            folder = path.parent
+            how = standing(folder, time.time(), queue=queue_of(output / ENGINE, folder / "engine"))
+            table.add_row(*row_of(folder, how))
+        console.print(table)
+
+
+def _coordinator(home: Path) -> str:
+    """Return one line: whether a coordinator looks after the runs, where, and who is online."""
+    if not queue_of(home).alive:
+        return "no coordinator is running for this folder (`cardionets-coordinator start`)"
+    try:
+        connection = tomllib.loads((home / "cli" / "config.toml").read_text())
+        address = connection["superlink"][launch.CONNECTION]["address"]
+        nodes = ask(launch.list_nodes(home=home / "cli"), within_s=STATUS_S).get("nodes", [])
+    except (OSError, tomllib.TOMLDecodeError, KeyError):
+        return "the coordinator is running, and is just being started"
+    except EngineError as error:
+        return f"the coordinator is running on {address}; who is online is not known: {error}"
+    online = sum(node["status"] == "online" for node in nodes)
+    return f"the coordinator is running on {address}; sites online: {online}"
+
+
+def _require_unfinished(folder: Path, queue: Queue) -> None:
+    """Refuse to go on with a run that has nothing left to do, or that is going on."""
+    how = standing(folder, time.time(), queue=queue)
+    if how.state == "COMPLETED":
+        raise ConfigError(
+            f"{folder.name} is COMPLETED: there is nothing to go on with. Its results are in "
+            f"{folder / 'summary.json'}; for another run choose another name=."
         )
-    console.print(table)
+    if not how.final:
+        raise ConfigError(f"{folder} is not at its end; `cardionets-coordinator status`.")
 
 
-def follow(folder: Path, shown: int, *, queue: Callable[[], Queue]) -> None:
-    """Print one line per round and per change of state, until the run has ended.
+def _refuse_options(overrides: Sequence[str]) -> None:
+    """Say of an option that was written as a setting how it is written."""
+    for word in overrides:
+        key, _, value = word.partition("=")
+        if key in ("resume", "output"):
+            raise ConfigError(f"{word}: use --{key} {value or 'NAME'}.")
 
-    Args:
-        folder: the run's.
-        shown: entries of its progress file that belong to an earlier try.
-        queue: who gives the run a server.
 
-    Raises:
-        RunError: it ended, and not with COMPLETED.
-    """
-    while True:
-        how = standing(folder, time.time(), queue=queue())
-        # Read after the look: a run that has ended has written its last word before.
-        entries = read_progress(folder)
-        for entry in entries[shown:]:
-            if entry["event"] == "round":
-                sites = ", ".join(entry["accepted"])
-                place = f"{entry['stage']} {entry['round']}/{entry['rounds']}"
-                typer.echo(f"{place}  {entry['seconds']:.1f} s  {sites}")
-            elif entry["event"] == "waiting":
-                typer.echo(f"waiting for {', '.join(entry['sites'])}")
-        shown = len(entries)
-        if how.state == "COMPLETED":
-            typer.echo(f"summary    {folder / 'summary.json'}\ncheckpoint {folder / 'checkpoint'}")
-            return
-        if how.final:
-            reason = entries[-1].get("reason", "") if entries else ""
-            why = reason or FAILURES.get(how.code, "too few sites took part")
-            again = f"Go on with it: cardionets-coordinator run --resume {folder.name}."
-            if how.code == "server_gone":
-                again = "It goes on by itself when the coordinator is started."
-            raise RunError(f"the run is {words(how)}: {why}. {again}")
-        time.sleep(0.5)
+def _that_runs(config: RunConfig) -> dict[str, Any]:
+    """Return a plan without the stages that it has settings for and does not run."""
+    values = to_mapping(config)
+    values["stage"] = {name: s for name, s in values["stage"].items() if name in config.stages}
+    return values
 
 
 def _tell_central_cost(config: RunConfig) -> None:
@@ -285,20 +323,31 @@ def _require_free(port: int) -> None:
             ) from None
 
 
-def _secret(home: Path) -> Path:
-    """Return the file of the secret that SuperLink and SuperExec share; made once."""
-    home.mkdir(parents=True, exist_ok=True)
-    secret = home / "superexec.secret"
+def _make_secret(home: Path) -> None:
+    """Write the secret that SuperLink and SuperExec share, once."""
+    secret = home / SECRET
     if not secret.exists():
         secret.touch(mode=0o600)
         secret.write_bytes(secrets.token_bytes(48))
-    return secret
 
 
 def _keep_running(
-    commands: Mapping[str, Command], output: Path, *, port: int, resume: bool
+    commands: Mapping[str, Command],
+    output: Path,
+    *,
+    port: int,
+    resume: bool,
+    claimed: Callable[[], None],
 ) -> None:
-    """Keep the coordinator's processes and its runs alive until a signal ends it."""
+    """Keep the coordinator's processes and its runs alive until a signal ends it.
+
+    Args:
+        commands: the processes by name.
+        output: folder of all runs.
+        port: of the SuperLink.
+        resume: start runs again whose server is gone.
+        claimed: called once the folder is this coordinator's, before anything is started.
+    """
     home, processes = output / ENGINE, Processes()
     kept = [Kept(name, command, processes, say=_say) for name, command in commands.items()]
     supervisor = Supervisor(
@@ -314,6 +363,7 @@ def _keep_running(
     try:
         with ended_by_signals():
             supervisor.start()
+            claimed()
             while True:
                 supervisor.tick(time.monotonic())
                 time.sleep(TICK_S)

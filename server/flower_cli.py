@@ -23,8 +23,12 @@ MOST_WORDS = 2000
 """Characters of a traceback that an error quotes; the last ones say the most."""
 
 
-def ask(command: Command) -> dict[str, Any]:
+def ask(command: Command, *, within_s: float = ANSWER_S) -> dict[str, Any]:
     """Run a `flwr` command and return its JSON answer.
+
+    Args:
+        command: what to run.
+        within_s: seconds after which it is given up.
 
     Raises:
         EngineError: the SuperLink refused, or did not answer in time.
@@ -37,13 +41,12 @@ def ask(command: Command) -> dict[str, Any]:
             capture_output=True,
             text=True,
             start_new_session=True,  # Ctrl-C is for us: half an answer helps nobody
-            timeout=ANSWER_S,
+            timeout=within_s,
             check=False,
         )
     except subprocess.TimeoutExpired:
         raise EngineError(
-            f"`{' '.join(command.argv[:2])}` had no answer within {ANSWER_S:.0f} s; "
-            "is the coordinator running (`cardionets-coordinator start`)?"
+            f"`{' '.join(command.argv[:2])}` had no answer within {within_s:.0f} s"
         ) from None
     return answer_of(command, done)
 

@@ -1,0 +1,118 @@
+"""What a person sees of a run: one line per round and per change, and one row of `status`."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from cardionets_core.errors import ConfigError, RunError, nearest
+from server.progress import read_progress
+from server.status import FAILURES, Queue, Standing, standing, words
+from server.status_file import HEARTBEAT_S
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+SILENT_S = 4 * HEARTBEAT_S
+"""A server that lives and has given no sign of life for this long is pointed out."""
+
+
+def follow(folder: Path, shown: int, *, queue: Callable[[], Queue]) -> None:
+    """Print one line per round and per change of state, until the run has ended.
+
+    Args:
+        folder: the run's.
+        shown: entries of its progress file that belong to an earlier try.
+        queue: who gives the run a server.
+
+    Raises:
+        RunError: it ended, and not with COMPLETED.
+    """
+    said = ""
+    while True:
+        how = standing(folder, time.time(), queue=queue())
+        # Read after the look: a run that has ended has written its last word before.
+        entries = read_progress(folder)
+        for entry in entries[shown:]:
+            for line in lines_of(entry):
+                typer.echo(line)
+        waits = "" if entries[shown:] else waits_for(how)
+        if waits and waits != said:
+            typer.echo(waits)
+            said = waits
+        shown = len(entries)
+        if how.state == "COMPLETED":
+            typer.echo(f"summary    {folder / 'summary.json'}\ncheckpoint {folder / 'checkpoint'}")
+            return
+        if how.final:
+            raise _ended(folder, how, entries)
+        time.sleep(0.5)
+
+
+def lines_of(entry: dict[str, Any]) -> list[str]:
+    """Return what is printed of an entry of the progress file."""
+    if entry["event"] == "waiting":
+        return [f"waiting for {', '.join(entry['sites'])}"]
+    if entry["event"] != "round":
+        return []
+    place = f"{entry['stage']} {entry['round']}/{entry['rounds']}"
+    line = f"{place}  {entry['seconds']:.1f} s  {', '.join(entry['accepted'])}"
+    without = [f"{site} ({code})" for site, code in sorted(entry.get("refused", {}).items())]
+    if without:
+        line += f"  without {', '.join(without)}"
+    return [line, *entry.get("news", [])]
+
+
+def waits_for(how: Standing) -> str:
+    """Return what a run waits for that has not greeted its sites yet; empty where it has."""
+    if how.state == "QUEUED":
+        return "waiting for the server of the run to start"
+    if how.state == "RUNNING" and not how.stage:
+        return "waiting for the sites to say what they have (handshake)"
+    return ""
+
+
+def _ended(folder: Path, how: Standing, entries: Sequence[dict[str, Any]]) -> RunError:
+    reason = entries[-1].get("reason", "") if entries else ""
+    why = reason or FAILURES.get(how.code, "too few sites took part")
+    again = f"Go on with it: cardionets-coordinator run --resume {folder.name}."
+    if how.code == "server_gone":
+        again = "It goes on by itself when the coordinator is started."
+    return RunError(f"the run is {words(how)}: {why.rstrip('.')}. {again}")
+
+
+def row_of(folder: Path, how: Standing) -> list[str]:
+    """Return a run as a row: name, state, stage, round, who was refused in it, notes."""
+    rounds = [e for e in read_progress(folder) if e["event"] == "round"]
+    last: dict[str, Any] = rounds[-1] if rounds else {}
+    notes = [how.tracking] if how.tracking else []
+    if how.silent_s > SILENT_S:
+        notes.append(f"no sign of life for {how.silent_s:.0f} s")
+    refused = sorted(last.get("refused", {}).items())
+    return [
+        folder.name,
+        words(how),
+        how.stage or "-",
+        f"{how.round}/{how.rounds}" if how.stage else "-",
+        ", ".join(f"{site}: {code}" for site, code in refused) or "-",
+        "; ".join([*notes, *last.get("news", [])]) or "-",
+    ]
+
+
+def require_run(output: Path, name: str) -> Path:
+    """Return the folder of a run.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    folder = output.resolve() / name
+    if not name or not (folder / "config.json").is_file():
+        known = [path.parent.name for path in output.glob("*/config.json")]
+        raise ConfigError(
+            f"there is no run {name!r} in {output}{nearest(name, known)}; "
+            "`cardionets-coordinator status` lists them."
+        )
+    return folder
