@@ -33,11 +33,11 @@ def differences(work: Path, stages: tuple[str, ...]) -> dict[str, float]:
         objective, trains = make_objective(name, {}, 0.0), STAGES[name].trains
         freeze_all_but(model, trains)
         noise = objective.draw(model, batch, torch.Generator().manual_seed(SEED))
-        common = {"trains": trains, "clip": CLIP}
-        reference = _flat(looped_sum(model, batch, noise, objective, **common))
+        given = (model, batch, noise, objective)
+        reference = _flat(looped_sum(*given, trains=trains, clip=CLIP))
         others = (
-            clipped_sum(model, batch, noise, objective, chunk=4, **common),
-            ghost_sum(model, batch, noise, objective, **common),
+            clipped_sum(*given, trains=trains, clip=CLIP, chunk=4),
+            ghost_sum(*given, trains=trains, clip=CLIP),
         )
         found[name] = max(float((_flat(o) - reference).norm()) / CLIP for o in others)
     return found
