@@ -87,21 +87,37 @@ def travel(key: str, num_examples: int, *, settings: StageConfig, number: int) -
     return settings.lr_at(number - 1) * math.sqrt(steps)
 
 
-def usual_sizes(rounds: History, settings: StageConfig) -> dict[str, list[float]]:
-    """Return key -> norm / travel of every update that these rounds of a stage used."""
+def usual_sizes(
+    rounds: History, settings: StageConfig, weights: Mapping[str, float]
+) -> dict[str, list[float]]:
+    """Return key -> norm / travel of every update that these rounds of a stage used.
+
+    An update that weight decay alone explains is left out: no gradient had reached the part (an
+    encoder before a decoder that starts at zero, in its first step), so it says nothing of how far
+    training goes.
+
+    Args:
+        rounds: of the stage.
+        settings: of the stage.
+        weights: key -> norm of the global weights.
+    """
     sizes: dict[str, list[float]] = {}
     for record in rounds:
         for site, norms in record["screening"]["norms"].items():
             for key, norm in norms.items():
                 studies = record.get("examples", {}).get(site, {})
-                far = travel(
-                    key,
-                    studies.get(part_of(key), record["num_examples"][site]),
-                    settings=settings,
-                    number=record["round"],
-                )
-                sizes.setdefault(key, []).append(norm / far)
+                count = studies.get(part_of(key), record["num_examples"][site])
+                decayed = decay(count, settings=settings, number=record["round"])
+                if norm > decayed * weights.get(key, 0.0) or key.endswith(STATISTICS):
+                    far = travel(key, count, settings=settings, number=record["round"])
+                    sizes.setdefault(key, []).append(norm / far)
     return sizes
+
+
+def decay(num_examples: int, *, settings: StageConfig, number: int) -> float:
+    """Return twice the share of its weights that AdamW's weight decay takes in a round."""
+    steps = settings.local_epochs * max(1, math.ceil(num_examples / settings.batch_size))
+    return 2 * settings.lr_at(number - 1) * settings.weight_decay * steps
 
 
 def judged_rounds(records: History, stage: str) -> list[Mapping[str, Any]]:

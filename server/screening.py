@@ -196,14 +196,15 @@ class Firewall:
         self._usual: dict[str, float] = {}
         rounds = judged_rounds(records, asked.stage)
         self._lifted = bool(rounds) and _was_outvoted(rounds[-1])
-        if config.norm_factor > 0 and not self._lifted:
-            self._usual = self._medians(rounds[-config.norm_rounds :])
-        own = norms_of(asked.expected, asked.learned) if self._usual else {}
+        own: dict[str, float] = {}
+        if config.norm_factor > 0 and rounds and not self._lifted:
+            own = norms_of(asked.expected, asked.learned)
+            self._usual = self._medians(rounds[-config.norm_rounds :], own)
         self._floor = {key: config.norm_floor * norm for key, norm in own.items()}
 
-    def _medians(self, rounds: History) -> dict[str, float]:
+    def _medians(self, rounds: History, own: Mapping[str, float]) -> dict[str, float]:
         """Return key -> median size, for what the median bound can judge."""
-        sizes = usual_sizes(rounds, self._settings)
+        sizes = usual_sizes(rounds, self._settings, own)
         return {
             key: statistics.median(seen)
             for key, seen in sizes.items()

@@ -77,6 +77,25 @@ def clean_round(number, records=(), scale=0.01, **config):
     return round_of(number, updates, records=records, **config)
 
 
+def decayed(scale=1.0):
+    """Return what weight decay alone does in one AdamW step of the settings of `firewall`."""
+    settings_ = StageConfig(rounds=20, batch_size=8, lr_floor=1.0)
+    shrunk = -settings_.lr * settings_.weight_decay * WEIGHTS["ecg_encoder"]["w"]
+    return (scale * shrunk).astype(np.float32)
+
+
+def test_a_round_in_which_no_gradient_reached_a_part_bounds_nothing():
+    still = [an_update(num_examples=8, site=s, w=decayed(1 + i / 100)) for i, s in enumerate(SITES)]
+    first = round_of(1, still)
+    assert first["accepted"] == list(SITES)
+    second = clean_round(2, [first], norm_floor=0.0)
+    assert second["accepted"] == list(SITES)
+    # From then on the median is that of updates which training made.
+    third = firewall(3, [first, second], norm_floor=0.0)
+    assert judged(third, an_update(number=3, w=noise(1))) is None
+    assert judged(third, an_update(site="b", number=3, w=noise(2, scale=0.5))) == "norm"
+
+
 # ------------------------------------------------------------------------------ form and identity
 
 
@@ -287,10 +306,11 @@ def test_a_site_with_more_steps_may_go_further():
 
 
 def test_the_floor_lets_converged_models_through():
+    plain = StageConfig(rounds=20, batch_size=8, lr_floor=1.0, weight_decay=0.0)
     records = [clean_round(1, scale=1e-7)]
     larger = an_update(number=2, w=np.full((2, 3), 1e-5, dtype=np.float32))
-    assert judged(firewall(2, records), larger) is None
-    assert judged(firewall(2, records, norm_floor=0), larger) == "norm"
+    assert judged(firewall(2, records, settings_=plain), larger) is None
+    assert judged(firewall(2, records, settings_=plain, norm_floor=0), larger) == "norm"
     zeros = [round_of(1, [an_update(site=s, w=noise(0, 0.0)) for s in SITES])]
     assert judged(firewall(2, zeros, norm_floor=0), larger) is None  # a median of 0 says nothing
 
