@@ -49,7 +49,7 @@ def test_the_mean_is_exact_with_drop_outs_at_each_phase(tmp_path, phase, gone):
 
 @given(st.data())
 @settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_a_round_is_exact_or_is_not(tmp_path_factory, data):
     """Whoever drops out anywhere: the exact mean over those that came, or no round at all."""
@@ -134,7 +134,7 @@ def test_what_a_server_sees_of_one_site_is_noise(tmp_path):
 
 def test_all_four_answers_are_hardly_more_than_a_plain_update(tmp_path):
     shapes = {"ecg_encoder": {"w": (100, 1000)}}
-    federation = Federation(tmp_path, 10, shapes=shapes)
+    federation = Federation(tmp_path, 5, shapes=shapes)
     got = federation.round()
     plain = payload_bytes(update_to_records(_plain(shapes)))
     assert max(got.result.bytes_up.values()) <= 1.02 * plain
