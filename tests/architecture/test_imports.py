@@ -138,6 +138,7 @@ DOORS: dict[str, frozenset[str]] = {
     ),
     "psutil": frozenset(
         {
+            "cardionets_core.ports",  # who holds a port
             "cardionets_core.supervision",
             "simulations.faults.plain_federation",
             "simulations.process_group",
