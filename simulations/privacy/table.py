@@ -82,7 +82,7 @@ SECTIONS: dict[str, Section] = {
     "utility": Section(
         "Utility: what noise costs in accuracy",
         "simulations.privacy.figures_parts:utility",
-        30,
+        60,
     ),
 }
 """Name -> section; all limits together are the most that the table takes: 20 minutes."""
