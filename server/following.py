@@ -31,7 +31,7 @@ def follow(folder: Path, shown: int, *, queue: Callable[[], Queue]) -> None:
     Raises:
         RunError: it ended, and not with COMPLETED.
     """
-    said = ""
+    said, greeted = "", False
     while True:
         how = standing(folder, time.time(), queue=queue())
         # Read after the look: a run that has ended has written its last word before.
@@ -39,7 +39,8 @@ def follow(folder: Path, shown: int, *, queue: Callable[[], Queue]) -> None:
         for entry in entries[shown:]:
             for line in lines_of(entry):
                 typer.echo(line)
-        waits = "" if entries[shown:] else waits_for(how)
+        greeted = greeted or any(entry["event"] == "round" for entry in entries[shown:])
+        waits = "" if greeted else waits_for(how)
         if waits and waits != said:
             typer.echo(waits)
             said = waits
@@ -67,10 +68,10 @@ def lines_of(entry: dict[str, Any]) -> list[str]:
 
 
 def waits_for(how: Standing) -> str:
-    """Return what a run waits for that has not greeted its sites yet; empty where it has."""
+    """Return what a run waits for that has not greeted its sites yet; empty where it is told."""
     if how.state == "QUEUED":
         return "waiting for the server of the run to start"
-    if how.state == "RUNNING" and not how.stage:
+    if how.state == "RUNNING":
         return "waiting for the sites to say what they have (handshake)"
     return ""
 

@@ -194,7 +194,7 @@ def test_a_round_says_who_is_not_in_it_and_what_is_new_of_the_sites():
 def test_a_run_is_not_silent_before_its_first_round():
     assert waits_for(Standing("QUEUED")) == "waiting for the server of the run to start"
     assert waits_for(Standing("RUNNING")).startswith("waiting for the sites")
-    assert waits_for(Standing("RUNNING", stage="handshake")) == ""
+    assert waits_for(Standing("WAITING", ("b",))) == ""  # the progress file says it
 
 
 def test_the_notes_of_a_run_have_the_news_of_its_last_round(outputs):
