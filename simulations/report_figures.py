@@ -95,9 +95,7 @@ def draw_phenotypes(found: Mapping[str, Any], names: Sequence[str]) -> bytes:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.8, 0.4 * len(names) + 1.0), layout="constrained")
         axes = figure.subplots()
-        left = _left_edge(
-            [row[k]["r2"] for row in map(by_name.get, names) for k in MARKS if k in row]
-        )
+        left = left_edge(drawn_r2(found, names))
         for offset, (key, (label, colour, mark)) in zip(
             (-0.24, 0, 0.24), MARKS.items(), strict=True
         ):
@@ -117,7 +115,13 @@ def draw_phenotypes(found: Mapping[str, Any], names: Sequence[str]) -> bytes:
         return _svg(figure)
 
 
-def _left_edge(estimates: Sequence[Mapping[str, float | None]]) -> float:
+def drawn_r2(found: Mapping[str, Any], names: Sequence[str]) -> list[Mapping[str, float | None]]:
+    """Return the R2 of every mark that `draw_phenotypes` draws."""
+    rows = [found["by_phenotype"][name] for name in names]
+    return [row[key]["r2"] for row in rows for key in MARKS if key in row]
+
+
+def left_edge(estimates: Sequence[Mapping[str, float | None]]) -> float:
     """Return where the axis begins: room for the values, at most down to -1."""
     values = [e["value"] for e in estimates if e["value"] is not None]
     return max(min([-0.1, *(v - 0.1 for v in values)]), -1.0)

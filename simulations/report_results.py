@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from cardionets_core.vocabulary import DISEASES, MAIN_PHENOTYPES, PHENOTYPE_BY_NAME
 from simulations.report_facts import STAGES, Facts
-from simulations.report_figures import draw_calibration, draw_phenotypes
+from simulations.report_figures import draw_calibration, draw_phenotypes, drawn_r2, left_edge
 from simulations.report_page import (
     NONE,
     SPACE,
@@ -17,14 +17,16 @@ from simulations.report_page import (
     Section,
     Table,
     Text,
+    counted,
     interval,
+    listed,
     number,
     percent,
     stacked,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 PREDICTORS = {
     "mean": "Average patient",
@@ -33,6 +35,9 @@ PREDICTORS = {
     "ecg_covariates": "ECG + age, sex, size",
 }
 """Columns of the phenotype table."""
+
+_POOLED = ("ecg", "covariates")
+"""Columns of the disease table, pooled."""
 
 
 def missing(facts: Facts, stage: str, needs: str) -> Text:
@@ -65,15 +70,15 @@ def phenotype_section(facts: Facts) -> Section:
         Text(_phenotype_verdict(found), tone="key"),
         Text(
             "R² is the share of the differences between patients that is explained: 0 is no better "
-            "than giving everyone the average, 1 is exact, below 0 is worse than the average. "
-            "In brackets the 95 % interval over patients.",
+            "than giving everyone the average, 1 is exact, below 0 is worse than the average."
+            + (" In brackets the 95 % interval over patients." if _has_intervals(found) else ""),
             tone="note",
         ),
         Picture(
             draw_phenotypes(found, main),
             kind="svg+xml",
             alt="R squared of the main phenotypes for three sets of predictors, as in the table",
-            caption="R² on held-out patients of all sites, with 95 % intervals.",
+            caption=_figure_caption(found, main),
         ),
         _phenotype_table(found, main, "All sites pooled.", facts),
     ]
@@ -87,6 +92,29 @@ def phenotype_section(facts: Facts) -> Section:
     everything = _phenotype_table(found, names, "All sites pooled.", facts)
     blocks.append(Group(f"All {len(names)} phenotypes", (everything,), folded=True))
     return Section("phenotypes", "CMR measurements from the ECG", tuple(blocks))
+
+
+def _figure_caption(found: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Return what is drawn: intervals and arrows are named where there are some."""
+    marks = drawn_r2(found, names)
+    left = left_edge(marks)
+    caption = "R² on held-out patients of all sites"
+    caption += ", with 95 % intervals." if any(_is_interval(r2) for r2 in marks) else "."
+    if any(r2["value"] is not None and r2["value"] < left for r2 in marks):
+        caption += (
+            " A triangle at the left edge stands for a value below it; the table has the number."
+        )
+    return caption
+
+
+def _is_interval(estimate: Mapping[str, float | None]) -> bool:
+    return estimate.get("low") is not None and estimate.get("high") is not None
+
+
+def _has_intervals(found: Mapping[str, Any]) -> bool:
+    rows = [*found["by_phenotype"].values(), found["average"]]
+    scores = [row[p] for row in rows for p in PREDICTORS if p in row]
+    return any(_is_interval(score.get("r2", {})) for score in scores)
 
 
 def _phenotype_verdict(found: Mapping[str, Any]) -> str:
@@ -125,7 +153,8 @@ def _phenotype_table(
     means = (stacked(found["average"].get(p, {}).get("r2")) for p in PREDICTORS)
     rows.append(Row(f"Mean of all {len(by_name)}", ("", *means, ""), kind="total"))
     columns = ("Phenotype", "Patients", *PREDICTORS.values(), "Typical error, ECG")
-    caption += " R² with its 95 % interval; typical error is the mean absolute error of ECG only."
+    caption += " R² with its 95 % interval" if _has_intervals(found) else " R²"
+    caption += "; typical error is the mean absolute error of ECG only."
     return Table(caption, columns, tuple(rows))
 
 
@@ -149,7 +178,7 @@ def disease_section(facts: Facts) -> Section:
         return Section("diseases", "Diseases from the ECG", (reason,))
     known = {n: r for n, r in found["by_disease"].items() if 0 < r["present"] < r["patients"]}
     blocks: list[Block] = [
-        Text(_disease_verdict(found, len(known)), tone="key"),
+        Text(_disease_verdict(facts, found, list(known)), tone="key"),
         Text(
             "AUROC: 0.5 is chance, 1 is perfect. The pooled value also rewards telling hospitals "
             "apart where a disease is more frequent in one of them, so read it beside the values "
@@ -175,13 +204,22 @@ def disease_section(facts: Facts) -> Section:
     return Section("diseases", "Diseases from the ECG", tuple(blocks))
 
 
-def _disease_verdict(found: Mapping[str, Any], count: int) -> str:
+def _disease_verdict(facts: Facts, found: Mapping[str, Any], scored: Sequence[str]) -> str:
     average = {p: found["average"].get(p, {}).get("auroc") for p in ("ecg", "covariates")}
     plain = {p: interval({"value": (a or {}).get("value")}) for p, a in average.items()}
-    return (
-        f"Mean AUROC over {count} diseases with both sick and healthy held-out patients: "
+    text = (
+        f"Mean AUROC over {counted(len(scored), 'disease')} with both sick and healthy held-out "
+        "patients: "
         f"{plain['ecg']} from the ECG, {plain['covariates']} from age, sex and body size."
     )
+    shown = facts.known("diseases", facts.info.diseases)
+    others = [DISEASES.get(n, n) for n in shown if n not in scored]
+    if others:
+        text += (
+            f" The model gives a probability of {listed(others)}, too, which cannot be scored: "
+            "no held-out patient has it, or all have."
+        )
+    return text
 
 
 def _disease_table(facts: Facts, found: Mapping[str, Any]) -> Table:
@@ -205,8 +243,11 @@ def _disease_table(facts: Facts, found: Mapping[str, Any]) -> Table:
         "Disease", "Present", "Prevalence", "ECG, pooled", "Age, sex, size, pooled",
         *(f"ECG, {facts.title(s)}" for s in own), "Calibration error",
     )  # fmt: skip
+    rows_of = found["by_disease"].values()
+    pooled = [row.get(p, {}).get("auroc") or {} for row in rows_of for p in _POOLED]
+    with_interval = " with its 95 % interval" if any(map(_is_interval, pooled)) else ""
     caption = (
-        "AUROC with its 95 % interval on held-out patients; at a site n counts those who have the "
+        f"AUROC{with_interval} on held-out patients; at a site n counts those who have the "
         "disease. Calibration error: mean distance between probability and frequency."
     )
     return Table(caption, columns, tuple(rows))
