@@ -185,7 +185,7 @@ def run(
         write_submission(folder, Submission(number, time=time.time(), rounds_done=done))
         typer.echo(f"run {number} submitted; {folder}")
         try:
-            follow(folder, before, queue=lambda: queue_of(home))
+            follow(folder, before, queue=lambda: queue_of(home), say=typer.echo)
         except KeyboardInterrupt:
             where = "" if output == Path("outputs") else f" --output {output}"
             typer.echo(

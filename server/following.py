@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from cardionets_core.errors import ConfigError, RunError, nearest
 from server.progress import read_progress
 from server.status import FAILURES, Queue, Standing, standing, words
@@ -20,13 +18,16 @@ SILENT_S = 4 * HEARTBEAT_S
 """A server that lives and has given no sign of life for this long is pointed out."""
 
 
-def follow(folder: Path, shown: int, *, queue: Callable[[], Queue]) -> None:
-    """Print one line per round and per change of state, until the run has ended.
+def follow(
+    folder: Path, shown: int, *, queue: Callable[[], Queue], say: Callable[[str], None]
+) -> None:
+    """Say one line per round and per change of state, until the run has ended.
 
     Args:
         folder: the run's.
         shown: entries of its progress file that belong to an earlier try.
         queue: who gives the run a server.
+        say: prints a line.
 
     Raises:
         RunError: it ended, and not with COMPLETED.
@@ -38,15 +39,15 @@ def follow(folder: Path, shown: int, *, queue: Callable[[], Queue]) -> None:
         entries = read_progress(folder)
         for entry in entries[shown:]:
             for line in lines_of(entry):
-                typer.echo(line)
+                say(line)
         greeted = greeted or any(entry["event"] == "round" for entry in entries[shown:])
         waits = "" if greeted else waits_for(how)
         if waits and waits != said:
-            typer.echo(waits)
+            say(waits)
             said = waits
         shown = len(entries)
         if how.state == "COMPLETED":
-            typer.echo(f"summary    {folder / 'summary.json'}\ncheckpoint {folder / 'checkpoint'}")
+            say(f"summary    {folder / 'summary.json'}\ncheckpoint {folder / 'checkpoint'}")
             return
         if how.final:
             raise _ended(folder, how, entries)

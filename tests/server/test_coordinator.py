@@ -209,4 +209,4 @@ def test_an_end_is_told_with_one_full_stop(tmp_path):
     progress = Progress(tmp_path / "run", flower_run=1)
     progress.end(Status("INCOMPLETE", sites=("b",), reason="Site b was lost."))
     with pytest.raises(RunError, match=r"Site b was lost\. Go on with it: .* --resume run\.$"):
-        follow(tmp_path / "run", 0, queue=Queue)
+        follow(tmp_path / "run", 0, queue=Queue, say=print)
