@@ -72,8 +72,17 @@ def test_no_forbidden_calls(path):
     assert not wrong, wrong
 
 
+SEEDED = {
+    "simulations/privacy/figures_noise.py": "shows that a global seed does not reach the noise",
+    "simulations/privacy/naive.py": "plain PyTorch and Opacus, as their users write it",
+}
+"""Files that set global random state on purpose, each with its reason."""
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=where)
 def test_no_global_random_state(path):
+    if where(path) in SEEDED:
+        return
     text = path.read_text()
     wrong = re.findall(r"np\.random\.(?:seed|rand|randn|normal|uniform|choice)\(", text)
     wrong += re.findall(r"\btorch\.manual_seed\(|^import random$", text, re.MULTILINE)
