@@ -17,6 +17,7 @@ from cardionets_core.privacy.evaluation import (
     private_fit_sums,
     private_options,
     private_score_sums,
+    require_probes,
 )
 from cardionets_core.privacy.metrics import release_charge
 from cardionets_core.privacy.rng import PrivacyRandom
@@ -105,6 +106,7 @@ def _evaluation(task: Task, site: Site, mark: str) -> Update:
     model = load_model(header, weights, own.groups.get(LOCAL, {}))
     model = model.to(pick_device(site.config.device)).eval()
     probes = {k: np.array(v) for k, v in task.weights.get(PROBES, {}).items()}
+    require_probes(probes, diseases=len(header.diseases))
     report = charged(site, dataset, header, release_charge(noise), mark=mark)
     fault_point("charged")
     rng = PrivacyRandom()

@@ -32,6 +32,12 @@ def check_central_plan(config: RunConfig) -> None:
             f"central_privacy.noise: strategy {config.strategy.name} is no sum of clipped updates, "
             "so its noise would hide nothing. Choose fedavg, fedprox, fedavgm, fedadam or fedyogi."
         )
+    if config.screening.norm_factor > 0:
+        raise ConfigError(
+            "central_privacy.noise: screening.norm_factor judges an update by those of other "
+            "hospitals, so that one of them could move more than its own part of the sum. Set "
+            "screening.norm_factor=0; every update is clipped to central_privacy.clip anyway."
+        )
     if config.secure_aggregation.enabled:
         raise ConfigError(
             "central_privacy.noise: with secure_aggregation the coordinator sees no single update "

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import ndtr
 
-from cardionets_core.errors import ConfigError
+from cardionets_core.errors import ConfigError, WireError
 from cardionets_core.evaluation.fit import logit
 from cardionets_core.evaluation.forward import Labels, evaluating, read_ecg, read_labels
 from cardionets_core.evaluation.sums import section, under
@@ -61,6 +61,13 @@ ERRORS = Prior(0.0, 1.0, reach=3.0)
 SCORES = Prior(-2.0, 2.0)
 """Disease logits before anybody was counted: most diseases are rare."""
 
+PROBES = ("ecg_location", "ecg_scale")
+"""What a private score takes of the server's probes: [D] each."""
+
+ALONE = 1
+"""Patients in a batch. A matrix product's last bits change with how many share it, and with them
+the score bins of others; and a server that chooses the batch would choose whose."""
+
 
 def private_options(options: EvaluationOptions) -> EvaluationOptions:
     """Return the options that a private evaluation follows at the server and at every site.
@@ -77,6 +84,30 @@ def private_options(options: EvaluationOptions) -> EvaluationOptions:
             )
     # No floor of patients: whether a count reaches it would be told exactly.
     return replace(options, replicates=0, score_bins=BINS, replicate_bins=BINS, minimum_patients=1)
+
+
+def require_probes(probes: Mapping[str, Floats], *, diseases: int) -> None:
+    """Refuse scales of disease scores that are not one number for each disease.
+
+    They come from the server. Arrays of another shape would fit, or not, with the number of
+    patients here, and whether an evaluation fails would tell that number exactly.
+
+    Args:
+        probes: of the task.
+        diseases: D.
+
+    Raises:
+        WireError: names the array.
+    """
+    for name in PROBES:
+        found = probes.get(name)
+        if found is None:
+            continue
+        usable = found.shape == (diseases,) and found.dtype.kind == "f"
+        if not (usable and np.isfinite(found).all()):
+            raise WireError(f"probe {name!r} is not {diseases} finite numbers, one per disease")
+    if not (probes.get("ecg_scale", np.ones(1)) > 0).all():
+        raise WireError("probe 'ecg_scale' holds a number that is not above 0")
 
 
 def private_fit_sums(
@@ -105,7 +136,7 @@ def private_fit_sums(
     options = private_options(options)
     parts: dict[str, Part] = {}
     with evaluating(model):
-        heard = _hear(model, dataset, "validation", size=options.batch_size)
+        heard = _hear(model, dataset, "validation")
     if "phenotypes" in options.sections:
         error = np.where(heard.labels.phenotype_mask, heard.labels.phenotypes, np.nan)
         parts |= _under("residual", moment_parts(error - heard.phenotypes, ERRORS))
@@ -148,11 +179,13 @@ def private_score_sums(
 
     Raises:
         ConfigError: a section that is not available.
+        WireError: probes that are none (`require_probes`).
     """
     options = private_options(options)
+    require_probes(probes, diseases=len(dataset.diseases))
     parts: dict[str, Part] = {}
     with evaluating(model):
-        heard = _hear(model, dataset, "test", size=options.batch_size)
+        heard = _hear(model, dataset, "test")
     if "phenotypes" in options.sections:
         parts |= _under("phenotypes", _phenotype_parts(heard))
     if "diseases" in options.sections:
@@ -192,14 +225,14 @@ class _Heard:
     labels: Labels
 
 
-def _hear(model: CardioNet, dataset: SiteDataset, split: Split, *, size: int) -> _Heard:
+def _hear(model: CardioNet, dataset: SiteDataset, split: Split) -> _Heard:
     """Read the ECG of every patient of the split who has one; nobody gives tables of no rows."""
-    heard = read_ecg(model, dataset, split, size=size)
+    heard = read_ecg(model, dataset, split, size=ALONE)
     if heard is None:
         return _nobody(len(dataset.phenotypes), len(dataset.diseases))
     rows = _one_per_patient(dataset, heard.rows)
     told = heard.of(rows)
-    return _Heard(told.phenotypes, told.probability, read_labels(dataset, rows, size=size))
+    return _Heard(told.phenotypes, told.probability, read_labels(dataset, rows, size=ALONE))
 
 
 def _nobody(phenotypes: int, diseases: int) -> _Heard:

@@ -84,6 +84,8 @@ def train_privately(
     """
     require_production(rng)
     require_clippable(model, objective, trains=trains, grouping=mechanism.grouping, engine=engine)
+    # A GPU's coarser products would move others' gradients by more than the room below C.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     freeze_all_but(model, trains)
     if engine == "ghost" and mechanism.grouping == "patient":
         _ghost().require_agreement(model, objective, trains)

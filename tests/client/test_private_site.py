@@ -13,7 +13,7 @@ import yaml
 
 import client.private_training
 from cardionets_core.checkpoint import part_arrays
-from cardionets_core.errors import PrivacyError, SiteError
+from cardionets_core.errors import PrivacyError, SiteError, WireError
 from cardionets_core.evaluation.options import EvaluationOptions
 from cardionets_core.local_parts import split
 from cardionets_core.messages import Task, TrainPlan, Update, update_to_records
@@ -338,6 +338,17 @@ def test_a_section_that_cannot_be_private_is_refused_before_it_is_charged(site, 
     options = EvaluationOptions(sections=("retrieval",))
     with pytest.raises(Exception, match="retrieval is not available"):
         serve(replace(task, header=replace(task.header, evaluation=options)), site)
+    assert charges(site) == ()
+
+
+@pytest.mark.parametrize("value", [np.zeros((4, 1)), np.array([np.nan]), np.zeros(1, np.int64)])
+def test_probes_that_would_fit_a_number_of_patients_are_refused_uncharged(site, header, value):
+    """Of shape [n, D] they fit where n patients are tested: success would tell the number."""
+    task = evaluation(header, "score")
+    head = replace(task.header, evaluation=EvaluationOptions(sections=("diseases",)))
+    task = Task(head, {**task.weights, "probes": {"ecg_location": value}})
+    with pytest.raises(WireError, match="ecg_location"):
+        serve(task, site)
     assert charges(site) == ()
 
 

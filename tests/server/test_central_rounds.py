@@ -15,6 +15,7 @@ WORDS = (
     "stage.ecg_masked.rounds=2",
     "central_privacy.noise=0.3",
     "central_privacy.clip=0.01",
+    "screening.norm_factor=0",
 )
 
 
@@ -35,6 +36,7 @@ def test_a_run_says_what_it_cost_and_draws_fresh_noise(federate, hospitals, nano
     ("word", "match"),
     [
         ("strategy.name=median", "no sum of clipped updates"),
+        ("screening.norm_factor=5", "judges an update by those of other"),
         ("secure_aggregation.enabled=true", "sees no single update"),
         ("stage.ecg_masked.partial=fednova", "weighs sites by their steps"),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -127,6 +129,23 @@ def test_a_patient_moves_a_round_by_no_more_than_is_charged(
     groups = len(seen[0])
     move = joint_move(*seen, silent)
     assert 0.4 * np.sqrt(groups) < move <= np.sqrt(groups) * (1 + 1e-4)
+
+
+def test_what_the_model_says_of_one_does_not_move_with_the_others(model, site, silent, monkeypatch):
+    """To the last bit: a bin could turn with it, for every patient of a batch."""
+    seen = captured(monkeypatch, evaluation)
+    model, generator = copy.deepcopy(model), torch.Generator().manual_seed(3)
+    for weight in model.parameters():  # heads begin at zero and would say the same of everybody
+        weight.data += 0.1 * torch.randn(weight.shape, generator=generator)
+    names, _ = patients_of(site, "validation")
+    first = np.unique(names.astype(str))[0]
+    for dataset in (site, without(site, first)):
+        for size in (2, 64):  # and what the server asks for is of no account
+            options = EvaluationOptions(sections=OPTIONS.sections, batch_size=size)
+            private_fit_sums(model, dataset, options, noise=1.0, rng=silent)
+    whole, again, fewer, _ = (s["ecg_score/value"].table for s in seen)
+    assert np.array_equal(whole, again)
+    assert {r.tobytes() for r in fewer} < {r.tobytes() for r in whole}
 
 
 def test_shapes_tell_nothing_of_the_records(model, site, micro):
