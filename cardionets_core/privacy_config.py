@@ -145,7 +145,8 @@ class SitePrivacy:
     """What a hospital allows and declares.
 
     Attributes:
-        required: refuse every task that is not differentially private.
+        required: refuse every task that is not differentially private; where it is not said, a
+            hospital that names a ledger does.
         secure_sites: answer training tasks only inside a secure sum over at least so many sites;
             0: an update may also leave by itself.
         signing_key: whole path of this site's private key (Ed25519, OpenSSH), with which it signs
@@ -165,7 +166,7 @@ class SitePrivacy:
         bank: prepared folder of public (or DP-generated) records whose embeddings are negatives.
     """
 
-    required: bool = False
+    required: bool | None = None
     secure_sites: int = 0
     signing_key: str = ""
     peers: dict[str, str] = field(default_factory=dict)
@@ -177,6 +178,11 @@ class SitePrivacy:
     min_noise: float = 0.3
     max_rate: float = 0.5
     bank: str = ""
+
+    @property
+    def is_required(self) -> bool:
+        """Whether tasks without privacy are refused."""
+        return bool(self.ledger) if self.required is None else self.required
 
     def __post_init__(self) -> None:
         """Refuse a budget that promises nothing."""

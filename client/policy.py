@@ -65,8 +65,11 @@ def admit_private(privacy: SitePrivacy, header: TaskHeader) -> None:
     """
     asked = header.privacy
     if asked is None:
-        if privacy.required:
-            log.warning("refused: privacy.required is set here, and the task is not private")
+        if privacy.is_required:
+            log.warning(
+                "refused: this hospital has a privacy ledger, or privacy.required, and the task is "
+                "not private; privacy.required=false would let it in"
+            )
             raise SiteError("privacy_plan")
         return
     reason = _not_allowed(privacy, asked) or _not_private(privacy, header, asked)

@@ -47,6 +47,12 @@ def test_what_the_hospital_allows_is_let_in():
 @pytest.mark.parametrize("header", [TASK, FIT])
 def test_a_hospital_that_demands_privacy_answers_no_task_without(header):
     assert refused(OWN, replace(header, privacy=None))
+    assert refused(SitePrivacy(required=True), replace(header, privacy=None))
+
+
+def test_a_hospital_with_a_ledger_demands_privacy_unless_it_says_otherwise():
+    assert replace(OWN, required=None).is_required and not SitePrivacy().is_required
+    assert refused(replace(OWN, required=None), replace(TASK, privacy=None))
 
 
 def test_a_hospital_without_a_ledger_takes_no_part():
