@@ -34,6 +34,8 @@ app = typer.Typer(
     help="The privacy budget of this hospital's patients: make it, look at it, plan with it.",
 )
 console = Console()
+if not console.is_terminal:
+    console = Console(width=140)  # a log file has no edge, and ten columns need room
 
 Config = Annotated[Path, typer.Option(help="The site's YAML, with its section `privacy`.")]
 Overrides = Annotated[
