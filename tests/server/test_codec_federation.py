@@ -63,7 +63,7 @@ def trained(folder) -> np.ndarray:
 def residual(hospitals, folder, site: str, generation: str) -> np.ndarray:
     """Return what a site kept of an update in the memory of that round."""
     config = summary(folder)
-    head = SimpleNamespace(run=folder.name, config_hash=config["config_hash"])
+    head = SimpleNamespace(run=folder.name, config_hash=config["config_hash"], privacy=None)
     runs = hospitals[site].parent / site / "cache" / "runs"
     kept = RunMemory(runs, head).read(generation).groups[RESIDUAL]
     return np.concatenate([a.ravel() for part in kept.values() for a in part.values()])
