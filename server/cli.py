@@ -23,6 +23,7 @@ from cardionets_core.cli import told_plainly
 from cardionets_core.config_tree import digest, to_mapping
 from cardionets_core.errors import ConfigError, EngineError
 from cardionets_core.flower_command import LOOPBACK, Command, ServerTls
+from cardionets_core.ports import held_by
 from cardionets_core.run_config import CONF, compose, run_config_from
 from cardionets_core.supervision import TICK_S, Kept, Processes, Stopped, ended_by_signals
 from server import launch
@@ -312,15 +313,11 @@ def _tls(certificate: Path | None, key: Path | None, authority: Path | None) -> 
 
 
 def _require_free(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOOPBACK, port))
-        except (OSError, OverflowError):
-            raise EngineError(
-                f"port {port} cannot be taken: it is in use or not a port; "
-                "stop the process that holds it, or choose another with --port."
-            ) from None
+    if held_by(port):
+        raise EngineError(
+            f"port {port} cannot be taken: it is in use or not a port; "
+            "stop the process that holds it, or choose another with --port."
+        )
 
 
 def _make_secret(home: Path) -> None:
