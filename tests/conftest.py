@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from cardionets_core.config_tree import digest
 from client.client_app import app as client_app
@@ -36,6 +37,15 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Start with the longest files: the other core would wait for them at the end."""
     items.sort(key=lambda item: item.path.parent.name != "simulations")
+
+
+@pytest.fixture
+def torch_as_it_was():
+    """A task sets threads and deterministic algorithms for its process; they are put back."""
+    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(strict)
 
 
 def patient_ids(site_file: Path) -> list[str]:

@@ -6,20 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cardionets_core.runtime import autocast, derive_seed, pick_device, set_up, versions
-
-
-@pytest.fixture
-def torch_as_it_was():
-    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(strict)
 
 
 def test_a_seed_is_the_same_in_every_process():

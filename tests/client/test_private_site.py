@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import yaml
 
 import client.private_training
@@ -31,6 +30,8 @@ from simulations.faults.small import write_hospital
 from tests.private_site import make_private
 from tests.task_header import task_header
 
+pytestmark = pytest.mark.usefixtures("torch_as_it_was")
+
 TRAINS = ("ecg_encoder", "ecg_decoder")
 DECLARED = 100
 PRIVATE = PrivateTask(noise=2.0, rate=0.2, clip=1.0, steps=2)
@@ -45,15 +46,6 @@ PLAN = TrainPlan(
     progress=0.0,
     budget_s=600.0,
 )
-
-
-@pytest.fixture(autouse=True)
-def torch_as_it_was():
-    """A task sets threads and deterministic algorithms for its process."""
-    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(strict)
 
 
 @pytest.fixture(scope="module")

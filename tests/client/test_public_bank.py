@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from cardionets_core.checkpoint import part_arrays
 from cardionets_core.cohort.write import write_site
@@ -25,6 +24,8 @@ from simulations.faults.small import write_hospital
 from tests.private_site import make_private
 from tests.task_header import task_header
 
+pytestmark = pytest.mark.usefixtures("torch_as_it_was")
+
 ASKED = PrivateTask(noise=1.0, rate=0.5, clip=1.0, steps=2, contrastive="public_negatives")
 
 
@@ -34,15 +35,6 @@ def places(tmp_path_factory):
     folder = tmp_path_factory.mktemp("banked")
     write_site("B", patients=8, seed=3, out=folder / "public")
     return write_hospital(folder, "west", "A", patients=10), folder / "public"
-
-
-@pytest.fixture(autouse=True)
-def torch_as_it_was():
-    """A task sets threads and deterministic algorithms for its process."""
-    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(strict)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import wfdb
 
 import client.local_training
@@ -33,6 +32,8 @@ from client.local_training import gather_weights, serve
 from client.site import Site, open_site
 from tests.task_header import task_header
 
+pytestmark = pytest.mark.usefixtures("torch_as_it_was")
+
 PATIENTS, STUDIES_EACH = 24, 3
 TRAINS = ("ecg_encoder", "ecg_decoder")
 PLAN = TrainPlan(
@@ -44,15 +45,6 @@ PLAN = TrainPlan(
     max_steps=1,
     progress=0.0,
 )
-
-
-@pytest.fixture(autouse=True)
-def torch_as_it_was():
-    """A task sets threads and deterministic algorithms for its process."""
-    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(strict)
 
 
 @pytest.fixture(scope="module")

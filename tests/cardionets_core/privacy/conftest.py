@@ -45,6 +45,12 @@ def fake_random(monkeypatch):
     return FakeRandom
 
 
+@pytest.fixture
+def silent(fake_random):
+    """Noise of zeros: what is left is the bounded sum itself."""
+    return fake_random(std=0.0)
+
+
 @pytest.fixture(scope="session")
 def make_dataset(micro, make_batch):
     """Return (patient ids) -> a dataset of one random study per entry, all for training."""

@@ -34,12 +34,6 @@ from tests.cardionets_core.privacy.paired_site import (
 OPTIONS = EvaluationOptions(sections=("phenotypes", "diseases"))
 
 
-@pytest.fixture
-def silent(fake_random):
-    """Noise of zeros: what is left is the bounded sum itself."""
-    return fake_random(std=0.0)
-
-
 @pytest.fixture(scope="module")
 def site(micro):
     return paired_site(micro, 60, seed=2, studies=2)
