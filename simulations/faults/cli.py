@@ -23,6 +23,7 @@ from simulations.faults.table import (
     verdict,
     write_json,
 )
+from simulations.measured import plain
 from simulations.process_group import signals_as_exceptions
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def _line(outcome: Outcome) -> str:
     found = outcome.row.ours if outcome.row is not None else outcome.reason
     return (
         f"{outcome.figure:>3} {TITLES[outcome.figure]:<36} {MARKS[outcome.state]}  "
-        f"{_plain(found)}  ({outcome.seconds:.0f} s)"
+        f"{plain(found)}  ({outcome.seconds:.0f} s)"
     )
 
 
@@ -111,16 +112,11 @@ def _table(outcomes: Sequence[Outcome]) -> Table:
     for outcome in outcomes:
         row = outcome.row
         cells = (row.target, row.ours, row.flower) if row else ("", outcome.reason, "")
-        what = f"{TITLES[outcome.figure]}\n[dim]{_plain(row.what)}[/]" if row else ""
+        what = f"{TITLES[outcome.figure]}\n[dim]{plain(row.what)}[/]" if row else ""
         table.add_row(
             str(outcome.figure),
             what or TITLES[outcome.figure],
-            *map(_plain, cells),
+            *map(plain, cells),
             MARKS[outcome.state],
         )
     return table
-
-
-def _plain(text: str) -> str:
-    """Return a text that Rich prints as it is: brackets are no markup."""
-    return text.replace("[", r"\[")

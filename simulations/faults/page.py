@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from simulations.faults.table import TITLES, Facts, Outcome, verdict
+from simulations.measured import conditions_section
 from simulations.report_page import Block, Row, Section, Table, Text, duration, render
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def page(above: Facts, outcomes: list[Outcome]) -> str:
     """Return the page as HTML."""
     table = Table("Reliability figures", COLUMNS, tuple(map(_row, outcomes)), words=True)
     blocks: tuple[Block, ...] = (table, Text(LEGEND, "note"))
-    sections = [Section("figures", "Figures", blocks), _conditions(above)]
+    sections = [Section("figures", "Figures", blocks), conditions_section(above)]
     return render(
         title=TITLE, lead=(Text(_lead(above, outcomes), "key"),), sections=tuple(sections)
     )
@@ -48,10 +49,3 @@ def _row(outcome: Outcome) -> Row:
         row = outcome.row
         cells = (row.target, f"{row.ours}\n{row.what}", row.flower)
     return Row(head, (*cells, WORDS[outcome.state], duration(outcome.seconds)))
-
-
-def _conditions(above: Facts) -> Section:
-    rows = tuple(Row(key, (value,)) for key, value in above.lines().items())
-    return Section(
-        "conditions", "Conditions", (Table("How this was measured", ("", ""), rows, words=True),)
-    )

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
-import platform
 import shutil
-import sys
 import time
 import traceback
 from dataclasses import asdict, dataclass
@@ -15,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cardionets_core.environment import variables
 from cardionets_core.errors import CardioNetsError, ConfigError
-from cardionets_core.runtime import versions
 from simulations.faults.row import QUICK_ENV, NotMeasuredError, Row
+from simulations.measured import Conditions, conditions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -90,40 +87,24 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What has to stand above any measured number."""
+class Facts(Conditions):
+    """What stands above the table."""
 
-    command: str
-    machine: str
-    versions: dict[str, str]
     seeds: str
-    started: str
     quick: bool
     planned: tuple[int, ...]
 
     def lines(self) -> dict[str, str]:
         """Return what is shown of them, by its name."""
-        return {
-            "command": self.command,
-            "machine": self.machine,
-            "versions": ", ".join(f"{k} {v}" for k, v in self.versions.items()),
-            "seeds": self.seeds,
-            "started": self.started + (", quick" if self.quick else ""),
-        }
+        lines = super().lines()
+        started = lines.pop("started") + (", quick" if self.quick else "")
+        return lines | {"seeds": self.seeds, "started": started}
 
 
 def facts(planned: Sequence[int], *, quick: bool) -> Facts:
     """Return the command, the machine and the versions of this process."""
-    load = os.getloadavg()[0]
-    return Facts(
-        command=f"python -m simulations.faults {' '.join(sys.argv[1:])}".strip(),
-        machine=f"{platform.platform()}, {os.cpu_count()} CPUs, load {load:.1f} at the start",
-        versions=versions(),
-        seeds=SEEDS,
-        started=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        quick=quick,
-        planned=tuple(planned),
-    )
+    above = vars(conditions("simulations.faults"))
+    return Facts(**above, seeds=SEEDS, quick=quick, planned=tuple(planned))
 
 
 def chosen(only: str) -> list[int]:

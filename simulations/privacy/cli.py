@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from cardionets_core.cli import told_plainly
+from simulations.measured import plain
 from simulations.privacy.page import head, words, write_page
 from simulations.privacy.table import (
     SECTIONS,
@@ -86,13 +87,7 @@ def _with_progress(names: Sequence[str], output: Path, above: Facts) -> list[Out
 
 
 def _head(above: Facts) -> None:
-    lines = {
-        "command": above.command,
-        "machine": above.machine,
-        "versions": ", ".join(f"{k} {v}" for k, v in above.versions.items()),
-        "started": above.started,
-    }
-    for key, value in lines.items():
+    for key, value in above.lines().items():
         console.print(f"{key:<10} {value}", soft_wrap=True, highlight=False, markup=False)
 
 
@@ -101,17 +96,12 @@ def _table(outcome: Outcome) -> Table:
     table = Table("what", "target", "measured", "met", "seeds", title=title, title_justify="left")
     for entry in outcome.entries:
         row = entry.row
-        note = f"\n[dim]{_plain(row.note)}[/]" if row.note else ""
-        cells = (_plain(head(entry)), _plain(row.target), f"{_plain(row.measured)}{note}")
-        table.add_row(*cells, _mark(entry), _plain(row.seeds))
+        note = f"\n[dim]{plain(row.note)}[/]" if row.note else ""
+        cells = (plain(head(entry)), plain(row.target), f"{plain(row.measured)}{note}")
+        table.add_row(*cells, _mark(entry), plain(row.seeds))
     return table
 
 
 def _mark(entry: Entry) -> str:
     colour = COLOURS.get(entry.state)
     return f"[{colour}]{words(entry)}[/]" if colour else words(entry)
-
-
-def _plain(text: str) -> str:
-    """Return a text that Rich prints as it is: brackets are no markup."""
-    return text.replace("[", r"\[")

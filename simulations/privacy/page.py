@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from simulations.measured import conditions_section
 from simulations.privacy.table import SECTIONS, Entry, Facts, Outcome, verdict
 from simulations.report_page import NONE, Row, Section, Table, Text, duration, render
 
@@ -38,7 +39,7 @@ def page(above: Facts, outcomes: list[Outcome]) -> str:
     """Return the page as HTML."""
     lead = (Text(f"{verdict(outcomes, above.planned)}.", "key"), Text(LEGEND, "note"))
     sections = [_section(outcome) for outcome in outcomes]
-    return render(title=TITLE, lead=lead, sections=(*sections, _conditions(above)))
+    return render(title=TITLE, lead=lead, sections=(*sections, conditions_section(above)))
 
 
 def words(entry: Entry) -> str:
@@ -68,15 +69,3 @@ def _section(outcome: Outcome) -> Section:
     )
     table = Table(f"Measured in {duration(outcome.seconds)}.", COLUMNS, rows, words=True)
     return Section(outcome.section, SECTIONS[outcome.section].title, (table,))
-
-
-def _conditions(above: Facts) -> Section:
-    pairs = {
-        "command": above.command,
-        "machine": above.machine,
-        "versions": ", ".join(f"{k} {v}" for k, v in above.versions.items()),
-        "started": above.started,
-    }
-    rows = tuple(Row(key, (value,)) for key, value in pairs.items())
-    table = Table("How this was measured", ("", ""), rows, words=True)
-    return Section("conditions", "Conditions", (table,))

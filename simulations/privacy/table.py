@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
 import sys
 import time
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from cardionets_core.errors import ConfigError, nearest
 from cardionets_core.flower_command import Command
-from cardionets_core.runtime import versions
+from simulations.measured import Conditions, conditions
 from simulations.privacy.row import Row
 from simulations.privacy.section import END, ROWS
 from simulations.process_group import ProcessGroup
@@ -122,26 +121,15 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What has to stand above any measured number."""
+class Facts(Conditions):
+    """What stands above the table."""
 
-    command: str
-    machine: str
-    versions: dict[str, str]
-    started: str
     planned: tuple[str, ...]
 
 
 def facts(planned: Sequence[str]) -> Facts:
     """Return the command, the machine and the versions of this process."""
-    load = os.getloadavg()[0]
-    return Facts(
-        command=f"python -m simulations.privacy {' '.join(sys.argv[1:])}".strip(),
-        machine=f"{platform.platform()}, {os.cpu_count()} CPUs, load {load:.1f} at the start",
-        versions=versions(),
-        started=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        planned=tuple(planned),
-    )
+    return Facts(**vars(conditions("simulations.privacy")), planned=tuple(planned))
 
 
 def chosen(only: str) -> list[str]:

@@ -1,0 +1,61 @@
+"""What a measured table says of itself: the command, the machine, the versions, on screen and page.
+
+`make faults` and `make privacy` print tables of different rows under the same head.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from dataclasses import dataclass
+
+from cardionets_core.runtime import versions
+from simulations.report_page import Row, Section, Table
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What has to stand above any measured number."""
+
+    command: str
+    machine: str
+    versions: dict[str, str]
+    started: str
+
+    def lines(self) -> dict[str, str]:
+        """Return what is shown of them, by its name."""
+        return {
+            "command": self.command,
+            "machine": self.machine,
+            "versions": ", ".join(f"{k} {v}" for k, v in self.versions.items()),
+            "started": self.started,
+        }
+
+
+def conditions(module: str) -> Conditions:
+    """Return the command, the machine and the versions of this process.
+
+    Args:
+        module: what `python -m` was given.
+    """
+    load = os.getloadavg()[0]
+    return Conditions(
+        command=f"python -m {module} {' '.join(sys.argv[1:])}".strip(),
+        machine=f"{platform.platform()}, {os.cpu_count()} CPUs, load {load:.1f} at the start",
+        versions=versions(),
+        started=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+    )
+
+
+def conditions_section(above: Conditions) -> Section:
+    """Return the part of a page that says how it was measured."""
+    rows = tuple(Row(key, (value,)) for key, value in above.lines().items())
+    table = Table("How this was measured", ("", ""), rows, words=True)
+    return Section("conditions", "Conditions", (table,))
+
+
+def plain(text: str) -> str:
+    """Return a text that Rich prints as it is: brackets are no markup."""
+    return text.replace("[", r"\[")
