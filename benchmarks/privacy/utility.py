@@ -67,7 +67,8 @@ class Task:
     Attributes:
         stage: name of the stage.
         lever: what helps: `scratch`; `public` starts from training on public hearts; `head` also
-            freezes the encoder; `bucket` and `bank` are the two private contrastive losses.
+            freezes the encoder; `bucket` and `bank` are the two private contrastive losses; `built
+            on` has the parts that the stage builds on, frozen, from public hearts.
         lr: learning rate.
         clip: C.
     """
@@ -94,7 +95,19 @@ TASKS = {
         Task("contrastive", "bucket", 1e-3, 0.1),
         Task("contrastive", "bank", 1e-3, 0.1),
     ),
+    "images": (
+        Task("cmr_masked", "scratch", 1e-3, 0.1),
+        Task("tokenizer", "scratch", 1e-3, 0.1),
+        Task("distill", "built on", 1e-3, 0.1),
+        Task("generative", "built on", 1e-3, 0.1),
+    ),
 }
+
+WITH_CINES = ("contrastive", "images")
+"""Families of tasks that need both modalities."""
+
+FOUNDATION = ("tokenizer", "contrastive")
+"""What is trained on public pairs before a task is `built on` them."""
 
 
 def main() -> None:
@@ -121,7 +134,7 @@ def main() -> None:
 
 def _table(folder: Path, tasks: str, size: int, given: argparse.Namespace) -> list[Row]:
     """Print the rows of one family of tasks at one size."""
-    pairs = tasks == "contrastive"
+    pairs = tasks in WITH_CINES
     if pairs and size > given.pairs:
         print(f"{size:<10}{tasks:<13}not run: more than --pairs {given.pairs}")
         return []
@@ -167,6 +180,8 @@ def _row(task: Task, patients: Patients, public: Patients, given: argparse.Names
 
 def _start(task: Task, public: Patients, seed: int) -> CardioNet:
     """Return the model that a task starts from; public hearts may be learned without privacy."""
+    if task.lever == "built on":
+        return _founded(task, public, seed)
     if task.lever not in ("public", "head"):
         return build_model(public.model("own"), seed=seed)
     learned = _learned(public, seed)
@@ -180,6 +195,7 @@ def _start(task: Task, public: Patients, seed: int) -> CardioNet:
 
 
 _LEARNED: dict[int, CardioNet] = {}
+_FOUNDED: dict[int, CardioNet] = {}
 
 
 def _learned(public: Patients, seed: int) -> CardioNet:
@@ -196,6 +212,22 @@ def _learned(public: Patients, seed: int) -> CardioNet:
             model.start_head(part)
         _LEARNED[id(public.dataset)] = model
     return _LEARNED[id(public.dataset)]
+
+
+def _founded(task: Task, public: Patients, seed: int) -> CardioNet:
+    """Return a model with the parts that a stage uses from public pairs, and all others new."""
+    founded = _FOUNDED.get(id(public.dataset))
+    if founded is None:
+        founded = build_model(public.model("own"), seed=seed)
+        for stage in FOUNDATION:
+            _ordinary(founded, stage, public, _plan(PUBLIC_EPOCHS, 64, 1e-3, 0), seed)
+        rows = public.dataset.indices("train", STAGES["tokenizer"].needs)
+        founded.update_latent_statistics([public.dataset.batch(rows, rng=None)])
+        _FOUNDED[id(public.dataset)] = founded
+    model = build_model(public.model("own"), seed=seed)
+    for part in STAGES[task.stage].uses:
+        getattr(model, part).load_state_dict(getattr(founded, part).state_dict())
+    return model
 
 
 def _train(
