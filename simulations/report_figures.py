@@ -83,7 +83,7 @@ def draw_training(
                 ncols=2,
                 fontsize=8,
             )
-        return _svg(figure)
+        return svg(figure)
 
 
 def draw_phenotypes(found: Mapping[str, Any], names: Sequence[str]) -> bytes:
@@ -112,7 +112,7 @@ def draw_phenotypes(found: Mapping[str, Any], names: Sequence[str]) -> bytes:
         axes.set_xlabel("R² on held-out patients")
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
         figure.legend(loc="outside upper center", ncols=3, fontsize=8.5, columnspacing=1.2)
-        return _svg(figure)
+        return svg(figure)
 
 
 def drawn_r2(found: Mapping[str, Any], names: Sequence[str]) -> list[Mapping[str, float | None]]:
@@ -163,7 +163,7 @@ def draw_calibration(curves: Mapping[str, Mapping[str, Sequence[float | None]]])
             axes.set_title(DISEASES.get(name, name), fontsize=8.5)
         figure.supxlabel("Predicted probability", fontsize=9)
         figure.supylabel("Observed frequency", fontsize=9)
-        return _svg(figure)
+        return svg(figure)
 
 
 def _calibration(axes: Axes, curve: Mapping[str, Sequence[float | None]]) -> None:
@@ -196,7 +196,8 @@ def _line(axes: Axes, curve: Curve, colour: str, label: str, *, width: float) ->
     )
 
 
-def _svg(figure: Figure) -> bytes:
+def svg(figure: Figure) -> bytes:
+    """Return a figure as SVG, the same bytes for the same figure."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()

@@ -44,6 +44,8 @@ from cardionets_core.training.objectives import make_objective
 from cardionets_core.training.stages import STAGES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from cardionets_core.models.cardionet import CardioNet
     from cardionets_core.privacy.bank import Bank
 
@@ -121,36 +123,40 @@ def main() -> None:
     print("".join(f"{f'eps {e:g}':>10}" for e in given.epsilons), "  noise", flush=True)
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
-        folder = given.data or Path(scratch)
-        for tasks in given.tasks:
-            for size in given.sizes:
-                rows += _table(folder, tasks, size, given)
-        if given.ptbxl:
-            rows += _ptbxl(folder, given)
-    if given.output:
-        given.output.parent.mkdir(parents=True, exist_ok=True)
-        given.output.write_text(json.dumps(rows, indent=1))
+        for row in _rows(given.data or Path(scratch), given):
+            rows.append(row)
+            if given.output:  # after each row: the next one may take an hour
+                given.output.parent.mkdir(parents=True, exist_ok=True)
+                given.output.write_text(json.dumps(rows, indent=1))
 
 
-def _table(folder: Path, tasks: str, size: int, given: argparse.Namespace) -> list[Row]:
-    """Print the rows of one family of tasks at one size."""
+def _rows(folder: Path, given: argparse.Namespace) -> Iterator[Row]:
+    for tasks in given.tasks:
+        for size in given.sizes:
+            yield from _table(folder, tasks, size, given)
+    if given.ptbxl:
+        yield from _ptbxl(folder, given)
+
+
+def _table(folder: Path, tasks: str, size: int, given: argparse.Namespace) -> Iterator[Row]:
+    """Print and yield the rows of one family of tasks at one size."""
     pairs = tasks in WITH_CINES
     if pairs and size > given.pairs:
         print(f"{size:<10}{tasks:<13}not run: more than --pairs {given.pairs}")
-        return []
+        return
     patients = open_virtual(folder, size, pairs=pairs, seed=given.seed)
     public = open_virtual(
         folder, PUBLIC_PAIRS if pairs else PUBLIC, pairs=pairs, seed=given.seed + 1000
     )
-    return [_row(task, patients, public, given) for task in TASKS[tasks]]
+    yield from (_row(task, patients, public, given) for task in TASKS[tasks])
 
 
-def _ptbxl(folder: Path, given: argparse.Namespace) -> list[Row]:
-    """Print the rows of real ECGs, started from virtual hearts."""
+def _ptbxl(folder: Path, given: argparse.Namespace) -> Iterator[Row]:
+    """Print and yield the rows of real ECGs, started from virtual hearts."""
     patients = open_ptbxl(folder, given.ptbxl)
     public = open_virtual(folder, PUBLIC, pairs=False, seed=given.seed + 1000)
     tasks = (TASKS["scratch"][1], *TASKS["heads"][2:])
-    return [_row(task, patients, public, given) for task in tasks]
+    yield from (_row(task, patients, public, given) for task in tasks)
 
 
 def _row(task: Task, patients: Patients, public: Patients, given: argparse.Namespace) -> Row:
@@ -170,6 +176,8 @@ def _row(task: Task, patients: Patients, public: Patients, given: argparse.Names
     print(f"   {shown}   ({time.process_time() - began:.0f} CPU s)", flush=True)
     return {
         **asdict(task),
+        "epochs": given.epochs,
+        "seed": given.seed,
         "patients": patients.name,
         "metric": label,
         "start": untrained,

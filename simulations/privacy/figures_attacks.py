@@ -24,8 +24,10 @@ from cardionets_core.privacy.membership import judged, likelihood_ratios
 from cardionets_core.privacy.rng import PrivacyRandom
 from cardionets_core.privacy.step import train_privately
 from cardionets_core.training.objectives import make_objective
+from simulations.privacy.drawings import draw_attacks
 from simulations.privacy.figures_audit import sgd
 from simulations.privacy.held import held, small_plan, virtual_patients
+from simulations.privacy.pictures import Drawn, keep
 from simulations.privacy.row import Row, repeated
 
 if TYPE_CHECKING:
@@ -47,6 +49,13 @@ HEART_SEED, COIN_SEED, CINE_SEEDS = 5, 0, (6, 7, 8)
 HEARTS = f"hearts {HEART_SEED}, coins {COIN_SEED}; noise os"
 NO_NOISE = 1e-9
 """Noise multiplier of a head that is clipped and not noised."""
+
+ROC = Drawn(
+    "members.svg",
+    "Share of members found against false alarms, for heads released with and without noise",
+    "Membership inference: a private release stays near the dotted line of chance; clipping alone "
+    "gives its members away, also where false alarms are rare (the left edge).",
+)
 
 MOST_AUC = 0.6
 """What membership inference may reach against a private release; set before it was measured."""
@@ -74,7 +83,7 @@ def attacks(work: Path) -> Iterator[Row]:
     plan = small_plan()
     patients = virtual_patients(work / "hearts", plan, patients=CANARIES, seed=HEART_SEED)
     yield from _canaries(plan, patients)
-    yield from _members(plan, patients.rows(slice(0, HOSPITAL)))
+    yield from _members(work, plan, patients.rows(slice(0, HOSPITAL)))
     yield from _copies(work, plan)
 
 
@@ -140,14 +149,15 @@ def _canaries(plan: RunConfig, patients: Batch) -> Iterator[Row]:
 # ------------------------------------------------------------------------------ who was a member?
 
 
-def _members(plan: RunConfig, patients: Batch) -> Iterator[Row]:
-    loose = _private(LOOSE)
+def _members(work: Path, plan: RunConfig, patients: Batch) -> Iterator[Row]:
+    loose, drawn = _private(LOOSE), {}
     for how in (_private(ATTACKED), loose, CLIPPED):
         rng = np.random.default_rng(COIN_SEED)
         inside = _memberships(rng, SHADOWS + TARGETS, len(patients))
         scores = np.stack([-np.log(losses_after(plan, patients, m, how) + 1e-6) for m in inside])
         ratios = likelihood_ratios(scores[:SHADOWS], inside[:SHADOWS], scores[SHADOWS:])
         found = judged(ratios, inside[SHADOWS:], seed=COIN_SEED)
+        drawn[how.words] = (ratios, inside[SHADOWS:])
         control = how is CLIPPED
         met = found.auc > MOST_AUC if control else found.auc <= MOST_AUC
         yield Row(
@@ -160,6 +170,7 @@ def _members(plan: RunConfig, patients: Batch) -> Iterator[Row]:
             note=f"{found.caught:.0%} of members found at 1 % false alarms; {SHADOWS} shadow and "
             f"{TARGETS} attacked models, a hospital of {HOSPITAL // 2}",
         )
+    keep(work, draw_attacks(drawn), ROC)
 
 
 def _memberships(rng: np.random.Generator, models: int, patients: int) -> Flags:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,8 @@ from cardionets_core.privacy.accounting import noise_for
 from cardionets_core.privacy.central import cost_of
 from cardionets_core.privacy_config import CentralPrivacy
 from simulations.privacy.agreement import SEED, differences
+from simulations.privacy.drawings import draw_utility
+from simulations.privacy.pictures import Drawn, keep
 from simulations.privacy.row import NotMeasuredError, Row
 
 if TYPE_CHECKING:
@@ -26,6 +28,16 @@ PRESET, PATIENTS, REPEATS = "tiny", 16, 1
 CLIENT_SITES, ROUNDS, WEIGHTS = (5, 20, 1000), 50, 5_000_000
 UTILITY = "utility.json"
 """What benchmarks/privacy/utility.py wrote: in the table's own folder, or beside the benchmark."""
+
+MEASURED_NOW = ("--sizes", "500", "--tasks", "heads", "--epsilons", "inf", "8")
+"""The part of the utility benchmark that every table measures: minutes."""
+
+UTILITY_PICTURE = Drawn(
+    "utility.svg",
+    "Metric of each stage against epsilon, for several numbers of patients and ways to train",
+    "What privacy costs, stage by stage: a line for each way to train and number of patients. "
+    "“inf” is ordinary training with as many steps, “start” the model before.",
+)
 
 
 def ledger(work: Path) -> Iterator[Row]:
@@ -88,27 +100,37 @@ def secure_aggregation(work: Path) -> Iterator[Row]:
 
 
 def utility(work: Path) -> Iterator[Row]:
-    """Tell a metric against epsilon as the benchmark measured it; it takes an hour by itself."""
+    """Measure some rows of the benchmark now, and tell those that take hours as it left them."""
     yield from _client_level()
     stored = (work.parents[1] / UTILITY, HERE / UTILITY)
     path = next((p for p in stored if p.exists()), None)
     if path is None:
         raise NotMeasuredError(
-            f"the utility benchmark takes longer than this whole table: run python benchmarks/"
-            f"privacy/utility.py --output {stored[0]}, and this section tells its rows"
+            f"all rows take longer than this whole table: run python benchmarks/"
+            f"privacy/utility.py --output {stored[0]}, and this section tells them"
         )
-    day = time.strftime("%Y-%m-%d", time.gmtime(path.stat().st_mtime))
-    for row in json.loads(path.read_text(encoding="utf-8")):
-        values = {"start": row["start"]} if "start" in row else {}
-        values |= {f"epsilon {e}": v for e, v in row["values"].items()}
-        yield Row(
-            f"{row['patients']} patients, {row['stage']} ({row['lever']}): {row['metric']}",
-            "",
-            "; ".join(f"{name} {float(v):.3f}" for name, v in values.items()),
-            None,
-            seeds="1; noise os",
-            note=f"not measured in this run but before: {path.name} of {day}",
-        )
+    earlier = json.loads(path.read_text(encoding="utf-8"))
+    keep(work, draw_utility(earlier), UTILITY_PICTURE)
+    # The benchmark's own process: it prints as it goes, which here belongs into the log.
+    now = work / "now.json"
+    script = str(_path("utility.py"))
+    subprocess.run([sys.executable, "-u", script, *MEASURED_NOW, "--output", now], check=True)
+    for row in json.loads(now.read_text(encoding="utf-8")):
+        yield _utility_row(row, note="measured in this run")
+    for row in earlier:
+        yield _utility_row(row, note=f"not measured in this run but before: {path.name}")
+
+
+def _utility_row(row: dict[str, Any], *, note: str) -> Row:
+    values = {"start": row["start"]} | {f"epsilon {e}": v for e, v in row["values"].items()}
+    return Row(
+        f"{row['patients']} patients, {row['stage']} ({row['lever']}): {row['metric']}",
+        "",
+        "; ".join(f"{name} {float(v):.3f}" for name, v in values.items()),
+        None,
+        seeds=f"{row['seed']}; noise os",
+        note=f"{row['epochs']} epochs; {note}",
+    )
 
 
 def _client_level() -> Iterator[Row]:

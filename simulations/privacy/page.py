@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from simulations.measured import conditions_section
-from simulations.privacy.table import SECTIONS, Entry, Facts, Outcome, verdict
-from simulations.report_page import NONE, Row, Section, Table, Text, duration, render
+from simulations.privacy.table import SECTIONS, WORK, Entry, Facts, Outcome, verdict
+from simulations.report_page import NONE, Picture, Row, Section, Table, Text, duration, render
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,13 +32,13 @@ LEGEND = (
 
 def write_page(path: Path, above: Facts, outcomes: list[Outcome]) -> None:
     """Write the page; it needs no other file."""
-    path.write_text(page(above, outcomes), encoding="utf-8")
+    path.write_text(page(above, outcomes, path.parent / WORK), encoding="utf-8")
 
 
-def page(above: Facts, outcomes: list[Outcome]) -> str:
-    """Return the page as HTML."""
+def page(above: Facts, outcomes: list[Outcome], work: Path) -> str:
+    """Return the page as HTML; the sections' pictures lie in their folders below `work`."""
     lead = (Text(f"{verdict(outcomes, above.planned)}.", "key"), Text(LEGEND, "note"))
-    sections = [_section(outcome) for outcome in outcomes]
+    sections = [_section(outcome, work / outcome.section) for outcome in outcomes]
     return render(title=TITLE, lead=lead, sections=(*sections, conditions_section(above)))
 
 
@@ -54,7 +54,7 @@ def head(entry: Entry) -> str:
     return f"Control: {entry.row.what}" if entry.row.control else entry.row.what
 
 
-def _section(outcome: Outcome) -> Section:
+def _section(outcome: Outcome, folder: Path) -> Section:
     rows = tuple(
         Row(
             head(e),
@@ -68,4 +68,8 @@ def _section(outcome: Outcome) -> Section:
         for e in outcome.entries
     )
     table = Table(f"Measured in {duration(outcome.seconds)}.", COLUMNS, rows, words=True)
-    return Section(outcome.section, SECTIONS[outcome.section].title, (table,))
+    pictures = (
+        Picture((folder / p.file).read_bytes(), p.alt, p.caption, wide=True, kind="svg+xml")
+        for p in outcome.pictures
+    )
+    return Section(outcome.section, SECTIONS[outcome.section].title, (*pictures, table))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from cardionets_core.errors import ConfigError, nearest
 from cardionets_core.flower_command import Command
 from simulations.measured import Conditions, conditions
+from simulations.privacy.pictures import Drawn, kept
 from simulations.privacy.row import Row
 from simulations.privacy.section import END, ROWS
 from simulations.process_group import ProcessGroup
@@ -46,17 +47,17 @@ SECTIONS: dict[str, Section] = {
     "sensitivity": Section(
         "Sensitivity: what one patient moves, stage by stage",
         "simulations.privacy.figures_sensitivity:sensitivity",
-        180,
+        120,
     ),
     "noise": Section(
         "Noise and sampling",
         "simulations.privacy.figures_noise:noise",
-        60,
+        30,
     ),
     "audit": Section(
         "Audit in one run, through the engine",
         "simulations.privacy.figures_audit:one_run",
-        150,
+        90,
     ),
     "attacks": Section(
         "Attacks on a released model",
@@ -66,30 +67,32 @@ SECTIONS: dict[str, Section] = {
     "ledger": Section(
         "Ledger: crashes",
         "simulations.privacy.figures_parts:ledger",
-        150,
+        120,
     ),
     "engines": Section(
         "Engines: time and memory",
         "simulations.privacy.figures_parts:engines",
-        180,
+        270,
     ),
     "secure_aggregation": Section(
         "Secure aggregation",
         "simulations.privacy.figures_parts:secure_aggregation",
-        60,
+        30,
     ),
     "utility": Section(
         "Utility: what noise costs in accuracy",
         "simulations.privacy.figures_parts:utility",
-        60,
+        480,
     ),
 }
-"""Name -> section; all limits together are the most that the table takes: 20 minutes."""
+"""Name -> section; all limits together are the most that the table takes: 25 minutes."""
 
 HERE = Path(__file__).resolve().parents[2]
 """The folder that holds the packages: benchmarks/ are found from there."""
 
 WORK = "work"
+"""Below the table's folder: a folder for each section, with its rows, pictures and data."""
+
 WATCH_S = 0.2
 ENDING_S = 5.0
 
@@ -113,11 +116,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a section came to, with the seconds that it took."""
+    """What a section came to, with the seconds that it took and the pictures that it drew."""
 
     section: str
     entries: tuple[Entry, ...]
     seconds: float
+    pictures: tuple[Drawn, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -183,7 +187,8 @@ def _measured(name: str, work: Path) -> Outcome:
     end = _end(folder, code, section.limit_s, str(group.log_path(name)))
     if end is not None:
         entries.append(Entry(name, end[0], Row("(the rest of the section)", "", end[1], None)))
-    return Outcome(name, tuple(entries), round(time.monotonic() - started, 1))
+    seconds = round(time.monotonic() - started, 1)
+    return Outcome(name, tuple(entries), seconds, tuple(kept(folder)))
 
 
 def _rows(folder: Path) -> list[Row]:

@@ -134,7 +134,12 @@ DOORS: dict[str, frozenset[str]] = {
     ),
     "ray": frozenset(),
     "matplotlib": frozenset(
-        {"cardionets_core.drawing", "client.budget_picture", "simulations.report_figures"}
+        {
+            "cardionets_core.drawing",
+            "client.budget_picture",
+            "simulations.privacy.drawings",
+            "simulations.report_figures",
+        }
     ),
     "psutil": frozenset(
         {
