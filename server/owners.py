@@ -74,8 +74,7 @@ def with_quorum(config: RunConfig, name: str, sites: Mapping[str, SiteRecord]) -
 
     That is the run's `min_sites`, for the stage and for each of its parts; but no more than the
     sites that can serve it by what they said in a handshake, or a stage that needs pairs could
-    never be run in a federation where not all have them. One that is away just now counts. Of a
-    secure sum the threshold decides.
+    never be run in a federation where not all have them. One that is away just now counts.
 
     Args:
         config: the run's plan.
@@ -83,7 +82,7 @@ def with_quorum(config: RunConfig, name: str, sites: Mapping[str, SiteRecord]) -
         sites: all that ever came in.
     """
     settings = config.stage[name]
-    if settings.min_sites or config.secure_aggregation.enabled:
+    if settings.min_sites:
         return settings
     stage, least = configured(name, settings.options, config.model), max(config.min_patients, 1)
     able = {

@@ -63,8 +63,8 @@ def gather_securely(
             return session.gathered(delta, attempt)
         log.warning("%s: try %d had too few sites", place, attempt)
     raise IncompleteError(
-        f"stage {head.stage}, round {head.round}: {len(session.came)} of {threshold} sites needed "
-        f"for a secure sum are in it (refused: {session.refused or 'none'}). "
+        f"stage {head.stage}, round {head.round}: {len(session.came)} of {session.needed} sites "
+        f"needed for a secure sum are in it (refused: {session.refused or 'none'}). "
         "The run can be resumed from its last round.",
         session.refused,
     )

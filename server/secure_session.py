@@ -29,6 +29,7 @@ from cardionets_core.privacy.secure_aggregation.signatures import SIGNATURE_BYTE
 from cardionets_core.secure_config import KEYS, RESIDUES, SECURE, SHARES, SecureTask
 from server.exchange import Run, send_round, within
 from server.gathering import TRIES, Gathered, quorum, sites_needed
+from server.owners import with_quorum
 from server.privacy import keeps_to
 from server.rounds import RoundResult, run_round
 from server.screening import counts_allowed, misdirected
@@ -53,6 +54,7 @@ class SecureSession:
 
     Attributes:
         threshold: sites that the sum must be over.
+        needed: sites that must answer, the quorum of the stage included.
         came: sites whose residues are in it.
         refused: site -> why it is not.
         dropped: phase -> sites that did not answer it.
@@ -64,6 +66,7 @@ class SecureSession:
     heads: Mapping[str, TaskHeader]
     expected: Groups
     threshold: int
+    needed: int = field(init=False)
     came: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     dropped: dict[str, list[str]] = field(default_factory=dict)
@@ -71,8 +74,10 @@ class SecureSession:
     def __post_init__(self) -> None:
         counts = [self.state.sites[site].counts.get("train_studies", 0) for site in self.heads]
         plan = self.run.config.secure_aggregation
-        self._settings = self.run.config.stage[self.head.stage]
-        self._needed = max(self.threshold, sites_needed(self.run.config, self._settings))
+        # Of those that are asked: a sum that is repeated is asked of the same sites only.
+        asked = {site: self.state.sites[site] for site in self.heads}
+        self._settings = with_quorum(self.run.config, self.head.stage, asked)
+        self.needed = max(self.threshold, sites_needed(self.run.config, self._settings))
         self._asked = SecureTask(
             session=secrets.token_hex(16),
             phase="keys",
@@ -91,7 +96,7 @@ class SecureSession:
         """Return whether enough sites have sent keys, shares and masked residues, in this order."""
         size: tuple[int, ...] = (PUBLIC_BYTES + SIGNATURE_BYTES,)
         keys = self._ask(self._asked, self.heads, KEYS, size)
-        if len(keys) < self._needed:
+        if len(keys) < self.needed:
             return False
         self._keys = {site: keys[site][:PUBLIC_BYTES].tobytes() for site in sorted(keys)}
         roster = tuple(self._keys)
@@ -99,7 +104,7 @@ class SecureSession:
         rows = np.stack([keys[site] for site in roster])
         size = (len(roster), SEALED_BYTES)
         self._sealed = self._ask(asked, roster, SHARES, size, lambda site: {KEYS: rows})
-        if len(self._sealed) < self._needed:
+        if len(self._sealed) < self.needed:
             return False
         masked = self._train(replace(self._asked, phase="train", present=self._masked))
         self.came = masked.accepted
@@ -209,7 +214,7 @@ class SecureSession:
             make_task=make,
             accept=accept,
             deadline_s=min(SHORT_S, self._settings.deadline_s),
-            enough=lambda there: len(there) >= self._needed,
+            enough=lambda there: len(there) >= self.needed,
             rejoin_s=self.run.config.rejoin_s,
             waiting=self.run.waiting,
         )

@@ -84,6 +84,7 @@ class Federation:
     """Hospitals, a server, and who does not answer what.
 
     Attributes:
+        min_sites: of the run; None: the stage says itself that it needs two.
         drops: (site, phase) -> how often the site does not answer it; -1: never does.
         heard: what the server was told, (site, phase, update), in order.
     """
@@ -93,6 +94,7 @@ class Federation:
     threshold: int = 0
     shapes: dict = field(default_factory=lambda: SHAPES)
     clip: float = 1.0
+    min_sites: int | None = None
     drops: dict = field(default_factory=dict)
     heard: list = field(default_factory=list)
     bytes_up: int = 0
@@ -107,15 +109,16 @@ class Federation:
 
     def round(self, number=1):
         """Play a round and return what was gathered."""
-        names = list(self.hospitals)
+        names, least = list(self.hospitals), 2 if self.min_sites is None else 0
         nodes = {name: 100 + i for i, name in enumerate(names)}
         grid = FakeGrid({nodes[n]: self._behaviour(n) for n in names})
         config = RunConfig(
             name="run-1",
             seed=1,
             model=ModelConfig(),
+            min_sites=self.min_sites or 1,
             stages=("handshake", "ecg_masked"),
-            stage={"ecg_masked": StageConfig(rounds=9, min_sites=2, deadline_s=60.0)},
+            stage={"ecg_masked": StageConfig(rounds=9, min_sites=least, deadline_s=60.0)},
             rejoin_s=0.0,
             secure_aggregation=SecureAggregationConfig(True, self.threshold, self.clip),
         )
@@ -133,7 +136,8 @@ class Federation:
             for p, arrays in self.shapes.items()
         }
         records = {
-            n: SiteRecord((), {"train_studies": h.studies}, {}) for n, h in self.hospitals.items()
+            n: SiteRecord(("ecg",), {"train_studies": h.studies}, {})
+            for n, h in self.hospitals.items()
         }
         head = task_header(train=PLAN, round=number, trains=tuple(weights))
         state = RunState(weights=weights, sites=records)

@@ -17,7 +17,6 @@ from cardionets_core.errors import ConfigError, IncompleteError, RunError
 from cardionets_core.messages import Update
 from cardionets_core.model_config import ModelConfig
 from cardionets_core.run_config import RunConfig, StageConfig
-from cardionets_core.secure_config import SecureAggregationConfig
 from cardionets_core.strategy_config import StrategyConfig
 from cardionets_core.training.stages import STAGES
 from server.aggregation import ExactMean
@@ -357,11 +356,6 @@ def test_no_more_sites_are_needed_than_can_serve_the_stage(stage, sites, parts):
     assert {p: quorum.sites_for(p) for p in parts} == parts
     few = replace(RECORDS["clinic"], counts={"train_studies": 4})  # below min_patients
     assert with_quorum(plan, stage, RECORDS | {"clinic": few}).min_sites == max(1, sites - 1)
-
-
-def test_of_a_secure_sum_the_threshold_decides():
-    plan = replace(config(), min_sites=3, secure_aggregation=SecureAggregationConfig(enabled=True))
-    assert with_quorum(plan, "masked", RECORDS) == plan.stage["masked"]
 
 
 def test_the_moving_average_of_a_part_goes_by_the_studies_behind_it(monkeypatch, tmp_path):

@@ -19,6 +19,7 @@ HIDDEN = (
     "secure_aggregation.enabled=true",
     "secure_aggregation.threshold=2",
     "secure_aggregation.clip=1.0",
+    "stage.ecg_masked.min_sites=2",
 )
 STEP = 3 * 1.0 / (2**31 - 1)
 """Of the quantiser for three sites and a clip of 1; the mean is off by 1.5 steps at most."""

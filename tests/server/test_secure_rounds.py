@@ -157,6 +157,34 @@ def test_fewer_sites_than_the_threshold_are_said_before_anybody_is_asked(tmp_pat
     assert not federation.heard
 
 
+def test_the_runs_min_sites_hold_where_the_threshold_is_lower(tmp_path):
+    federation = Federation(tmp_path, 4, threshold=3, min_sites=4)
+    federation.drops = {("site1", "train"): 1}
+    got = federation.round()
+    assert got.tries == 2 and len(got.result.accepted) == 4
+    federation.drops = {("site1", "train"): NEVER}
+    with pytest.raises(IncompleteError, match="3 of 4 sites needed for a secure sum"):
+        federation.round(number=2)
+    assert opened_over(tmp_path / "run", "ecg_masked/2") == []
+
+
+def test_a_repeated_sum_needs_no_more_sites_than_it_was_over(tmp_path):
+    federation = Federation(tmp_path, 3, threshold=3, min_sites=4)
+    assert len(federation.round().result.accepted) == 3
+    federation.hospitals["site3"] = replace(federation.hospitals["site2"], name="site3")
+    again = federation.round()  # as a restarted server would, with a site that joined meanwhile
+    assert again.result.accepted == ["site0", "site1", "site2"]
+
+
+def test_a_site_that_answers_twice_counts_once_towards_the_threshold(tmp_path):
+    federation = Federation(tmp_path, 4, threshold=3)
+    federation.drops = {("site0", "unmask"): NEVER, ("site1", "unmask"): NEVER}
+    with pytest.raises(IncompleteError, match="2 of 3 sites needed gave the shares"):
+        federation.round()  # two answer both times that they are asked
+    given = [name for name, phase, _ in federation.heard if phase == "unmask"]
+    assert given == ["site2", "site3"] * 2
+
+
 def test_a_site_that_masks_with_other_keys_is_noticed(tmp_path):
     federation = Federation(tmp_path, 3)
     hospital = federation.hospitals["site1"]
