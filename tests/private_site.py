@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
 
+from cardionets_core.config_tree import build
 from cardionets_core.data.manifest import read_manifest
 from cardionets_core.privacy.ledger import init_ledger
-from cardionets_core.site_config import load_site_config, write_yaml
+from cardionets_core.privacy_config import SitePrivacy
+from cardionets_core.site_config import SiteConfig, load_site_config, write_yaml
 
 PAIRED = ("cine", "diseases", "ecg", "pairs", "phenotypes")
 
@@ -16,20 +19,22 @@ PRIVATE_RUN = ("privacy.mode=patient", "privacy.rate=0.2", "evaluation.sections=
 """Overrides that make a small plan private; stages need `max_steps` besides."""
 
 
-def make_private(site: Path, **privacy: object) -> Path:
-    """Give the hospital of a YAML a ledger of its own; return the YAML.
+def section(folder: Path, **privacy: object) -> dict[str, object]:
+    """Return what a YAML says of a ledger in `folder`; its records are 100 patients there."""
+    values = {"patients": 100, "modalities": list(PAIRED), "epsilon": 50.0, "required": True}
+    return values | {"ledger": str(folder / "ledger.jsonl"), **privacy}
+
+
+def with_ledger(config: SiteConfig, folder: Path, **privacy: object) -> SiteConfig:
+    """Return the settings of a hospital that has a new ledger in `folder`.
 
     Args:
-        site: the YAML; it gets a `privacy` section, in which the records are 100 patients.
+        config: of the hospital.
+        folder: it is made.
         privacy: other values of SitePrivacy.
     """
-    values = yaml.safe_load(site.read_text())
-    folder = site.parent / f"ledger-of-{site.stem}"
     folder.mkdir(exist_ok=True)
-    section = {"patients": 100, "modalities": list(PAIRED), "epsilon": 50.0, "required": True}
-    section |= {"ledger": str(folder / "ledger.jsonl"), **privacy}
-    write_yaml(site, values | {"privacy": section})
-    config = load_site_config(site)
+    config = replace(config, privacy=build(SitePrivacy, section(folder, **privacy), "privacy"))
     table = read_manifest(Path(config.data.manifest), Path(config.data.root)).table
     init_ledger(
         config.privacy,
@@ -37,4 +42,12 @@ def make_private(site: Path, **privacy: object) -> Path:
         salt=config.data.salt,
         claim_folder=Path(config.data.cache),
     )
+    return config
+
+
+def make_private(site: Path, **privacy: object) -> Path:
+    """Give the hospital of a YAML a ledger, and the YAML its section `privacy`; return the YAML."""
+    folder = site.parent / f"ledger-of-{site.stem}"
+    with_ledger(load_site_config(site), folder, **privacy)
+    write_yaml(site, yaml.safe_load(site.read_text()) | {"privacy": section(folder, **privacy)})
     return site

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 import client.private_training
 from cardionets_core.checkpoint import part_arrays
@@ -20,14 +20,13 @@ from cardionets_core.models.cardionet import build_model
 from cardionets_core.packing import fingerprint
 from cardionets_core.privacy.ledger import Ledger
 from cardionets_core.privacy_config import PrivateTask
-from cardionets_core.run_config import CONF, compose, run_config_from
-from cardionets_core.site_config import load_site_config, write_yaml
+from cardionets_core.site_config import load_site_config
 from client.local_training import serve
 from client.memory import LOCAL, RESIDUAL, RunMemory
 from client.release import RELEASED, released
 from client.site import Site
-from simulations.faults.small import write_hospital
-from tests.private_site import make_private
+from tests.narrow_hospital import DISEASES, PHENOTYPES, narrowed
+from tests.private_site import with_ledger
 from tests.task_header import task_header
 
 pytestmark = pytest.mark.usefixtures("torch_as_it_was")
@@ -49,34 +48,25 @@ PLAN = TrainPlan(
 
 
 @pytest.fixture(scope="module")
-def model(nano):
-    words = [w for w in nano if w.startswith("model.")]
-    values = compose("run", ["name=x", "diseases=[atrial_fibrillation]", *words], package=CONF)
-    config = run_config_from(values | {"phenotypes": ["lv_ef", "lv_edv"]})
-    return config.sized_model()
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory, model):
-    """The YAML of a hospital with ECGs of 24 patients, prepared; not to be changed."""
+def prepared(tmp_path_factory, write_hospital, nano_model):
+    """A hospital with ECGs of 24 patients, prepared; not to be changed."""
     path = write_hospital(tmp_path_factory.mktemp("west"), "west", "A", patients=24, ecg_only=True)
-    known = {"phenotypes": ("lv_ef",), "diseases": ("atrial_fibrillation",)}
-    Site(load_site_config(path)).dataset(task_header(model=model, **known))
-    return path
+    config = load_site_config(narrowed(path))
+    known = {"phenotypes": PHENOTYPES, "diseases": DISEASES}
+    Site(config).dataset(task_header(model=nano_model, **known))
+    return config
 
 
 @pytest.fixture
-def yaml_of(prepared, tmp_path):
-    """Return (**privacy) -> YAML of the same hospital with table, cache and ledger of its own."""
+def site_of(prepared, tmp_path):
+    """Return (folder, **privacy) -> the same hospital with table, cache and ledger of its own."""
 
     def make(folder=tmp_path, **privacy):
-        values = yaml.safe_load(prepared.read_text())
-        data = values["data"]
-        data["cache"] = str(shutil.copytree(data["cache"], folder / "cache"))
-        data["manifest"] = str(shutil.copy(data["manifest"], folder / "manifest.csv"))
-        path = folder / "west.yaml"
-        write_yaml(path, values)
-        return make_private(path, **{"modalities": ["ecg", "phenotypes"], **privacy})
+        data = prepared.data
+        cache = str(shutil.copytree(data.cache, folder / "cache"))
+        table = str(shutil.copy(data.manifest, folder / "manifest.csv"))
+        own = replace(prepared, data=replace(data, cache=cache, manifest=table))
+        return Site(with_ledger(own, folder, **{"modalities": ["ecg", "phenotypes"], **privacy}))
 
     return make
 
@@ -89,18 +79,18 @@ def take_one_out(site):
 
 
 @pytest.fixture
-def site(yaml_of):
-    return Site(load_site_config(yaml_of()))
+def site(site_of):
+    return site_of()
 
 
 @pytest.fixture
-def header(model):
+def header(nano_model):
     return task_header(
         stage="ecg_masked",
         seed=7,
-        model=model,
-        phenotypes=("lv_ef", "lv_edv"),
-        diseases=("atrial_fibrillation",),
+        model=nano_model,
+        phenotypes=PHENOTYPES,
+        diseases=DISEASES,
         trains=TRAINS,
         train=PLAN,
         min_patients=5,
@@ -108,11 +98,21 @@ def header(model):
     )
 
 
+@cache
+def started(model, *parts):
+    """Return parts of the model at its start, and their marks; they are not to be changed."""
+    built = build_model(model, seed=1)
+    weights = {part: part_arrays(built, part) for part in parts}
+    return weights, {part: fingerprint(arrays) for part, arrays in weights.items()}
+
+
 def training(header, *, value=0.0, **changes):
-    """Return a training task; `value` is added to one weight."""
-    weights = {p: part_arrays(build_model(header.model, seed=1), p) for p in TRAINS}
-    weights["ecg_encoder"] = {k: v + value for k, v in weights["ecg_encoder"].items()}
-    marks = {p: fingerprint(a) for p, a in weights.items()}
+    """Return a training task; `value` is added to the weights of one part."""
+    weights, marks = started(header.model, *TRAINS)
+    if value:
+        moved = {k: v + value for k, v in weights["ecg_encoder"].items()}
+        weights = weights | {"ecg_encoder": moved}
+        marks = marks | {"ecg_encoder": fingerprint(moved)}
     return Task(replace(header, parts=marks, **changes), weights)
 
 
@@ -192,8 +192,8 @@ def test_a_task_without_a_stored_answer_is_charged_again_with_other_noise(site, 
     assert marks[0]["ecg_encoder"] != marks[1]["ecg_encoder"]
 
 
-def test_a_task_that_the_budget_does_not_cover_is_refused_and_nothing_is_charged(yaml_of, header):
-    site = Site(load_site_config(yaml_of(epsilon=0.01)))
+def test_a_task_that_the_budget_does_not_cover_is_refused_and_nothing_is_charged(site_of, header):
+    site = site_of(epsilon=0.01)
     assert code_of(training(header), site) == "privacy_spent"
     assert charges(site) == ()
 
@@ -242,25 +242,22 @@ def test_a_site_describes_itself_by_its_own_declaration(site, header):
 def test_the_sums_of_the_handshake_are_released_once_in_a_run(site, header):
     first = serve(describing(header), site)
     serve(training(header), site)
-    known = {"scaler_mean": (60.0, 120.0), "scaler_sd": (8.0, 30.0)}  # a restarted server's
+    known = {"scaler_mean": (120.0, 60.0), "scaler_sd": (30.0, 8.0)}  # a restarted server's
     again = serve(describing(replace(header, **known)), site)
     assert same(first, again) and len(charges(site)) == 2
     serve(describing(replace(header, run="run-2")), site)
     assert len(charges(site)) == 3
 
 
-def test_without_declared_phenotypes_nothing_is_looked_at_or_charged(yaml_of, header):
-    site = Site(load_site_config(yaml_of(modalities=["ecg"])))
+def test_without_declared_phenotypes_nothing_is_looked_at_or_charged(site_of, header):
+    site = site_of(modalities=["ecg"])
     update = serve(describing(header), site)
     assert not any(v.any() for v in update.sums.values()) and charges(site) == ()
 
 
-def test_a_stage_of_two_members_is_charged_for_both(yaml_of, header):
-    site = Site(load_site_config(yaml_of()))
-    model = build_model(header.model, seed=1)
+def test_a_stage_of_two_members_is_charged_for_both(site, header):
     trains = (*TRAINS, "cmr_encoder", "cmr_decoder")
-    weights = {p: part_arrays(model, p) for p in trains}
-    marks = {p: fingerprint(a) for p, a in weights.items()}
+    weights, marks = started(header.model, *trains)
     asked = replace(header, stage="masked", trains=trains, parts=marks)
     update = serve(Task(asked, weights), site)  # there is no cine: those steps are all noise
     assert set(update.delta) == set(trains) and update.steps == 2
@@ -292,9 +289,9 @@ def test_personal_tensors_are_trained_by_the_same_noisy_steps_and_stay(site, hea
     assert own and all("norm" in n and not np.array_equal(a, start[n]) for n, a in own.items())
 
 
-def test_a_private_task_does_not_go_on_from_a_task_that_was_not(yaml_of, header):
+def test_a_private_task_does_not_go_on_from_a_task_that_was_not(site_of, header):
     """Residual and personal tensors of training without noise would travel with its update."""
-    site = Site(load_site_config(yaml_of(required=False)))
+    site = site_of(required=False)
     plan = replace(PLAN, codec="int8")
     serve(training(header, train=plan, privacy=None), site)
     task = training(header, train=plan, round=2, memory="ecg_masked/1")
@@ -302,16 +299,15 @@ def test_a_private_task_does_not_go_on_from_a_task_that_was_not(yaml_of, header)
 
 
 def evaluation(header, action):
-    model = build_model(header.model, seed=1)
-    weights = {p: part_arrays(model, p) for p in ("ecg_encoder", "phenotype_head", "disease_head")}
+    weights, marks = started(header.model, "ecg_encoder", "phenotype_head", "disease_head")
     changed = {"stage": "evaluate", "action": action, "trains": (), "train": None}
     head = replace(
         header,
         privacy=RELEASE,
         evaluation=EvaluationOptions(sections=("phenotypes",)),
-        parts={p: fingerprint(a) for p, a in weights.items()},
-        scaler_mean=(60.0, 120.0),
-        scaler_sd=(8.0, 30.0),
+        parts=marks,
+        scaler_mean=(120.0, 60.0),
+        scaler_sd=(30.0, 8.0),
         **changed,
     )
     return Task(head, weights)
@@ -345,13 +341,13 @@ def test_probes_that_would_fit_a_number_of_patients_are_refused_uncharged(site, 
 
 
 def test_nothing_of_an_answer_but_arrays_changes_when_a_patient_is_taken_out(
-    yaml_of, header, tmp_path
+    site_of, header, tmp_path
 ):
     """All answers of a site and of the same site less one patient: only noised arrays differ."""
     answers = []
     for name in ("whole", "less"):
         (tmp_path / name).mkdir()
-        site = Site(load_site_config(yaml_of(tmp_path / name)))
+        site = site_of(tmp_path / name)
         if name == "less":
             take_one_out(site)
         tasks = (describing(header), training(header), evaluation(header, "fit"))

@@ -15,13 +15,12 @@ from cardionets_core.models.cardionet import build_model
 from cardionets_core.packing import fingerprint
 from cardionets_core.privacy.ledger import Ledger
 from cardionets_core.privacy_config import PrivateTask
-from cardionets_core.run_config import CONF, compose, run_config_from
 from cardionets_core.site_config import load_site_config
 from cardionets_core.training.alignment import PARTS
 from client.local_training import serve
 from client.site import Site
-from simulations.faults.small import write_hospital
-from tests.private_site import make_private
+from tests.narrow_hospital import DISEASES, PHENOTYPES, narrowed
+from tests.private_site import with_ledger
 from tests.task_header import task_header
 
 pytestmark = pytest.mark.usefixtures("torch_as_it_was")
@@ -30,20 +29,17 @@ ASKED = PrivateTask(noise=1.0, rate=0.5, clip=1.0, steps=2, contrastive="public_
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory):
+def places(tmp_path_factory, write_hospital):
     """A hospital with pairs, and a virtual cohort that stands for public records."""
     folder = tmp_path_factory.mktemp("banked")
     write_site("B", patients=8, seed=3, out=folder / "public")
-    return write_hospital(folder, "west", "A", patients=10), folder / "public"
+    return narrowed(write_hospital(folder, "west", "A", patients=10)), folder / "public"
 
 
 @pytest.fixture(scope="module")
-def task(nano):
-    words = [w for w in nano if w.startswith("model.")]
-    values = compose("run", ["name=x", *words], package=CONF) | {"phenotypes": ["lv_ef", "lv_edv"]}
-    config = run_config_from(values)
-    model = config.sized_model()
-    weights = {p: part_arrays(build_model(model, seed=1), p) for p in PARTS}
+def task(nano_model):
+    model = build_model(nano_model, seed=1)
+    weights = {p: part_arrays(model, p) for p in PARTS}
     plan = TrainPlan(
         local_epochs=1,
         batch_size=8,
@@ -55,11 +51,11 @@ def task(nano):
     )
     header = task_header(
         stage="contrastive",
-        model=model,
-        phenotypes=config.phenotypes,
-        diseases=config.diseases,
-        scaler_mean=(60.0, 150.0),
-        scaler_sd=(8.0, 30.0),
+        model=nano_model,
+        phenotypes=PHENOTYPES,
+        diseases=DISEASES,
+        scaler_mean=(150.0, 60.0),
+        scaler_sd=(30.0, 8.0),
         trains=PARTS,
         parts={p: fingerprint(a) for p, a in weights.items()},
         train=plan,
@@ -71,7 +67,7 @@ def task(nano):
 @pytest.fixture(scope="module")
 def site(places):
     """Return (bank) -> the hospital with this bank."""
-    config = load_site_config(make_private(places[0]))
+    config = with_ledger(load_site_config(places[0]), places[0].parent / "ledger")
     return lambda bank: Site(replace(config, privacy=replace(config.privacy, bank=str(bank))))
 
 
