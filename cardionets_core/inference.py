@@ -267,9 +267,12 @@ def disease_estimates(said: EcgOutputs, info: CheckpointInfo) -> tuple[DiseaseEs
 
 
 def was_trained(info: CheckpointInfo, stage: str) -> bool:
-    """Return whether the run finished the stage; a checkpoint that does not say is believed."""
+    """Return whether the run finished the stage, or began with the weights of one that had.
+
+    A checkpoint that does not say is believed.
+    """
     done = info.provenance.get("stages_done")
-    return done is None or stage in done
+    return done is None or stage in {*done, *info.provenance.get("start", {}).get("stages", ())}
 
 
 def _learnt_phenotype(info: CheckpointInfo, place: int, measured: dict[str, Any]) -> bool:

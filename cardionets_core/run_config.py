@@ -15,6 +15,7 @@ from cardionets_core.model_config import ModelConfig
 from cardionets_core.privacy_config import CentralPrivacy, PrivacyRequest
 from cardionets_core.screening_config import ScreeningConfig
 from cardionets_core.secure_config import SecureAggregationConfig
+from cardionets_core.start_config import StartConfig
 from cardionets_core.strategy_config import StrategyConfig
 from cardionets_core.vocabulary import DISEASES, PHENOTYPE_NAMES, StageName
 from cardionets_core.wire_config import WireConfig
@@ -130,6 +131,7 @@ class RunConfig:
         rejoin_s: seconds that a round, or a restarted server, waits for a site that was lost.
         local_parts: parts, or `part.name` patterns, that stay at each site (docs/strategies.md).
         wire: how updates travel.
+        start: weights that the run begins with, of an earlier run.
         virtual: some hospitals hold computed patients; every page about the model then says so.
     """
 
@@ -154,6 +156,7 @@ class RunConfig:
     rejoin_s: float = 120.0
     local_parts: tuple[str, ...] = ()
     wire: WireConfig = field(default_factory=WireConfig)
+    start: StartConfig = field(default_factory=StartConfig)
     virtual: bool = False
 
     def __post_init__(self) -> None:

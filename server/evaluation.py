@@ -85,8 +85,8 @@ def run_evaluation(run: Run, state: RunState) -> RunState:
 
 
 def evaluation_options(config: RunConfig) -> EvaluationOptions:
-    """Return the run's options without the sections that no stage of the run has trained for."""
-    trained = set(config.stages)
+    """Return the run's options without the sections that no stage has trained for."""
+    trained = {*config.stages, *config.start.stages}
     sections = tuple(s for s in config.evaluation.sections if trained & set(SECTION_STAGES[s]))
     options = replace(config.evaluation, sections=sections)
     return private_options(options) if config.privacy.is_on else options

@@ -70,9 +70,12 @@ def train_stage(run: Run, state: RunState, name: str) -> RunState:
 
 
 def _prepared(state: RunState, stage: Stage, config: RunConfig) -> RunState:
-    """Start a head from the aligned encoder, and what the strategy remembers of a stage."""
+    """Start a head from the aligned encoder, and what the strategy remembers of a stage.
+
+    A head that the run began with is trained on as it is.
+    """
     part = HEADS.get(stage.name)
-    if part is not None:
+    if part is not None and part not in config.start.parts:
         model = build_model(config.sized_model(), seed=config.seed)
         for name in (*HEAD_SOURCES, part):
             # Of what stays at the sites, nothing is copied into a head that travels.

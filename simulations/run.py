@@ -20,6 +20,7 @@ from cardionets_core.supervision import process_start
 from cardionets_core.training.stages import check_plan
 from server.progress import read_progress
 from server.server_app import load_config, write_config
+from server.start import pinned
 from server.status import standing, words
 from server.status_file import Submission, write_submission
 from simulations.hospitals import Hospital, make_hospitals, read_hospitals, write_site_files
@@ -169,13 +170,13 @@ def _fresh(
     if folder.exists():
         raise ConfigError(f"{folder} exists; choose another name=, or go on with resume={folder}.")
     # Composed before anything is written, so that a wrong key costs no time.
-    plan = compose_run(simulation, overrides, name=name, sites=1)
+    plan = pinned(compose_run(simulation, overrides, name=name, sites=1))
     check_plan(plan)
     check_private_plan(plan)
     check_local_parts(plan)
     _check_port(simulation)
     hospitals = make_hospitals(simulation, announce=screen.hospital)
-    config = compose_run(simulation, overrides, name=name, sites=len(hospitals))
+    config = pinned(compose_run(simulation, overrides, name=name, sites=len(hospitals)))
     write_config(folder, config)
     if simulation.ledger_epsilon > 0:
         from simulations.ledgers import with_ledgers  # its accountant takes a second to import

@@ -13,6 +13,7 @@ from cardionets_core.config_tree import digest
 from client.client_app import app as client_app
 from server.server_app import app as server_app
 from server.server_app import load_config, write_config
+from server.start import pinned
 from simulations.faults.small import NANO, plan, write_hospital
 from simulations.grid import run_in_process
 
@@ -92,7 +93,7 @@ def federate() -> Federate:
 
     def run(folder: Path, sites: dict[str, Path], *overrides: str) -> Path:
         if not (folder / "config.json").exists():
-            write_config(folder, plan(folder.name, overrides, sites=len(sites)))
+            write_config(folder, pinned(plan(folder.name, overrides, sites=len(sites))))
         submitted = {"run": folder.name, "config-hash": digest(load_config(folder))}
         run_in_process(
             server_app, client_app, run_config=submitted, sites=sites, outputs=folder.parent

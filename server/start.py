@@ -1,0 +1,171 @@
+"""Beginning a run with the weights of an earlier one: what fits, and in which units it speaks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cardionets_core.checkpoint import CheckpointInfo, read_info, read_tensors, to_groups
+from cardionets_core.data.dataset import Scaler
+from cardionets_core.errors import CheckpointError, ConfigError, nearest
+from cardionets_core.local_parts import is_local
+from cardionets_core.models.cardionet import PARTS, build_model
+from cardionets_core.training.stages import STAGES
+
+if TYPE_CHECKING:
+    from cardionets_core.packing import Arrays, Groups
+    from cardionets_core.run_config import RunConfig
+
+READOUTS = {"phenotype_head": "readout", "ecg_projector": "regress", "cmr_projector": "regress"}
+"""Part -> its layers that end in z-scored phenotypes (models/heads.py)."""
+
+
+def pinned(config: RunConfig) -> RunConfig:
+    """Return the plan with what its start is: the parts, and the SHA-256 of their weights.
+
+    Raises:
+        CheckpointError: no checkpoint, or a torn one.
+        ConfigError: a part that it does not hold whole, or that does not fit this run's model.
+    """
+    start = config.start
+    if not start.is_on:
+        return config
+    folder = Path(start.checkpoint).expanduser().resolve()
+    info = read_info(folder)
+    groups = to_groups(read_tensors(folder, info))
+    parts = start.parts or tuple(p for p in PARTS if p in groups)
+    for part in parts:
+        _require_fit(config, info, groups, part)
+    said = info.provenance
+    done = {*said.get("stages_done", ()), *said.get("start", {}).get("stages", ())}
+    stages = tuple(n for n in STAGES if n in done and set(STAGES[n].trains) & set(parts))
+    # Of a checkpoint that does not say so, nobody knows that no virtual heart trained it.
+    virtual = said.get("virtual") is not False
+    found = replace(
+        start,
+        checkpoint=str(folder),
+        parts=parts,
+        sha256=info.sha256,
+        stages=stages,
+        virtual=virtual,
+    )
+    return replace(config, start=found, virtual=config.virtual or virtual)
+
+
+def start_weights(config: RunConfig) -> Groups:
+    """Read the weights that a pinned plan begins with, part -> name -> array.
+
+    Raises:
+        CheckpointError: the checkpoint is no longer the one that was planned with.
+    """
+    groups = to_groups(read_tensors(Path(config.start.checkpoint), _info(config)))
+    return {p: groups[p] for p in config.start.parts}
+
+
+def start_in_units_of(config: RunConfig, weights: Groups, scaler: Scaler) -> Groups:
+    """Return those of the started parts that predict phenotypes, in the z-scores of the run.
+
+    Args:
+        config: nothing is returned where it starts from nothing.
+        weights: part -> name -> array, as the run began.
+        scaler: of the run, which its sites' phenotypes have just given.
+
+    Raises:
+        CheckpointError: the checkpoint is no longer the one that was planned with.
+    """
+    known = {p: weights[p] for p in READOUTS if p in config.start.parts}
+    if not known or not config.phenotypes:
+        return {}
+    info = _info(config)
+    before = Scaler(np.array(info.scaler_mean), np.array(info.scaler_sd))
+    return {p: rescaled(arrays, READOUTS[p], before, scaler) for p, arrays in known.items()}
+
+
+def _info(config: RunConfig) -> CheckpointInfo:
+    start = config.start
+    info = read_info(Path(start.checkpoint))
+    if info.sha256 != start.sha256:
+        raise CheckpointError(
+            f"{start.checkpoint} no longer holds the weights that this run was planned with "
+            f"(SHA-256 {start.sha256[:12]}, now {info.sha256[:12]}). Submit a new run."
+        )
+    return info
+
+
+def rescaled(arrays: Arrays, layer: str, before: Scaler, after: Scaler) -> Arrays:
+    """Return a part that predicts the same phenotypes in the z-scores of another scaler.
+
+    Its readout gives z for the value mean + sd z. In other z-scores that value is (mean + sd z -
+    other mean) / other sd: linear in z, and so a matter of its last layer.
+
+    Args:
+        arrays: name -> array.
+        layer: the readout: one linear layer, or an MLP whose last one is `down`.
+        before: what the part was trained with.
+        after: of the z-scores to come.
+    """
+    ratio = before.sd / after.sd
+    shift = (before.mean - after.mean) / after.sd
+    last = f"{layer}.down" if f"{layer}.down.weight" in arrays else layer
+    weight, bias = arrays[f"{last}.weight"], arrays[f"{last}.bias"]
+    return arrays | {
+        f"{last}.weight": (weight * ratio[:, None]).astype(weight.dtype),
+        f"{last}.bias": (bias * ratio + shift).astype(bias.dtype),
+    }
+
+
+def _require_fit(config: RunConfig, info: CheckpointInfo, groups: Groups, part: str) -> None:
+    """Refuse a part that is not there, that stays at the sites, or that means something else."""
+    where = f"start.checkpoint={config.start.checkpoint}"
+    if part not in PARTS:
+        raise ConfigError(f"start.parts: {part!r} is no part{nearest(part, PARTS)}.")
+    if part not in groups:
+        raise ConfigError(
+            f"{where} holds no {part}; its parts: {', '.join(groups)}. Take it out of start.parts."
+        )
+    model = config.sized_model()
+    due = build_model(model, device="meta").get_submodule(part).state_dict()
+    own = [n for n in due if is_local(config.local_parts, part, n)]
+    if own:
+        raise ConfigError(
+            f"start.parts: {part}.{own[0]} stays at the sites (local_parts), which begin it "
+            f"themselves. {_others(config, info, groups, part)}"
+        )
+    different = _difference(config, info, groups[part], part)
+    if different:
+        raise ConfigError(
+            f"{where}: its {part} does not fit this run's model: {different}. "
+            f"{_others(config, info, groups, part)}"
+        )
+
+
+def _others(config: RunConfig, info: CheckpointInfo, groups: Groups, unfit: str) -> str:
+    """Return the next step: which parts can be taken."""
+    fit = [p for p in PARTS if p in groups and not _difference(config, info, groups[p], p)]
+    fit = [p for p in fit if p != unfit]
+    if not fit:
+        return "None of its parts does: plan with the model of that run (model=...)."
+    return f"Take the parts that fit: start.parts=[{','.join(fit)}]."
+
+
+def _difference(config: RunConfig, info: CheckpointInfo, arrays: Arrays, part: str) -> str:
+    """Return in what a part differs from the model of the run; empty where it fits."""
+    model = config.sized_model()
+    due = build_model(model, device="meta").get_submodule(part).state_dict()
+    for name in sorted(due.keys() | arrays.keys()):
+        there = tuple(arrays[name].shape) if name in arrays else "absent"
+        here = tuple(due[name].shape) if name in due else "absent"
+        if there != here:
+            return f"{name} is {there} there and {here} here"
+    if (info.model.ecg, info.model.cine) != (model.ecg, model.cine):
+        return "it was trained on ECGs or cines of another shape or rate (model.ecg, model.cine)"
+    if part in READOUTS and not info.scaler_mean:
+        return "its run ended before it knew the phenotypes' mean and sd"
+    if part in READOUTS and info.phenotypes != config.phenotypes:
+        return "its phenotypes are others, or in another order"
+    if part == "disease_head" and info.diseases != config.diseases:
+        return "its diseases are others, or in another order"
+    return ""
