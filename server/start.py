@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cardionets_core.checkpoint import CheckpointInfo, read_info, read_tensors, to_groups
+from cardionets_core.config_tree import to_mapping
 from cardionets_core.data.dataset import Scaler
 from cardionets_core.errors import CheckpointError, ConfigError, nearest
 from cardionets_core.local_parts import is_local
@@ -53,6 +54,12 @@ def pinned(config: RunConfig) -> RunConfig:
         virtual=virtual,
     )
     return replace(config, start=found, virtual=config.virtual or virtual)
+
+
+def start_of(config: RunConfig) -> dict[str, Any]:
+    """Return which weights a run began with; not where they lay, which is the coordinator's."""
+    start = to_mapping(config.start)
+    return {k: v for k, v in start.items() if k != "checkpoint"} if config.start.is_on else {}
 
 
 def start_weights(config: RunConfig) -> Groups:

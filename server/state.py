@@ -15,12 +15,12 @@ from cardionets_core.checkpoint import (
     to_tensors,
     write_checkpoint,
 )
-from cardionets_core.config_tree import digest, to_mapping
+from cardionets_core.config_tree import digest
 from cardionets_core.errors import CheckpointError
 from cardionets_core.local_parts import check_local_parts, split
 from cardionets_core.models.cardionet import PARTS, build_model
 from cardionets_core.runtime import versions
-from server.start import start_weights
+from server.start import start_of, start_weights
 from server.strategies.optimizers import FIRST, SECOND
 from server.strategies.scaffold import CONTROL
 
@@ -115,7 +115,7 @@ def save_state(state: RunState, config: RunConfig, folder: Path) -> RunState:
             "virtual": config.virtual,
             "local_parts": list(config.local_parts),
             "stages_done": list(config.stages[: state.stage]),
-            "start": _start_of(config),
+            "start": start_of(config),
             "sites": {n: vars(s) for n, s in state.sites.items()},
             "versions": versions(),
         },
@@ -137,12 +137,6 @@ def save_state(state: RunState, config: RunConfig, folder: Path) -> RunState:
         tensors |= to_tensors(groups, moment)
     write_checkpoint(folder, info, tensors, number=state.saves)
     return state
-
-
-def _start_of(config: RunConfig) -> dict[str, Any]:
-    """Return which weights the run began with; not where they lay, which is the coordinator's."""
-    start = to_mapping(config.start)
-    return {k: v for k, v in start.items() if k != "checkpoint"} if config.start.is_on else {}
 
 
 def load_state(config: RunConfig, folder: Path) -> RunState:
