@@ -6,6 +6,7 @@ import pytest
 
 from cardionets_core.flower_compat import task_identity
 from server import mail, rounds
+from tests.narrow_hospital import narrowed
 
 
 @pytest.fixture
@@ -15,3 +16,13 @@ def a_server(monkeypatch):
     monkeypatch.setattr(rounds, "AGAIN_S", 0.002)
     with task_identity(run_id=1, node_id=1):
         yield
+
+
+@pytest.fixture(scope="session")
+def ecg_hospitals(tmp_path_factory, write_hospital):
+    """Site name -> YAML of three hospitals with ECGs of 16 patients, for runs of one stage."""
+    folder = tmp_path_factory.mktemp("ecg_hospitals")
+    return {
+        name: narrowed(write_hospital(folder, name, preset, patients=16, ecg_only=True))
+        for name, preset in (("hill", "C"), ("north", "A"), ("river", "B"))
+    }

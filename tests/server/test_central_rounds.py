@@ -9,8 +9,10 @@ import pytest
 from cardionets_core.errors import ConfigError
 from server.central import check_central_plan
 from simulations.faults.small import NANO, plan
+from tests.narrow_hospital import NARROW_RUN
 
 WORDS = (
+    *NARROW_RUN,
     "stages=[handshake,ecg_masked]",
     "stage.ecg_masked.rounds=2",
     "central_privacy.noise=0.3",
@@ -19,14 +21,15 @@ WORDS = (
 )
 
 
-def test_a_run_says_what_it_cost_and_draws_fresh_noise(federate, hospitals, nano, tmp_path):
-    marks = []
+def test_a_run_says_what_it_cost_and_draws_fresh_noise(federate, ecg_hospitals, nano, tmp_path):
+    """Of two runs that differ in nothing else, the first rounds end with other weights."""
+    marks, sites = [], {name: ecg_hospitals[name] for name in ("hill", "north")}
     for name in ("one", "two"):
-        federate(tmp_path / name, hospitals, *nano, *WORDS)
+        federate(tmp_path / name, sites, *nano, *WORDS)
         summary = json.loads((tmp_path / name / "summary.json").read_text())
         rounds = [r for r in summary["rounds"] if r["stage"] == "ecg_masked"]
         cost = rounds[-1]["central_privacy"]
-        assert cost["sites"] == len(hospitals) and cost["rounds"] == 2
+        assert cost["sites"] == len(sites) and cost["rounds"] == 2
         assert cost["epsilon"] > 1 and cost["per_round"] > 1
         marks.append(rounds[0]["weights"])
     assert marks[0] != marks[1]

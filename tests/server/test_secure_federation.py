@@ -12,9 +12,10 @@ import server.training
 from cardionets_core.checkpoint import read_info, read_tensors
 from cardionets_core.messages import refusal, task_from_records, update_from_records
 from cardionets_core.secure_config import SECURE
+from tests.narrow_hospital import NARROW_RUN, narrowed
 from tests.private_site import PRIVATE_RUN, make_private
 
-PLAN = ("stages=[handshake,ecg_masked]", "screening.norm_factor=0")
+PLAN = (*NARROW_RUN, "stages=[handshake,ecg_masked]", "screening.norm_factor=0")
 HIDDEN = (
     "secure_aggregation.enabled=true",
     "secure_aggregation.threshold=2",
@@ -83,15 +84,15 @@ def outputs(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def hidden(federate, hospitals, nano, outputs):
+def hidden(federate, ecg_hospitals, nano, outputs):
     """Three sites, of which one drops out after the others have reckoned with its masks."""
-    return run_of(federate, outputs / "hidden", hospitals, *nano, *PLAN, *HIDDEN, absent="hill")
+    return run_of(federate, outputs / "hidden", ecg_hospitals, *nano, *PLAN, *HIDDEN, absent="hill")
 
 
 @pytest.fixture(scope="module")
-def opened(federate, hospitals, nano, outputs):
+def opened(federate, ecg_hospitals, nano, outputs):
     """The same without masks and without the site that dropped out."""
-    sites = {name: hospitals[name] for name in ("north", "river")}
+    sites = {name: ecg_hospitals[name] for name in ("north", "river")}
     return run_of(federate, outputs / "open", sites, *nano, *PLAN)
 
 
@@ -137,11 +138,11 @@ def test_a_site_sends_hardly_more_than_in_the_open(hidden, opened):
 
 @pytest.mark.slow
 def test_a_server_that_stops_before_it_saved_ends_with_the_same_model(
-    federate, hospitals, nano, outputs, hidden
+    federate, ecg_hospitals, nano, outputs, hidden
 ):
     folder = outputs / "stopped"
-    run_of(federate, folder, hospitals, *nano, *PLAN, *HIDDEN, absent="hill", stop=True)
-    _, again = run_of(federate, folder, hospitals, *nano, *PLAN, *HIDDEN)  # hill is back
+    run_of(federate, folder, ecg_hospitals, *nano, *PLAN, *HIDDEN, absent="hill", stop=True)
+    _, again = run_of(federate, folder, ecg_hospitals, *nano, *PLAN, *HIDDEN)  # hill is back
     assert {u.site for u in again} == {"north", "river"}  # and left out: one sum was opened
     ours, theirs = weights_of(folder), weights_of(hidden[0])
     for name, values in theirs.items():
@@ -153,7 +154,7 @@ def test_a_server_that_stops_before_it_saved_ends_with_the_same_model(
 def test_it_goes_with_differential_privacy(federate, write_hospital, nano, outputs, tmp_path):
     sites = {}
     for name, preset in (("east", "A"), ("south", "B"), ("west", "C")):
-        site = write_hospital(tmp_path, name, preset, patients=30)
+        site = narrowed(write_hospital(tmp_path, name, preset, patients=30))
         sites[name] = make_private(site, secure_sites=2)
     words = (*nano, *PLAN, *HIDDEN, *PRIVATE_RUN, "stage.ecg_masked.max_steps=2")
     folder, answers = run_of(federate, outputs / "both", sites, *words, "privacy.noise=5.0")
