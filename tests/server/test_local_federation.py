@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-import client.client_app
-import client.local_training
-import server.training
 from cardionets_core.checkpoint import part_arrays, read_checkpoint, read_info, read_tensors
 from cardionets_core.errors import CheckpointError, ConfigError
 from cardionets_core.local_parts import local_names
-from cardionets_core.messages import task_from_records, update_from_records
 from cardionets_core.models.cardionet import build_model
 from cardionets_core.site_config import load_site_config
 from client.memory import CONTROL, LOCAL, RunMemory
 from client.own_model import write_own_model
 from client.site import Site
 from server.server_app import load_config
+from tests.server.overheard import overheard
 
 PATTERNS = ("ecg_encoder.*norm*", "phenotype_head.encoder.*norm*", "ecg_decoder")
 PLAN = (
@@ -36,25 +33,6 @@ PLAN = (
 SITES = ("hill", "north")
 
 
-class Stopped(BaseException):
-    """Ends the server in the middle of a run, like a signal would."""
-
-
-@dataclass
-class Wire:
-    """What travelled, and how often a site has trained.
-
-    Attributes:
-        tasks: (header, groups), in the order of the answers.
-        updates: likewise, of the updates.
-        trained: calls of the training loop.
-    """
-
-    tasks: list = field(default_factory=list)
-    updates: list = field(default_factory=list)
-    trained: int = 0
-
-
 def run_of(federate, folder, hospitals, words, *, stop_at="", lost=""):
     """Run or resume a federation and return what travelled.
 
@@ -62,39 +40,10 @@ def run_of(federate, folder, hospitals, words, *, stop_at="", lost=""):
         stop_at: the server is stopped when this round is aggregated and not yet saved.
         lost: a site whose memory is taken away before.
     """
-    sites, wire = {name: hospitals[name] for name in SITES}, Wire()
-    answer, train = client.client_app.answer, client.local_training.train_locally
-    save = server.training.save_state
-
-    def overheard(content):
-        task, reply = task_from_records(content), answer(content)
-        wire.tasks.append((task.header, task.weights))
-        if "refusal" not in reply:
-            wire.updates.append((task.header, update_from_records(reply).delta))
-        return reply
-
-    def counted(*args, **more):
-        wire.trained += 1
-        return train(*args, **more)
-
-    def saved(state, *args):
-        record = state.history[-1]
-        if f"{record['stage']}/{record['round']}" == stop_at:
-            raise Stopped
-        return save(state, *args)
-
+    sites = {name: hospitals[name] for name in SITES}
     if lost:
         shutil.rmtree(cache_of(sites[lost]) / "runs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(client.client_app, "answer", overheard)
-        patch.setattr(client.local_training, "train_locally", counted)
-        patch.setattr(server.training, "save_state", saved)
-        if stop_at:
-            with pytest.raises(Stopped):
-                federate(folder, sites, *words)
-        else:
-            federate(folder, sites, *words)
-    return wire
+    return overheard(federate, folder, sites, words, stop_at=stop_at)
 
 
 def cache_of(site: Path) -> Path:
@@ -147,10 +96,11 @@ def test_no_personal_tensor_travels_in_either_direction(whole):
     folder, wire = whole
     stays = set(local_names(load_config(folder).sized_model(), PATTERNS))
     assert stays
-    for header, groups in (*wire.tasks, *wire.updates):
+    updates = [(header, update.delta) for header, update in wire.answers]
+    for header, groups in (*wire.tasks, *updates):
         names = {f"{g.removeprefix('control.')}.{n}" for g, a in groups.items() for n in a}
         assert not names & stays, header.stage
-    assert all(delta for header, delta in wire.updates if header.action == "train")
+    assert all(delta for header, delta in updates if header.action == "train")
 
 
 def test_each_site_trains_and_keeps_its_own(whole, hospitals):
@@ -218,7 +168,7 @@ def test_the_control_variate_travels_down_only_and_not_while_it_is_zero(whole):
             sent = any(g.startswith("control.") for g in groups)
             modes.setdefault(header.round, set()).add((header.train.control, sent))
     assert modes == {1: {("start", False)}, 2: {("keep", True)}, 3: {("keep", True)}}
-    assert not any(g.startswith("control.") for _, delta in wire.updates for g in delta)
+    assert not any(g.startswith("control.") for _, update in wire.answers for g in update.delta)
 
 
 def test_a_resumed_run_ends_with_the_same_bits(whole, resumed):

@@ -16,9 +16,11 @@ from simulations.hospitals import Hospital, read_hospitals
 from simulations.ledgers import with_ledgers
 from simulations.run import simulate
 from simulations.settings import compose_run, compose_simulation
+from tests.narrow_hospital import NARROW_RUN
 
 SHORT = (
     *NANO,
+    *NARROW_RUN,
     "stages=[handshake,diseases,evaluate]",
     "stage.diseases.rounds=1",
     "stage.diseases.max_steps=2",

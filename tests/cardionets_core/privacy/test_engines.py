@@ -27,6 +27,11 @@ OTHERS = ("ecg_masked", "cmr_masked", "tokenizer", "generative")
 CASES = [("micro", name) for name in PER_PATIENT] + [("paper", name) for name in OTHERS]
 CASES += [("s4d", "ecg_masked"), ("s4d", "phenotypes")]
 TRIALS = 30
+"""Cohorts: one in three moves a sum of buckets by more than 1.5 C, one in ten by more than 1.9."""
+
+FEW = 6
+"""Cohorts for sums over patients: each reaches C, and one bound that is 1 % off fails all six."""
+
 PATIENTS = 16
 BUCKETS = 4
 
@@ -45,13 +50,13 @@ def kept_rows(patients, dropped):
     return torch.tensor([i for i in range(patients) if i != dropped])
 
 
-def largest_move(engine, linear, heavy_tailed, length):
+def largest_move(engine, linear, heavy_tailed, length, trials=TRIALS):
     """Return the most by which removing a patient moved a sum, over many cohorts.
 
     Who is removed is the patient with the largest gradient, and the first in order.
     """
     worst = 0.0
-    for seed in range(TRIALS):
+    for seed in range(trials):
         values = heavy_tailed(seed, patients=PATIENTS)
         model, batch, objective = linear(values)
         whole = engine(model, batch, objective, seed=seed, rows=None)
@@ -75,12 +80,7 @@ def in_chunks_by_order(model, batch, objective, *, seed, rows):
 
 @pytest.mark.parametrize("engine", [vmapped, looped])
 def test_one_patient_moves_the_sum_by_c_at_most(engine, linear, heavy_tailed, length):
-    worst = largest_move(
-        lambda *a, seed, rows: engine(*a),
-        linear,
-        heavy_tailed,
-        length,
-    )
+    worst = largest_move(lambda *a, seed, rows: engine(*a), linear, heavy_tailed, length, FEW)
     assert 0.99 < worst <= 1.0
 
 

@@ -82,8 +82,9 @@ def test_the_hooks_are_gone_afterwards(moved_model, make_batch, micro):
 
 
 def test_linear_losses_reach_c(linear, heavy_tailed, length):
+    """Each cohort reaches C: who leaves has the largest gradient, which is clipped."""
     worst = 0.0
-    for seed in range(30):
+    for seed in range(10):
         values = heavy_tailed(seed, patients=12)
         model, batch, objective = linear(values)
         dropped = int(np.linalg.norm(values, axis=1).argmax())

@@ -57,7 +57,7 @@ def site(micro):
 
 
 def test_with_little_noise_it_says_what_the_usual_evaluation_says(model, micro):
-    site = paired_site(micro, 300, seed=5)
+    site = paired_site(micro, 160, seed=5)
     probes = solve_probes(private_fit_sums(model, site, OPTIONS, noise=1e-6, rng=PrivacyRandom()))
     sums = private_score_sums(model, site, probes, OPTIONS, noise=1e-6, rng=PrivacyRandom())
     usual = score_sums(model, site, probes, private_options(OPTIONS), seed=0)
@@ -86,7 +86,7 @@ def test_with_little_noise_it_says_what_the_usual_evaluation_says(model, micro):
 def test_the_server_takes_and_reads_noised_sums(model, site, micro, noise):
     config = _Run(micro)
     options = private_options(OPTIONS)
-    for _ in range(4):
+    for _ in range(2):
         fitted = private_fit_sums(model, site, OPTIONS, noise=noise, rng=PrivacyRandom())
         assert usable_sums(fitted, private_fit_groups(config, options), largest=LARGEST_FIT)
         probes = solve_probes(fitted, options)
