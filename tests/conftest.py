@@ -27,6 +27,9 @@ BRIEF = (
 )
 """Every stage once: enough for anything but learning."""
 
+PRIVACY = {"private", "privacy", "secure", "central", "ledger", "budget", "bank", "quotes"}
+"""Words in the names of files about privacy that lie outside of tests/cardionets_core/privacy."""
+
 Federate = Callable[..., Path]
 
 
@@ -36,8 +39,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with the longest files: the other core would wait for them at the end."""
+    """Start with the longest files: the other core would wait for them at the end.
+
+    Files about privacy get their mark: pytest -m "privacy and not slow".
+    """
     items.sort(key=lambda item: item.path.parent.name != "simulations")
+    for item in items:
+        if item.path.parent.name == "privacy" or PRIVACY & set(item.path.stem.split("_")):
+            item.add_marker("privacy")
 
 
 @pytest.fixture
