@@ -47,18 +47,35 @@ class _Labels:
         self.diseases, self.disease_mask = diseases, disease_mask
 
 
-def release(heard, noise=NOISE):
+@pytest.fixture(scope="module")
+def parts(heard):
+    """What those patients add to the sums of a release, before its noise."""
+    return under("phenotypes", _phenotype_parts(heard)) | under(
+        "diseases", _disease_parts(heard, EVEN)
+    )
+
+
+def release(parts, noise=NOISE):
     """Return what one site sends of round `score`."""
-    parts = under("phenotypes", _phenotype_parts(heard))
-    parts |= under("diseases", _disease_parts(heard, EVEN))
     sums = released(parts, noise, PrivacyRandom())
     found = under("phenotypes", _phenotype_sums(section(sums, "phenotypes")))
     return found | under("diseases/ecg", _disease_sums(section(sums, "diseases"), OPTIONS))
 
 
+@pytest.fixture(scope="module")
+def releases(parts):
+    """The same sums, released 120 times."""
+    return [release(parts) for _ in range(120)]
+
+
 @pytest.mark.parametrize("sites", [1, 3])
-def test_the_sd_is_that_of_many_releases(heard, sites):
-    many = [merge([release(heard) for _ in range(sites)]) for _ in range(40)]
+def test_the_sd_is_that_of_many_releases(releases, sites):
+    """Told is 0.92 to 1.24 times the real one, of 300 releases; an sd of 40 is off by 8 %.
+
+    Below 0.65 and above 1.7 are 4 sd away; an sd that is half or twice as large is seen in one of
+    the three at least.
+    """
+    many = [merge(releases[i : i + sites]) for i in range(0, len(releases), sites)]
     told = noise_sd(many[0], OPTIONS, noise=NOISE, sites=sites)
     real = {
         "r2": np.std([r_squared(section(s, "phenotypes"), "ecg")[0] for s in many], axis=0),
@@ -68,10 +85,10 @@ def test_the_sd_is_that_of_many_releases(heard, sites):
         ),
     }
     for name, values in real.items():
-        assert told[name].mean() == pytest.approx(values.mean(), rel=0.35)
+        assert 0.65 < told[name].mean() / values.mean() < 1.7, name
 
 
-def test_the_report_says_so_and_its_intervals_hold_the_true_values(heard):
+def test_the_report_says_so_and_its_intervals_hold_the_true_values(heard, releases):
     ones = np.ones((1, 4000))
     masks = np.ones((4000, 3), dtype=bool)
     truth = regression_sums(heard.labels.phenotypes, masks, {"ecg": heard.phenotypes}, ones)
@@ -82,8 +99,8 @@ def test_the_report_says_so_and_its_intervals_hold_the_true_values(heard):
     )
     true_r2, true_area = r_squared(truth, "ecg")[0], auroc(exact["histogram"])[0]
     held = []
-    for _ in range(8):
-        told = reported({"a": release(heard), "b": release(heard)})
+    for one, other in zip(releases[:8], releases[8:16], strict=True):
+        told = reported({"a": one, "b": other})
         for part in (told["pooled"], told["sites"]["a"]):
             for place, name in enumerate(PHENOTYPES):
                 estimate = part["phenotypes"]["by_phenotype"][name]["ecg"]["r2"]
@@ -101,8 +118,8 @@ def reported(per_site):
     return with_noise(plain, per_site, pooled, OPTIONS, noise=NOISE)
 
 
-def test_it_widens_and_never_narrows(heard):
-    sums = {"a": release(heard)}
+def test_it_widens_and_never_narrows(parts):
+    sums = {"a": release(parts)}
     plain = summarise(sums, sums["a"], PHENOTYPES, DISEASES)
     told = with_noise(plain, sums, sums["a"], OPTIONS, noise=NOISE)
     for name in DISEASES:
@@ -114,14 +131,14 @@ def test_it_widens_and_never_narrows(heard):
     assert plain["pooled"]["phenotypes"]["by_phenotype"]["lv_ef"]["ecg"]["r2"]["low"] is None
 
 
-def test_errors_in_units_get_their_share(heard):
-    row = reported({"a": release(heard)})["pooled"]["phenotypes"]["by_phenotype"]["lv_edv"]["ecg"]
+def test_errors_in_units_get_their_share(parts):
+    row = reported({"a": release(parts)})["pooled"]["phenotypes"]["by_phenotype"]["lv_edv"]["ecg"]
     for end in ("low", "high"):
         assert row["mae"][end] == pytest.approx(30.0 * row["mae_sd"][end], rel=1e-4)
 
 
-def test_drowned_and_absent_sums_break_nothing(heard):
-    strong = {"a": release(heard, 500.0), "b": {}}
+def test_drowned_and_absent_sums_break_nothing(parts):
+    strong = {"a": release(parts, 500.0), "b": {}}
     pooled = merge(strong.values())
     plain = summarise(strong, pooled, PHENOTYPES, DISEASES)
     told = with_noise(plain, strong, pooled, OPTIONS, noise=500.0)
