@@ -1,34 +1,55 @@
 """The whitelist of what a private site lets out; docs/privacy.md, "What leaves", says why.
 
-Everything here is a declared constant, the output of a charged mechanism, or a function of the
-task. Whatever else an update could hold stays at its empty default, and `released` is the one door:
-an update with anything more in it is not sent at all.
+Everything here is a declared constant, the output of a charged mechanism, a function of the task,
+or chance (keys and shares of secure sums). Whatever else an update could hold stays at its empty
+default, and `released` is the one door: an update with anything more in it is not sent at all.
 """
 
 from __future__ import annotations
 
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from cardionets_core.errors import ConfigError
 from cardionets_core.messages import Update
 from cardionets_core.runtime import versions
+from cardionets_core.secure_config import KEYS, RESIDUES, SECURE, SHARES
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from cardionets_core.evaluation.sums import Sums
     from cardionets_core.messages import TaskHeader
     from cardionets_core.packing import Groups
     from cardionets_core.privacy_config import PrivacyReport, SitePrivacy
 
+    Bytes = NDArray[np.uint8]
+
 NAMES = frozenset({"site", "run", "stage", "round"})
+TRAINED = NAMES | {"num_examples", "steps", "planned_steps", "delta", "privacy"}
 
 RELEASED: dict[str, frozenset[str]] = {
     "describe": NAMES | {"modalities", "counts", "versions", "sums", "privacy"},
-    "train": NAMES | {"num_examples", "steps", "planned_steps", "delta", "privacy"},
+    "train": TRAINED,
     "fit": NAMES | {"sums", "privacy"},
     "score": NAMES | {"sums", "privacy"},
+    "secure keys": NAMES | {"delta"},
+    "secure shares": NAMES | {"delta"},
+    "secure train": TRAINED,
+    "secure unmask": NAMES | {"delta"},
 }
-"""Action of a private task -> the fields of its answer that may hold anything."""
+"""Kind of a task (`kind_of`) -> the fields of its answer that may hold anything."""
+
+HIDDEN = {
+    "secure keys": KEYS,
+    "secure shares": SHARES,
+    "secure train": RESIDUES,
+    "secure unmask": SHARES,
+}
+"""Kind of a task of a secure sum -> the one array of bytes that `delta` then is."""
 
 
 def require_declared(privacy: SitePrivacy) -> None:
@@ -108,18 +129,61 @@ def evaluated(header: TaskHeader, site: str, *, sums: Sums, report: PrivacyRepor
     return released(Update(**_named(header, site), sums=sums, privacy=report), header)
 
 
+def in_session(header: TaskHeader, site: str, arrays: Mapping[str, Bytes]) -> Update:
+    """Return an answer of a secure sum that holds keys or shares: chance, and nothing of a record.
+
+    Args:
+        header: of the task.
+        site: the site's name.
+        arrays: KEYS or SHARES -> the bytes.
+    """
+    return released(Update(**_named(header, site), delta={SECURE: dict(arrays)}), header)
+
+
+def hidden(update: Update, header: TaskHeader, residues: Bytes) -> Update:
+    """Return an update with its weights under masks instead of in the open.
+
+    A sum may also be asked for without privacy. The metrics stay here in any case; what else an
+    answer may hold then, is no matter of this door.
+
+    Args:
+        update: as it would leave without a secure sum.
+        header: of the task, in its session.
+        residues: the masked whole numbers.
+    """
+    update = replace(update, metrics={}, delta={SECURE: {RESIDUES: residues}})
+    return update if header.privacy is None else released(update, header)
+
+
+def kind_of(header: TaskHeader) -> str:
+    """Return the kind of a task: its action, or which question of a secure sum it is."""
+    return header.action if header.secure is None else f"secure {header.secure.phase}"
+
+
 def released(update: Update, header: TaskHeader) -> Update:
     """Return an update that holds nothing but what its kind of task may be answered with.
 
     Raises:
         RuntimeError: it holds more; our own mistake, and better found here than outside.
     """
-    empty = Update("", "", "", 0)
-    allowed = RELEASED[header.action]
+    empty, kind = Update("", "", "", 0), kind_of(header)
     held = {f.name for f in fields(Update) if getattr(update, f.name) != getattr(empty, f.name)}
-    if held - allowed:
-        raise RuntimeError(f"{', '.join(sorted(held - allowed))} may not leave a private site")
+    surplus = held - RELEASED[kind] | _not_asked(update.delta, header, kind)
+    if surplus:
+        raise RuntimeError(f"{', '.join(sorted(surplus))} may not leave a private site")
     return update
+
+
+def _not_asked(delta: Groups, header: TaskHeader, kind: str) -> set[str]:
+    """Return what `delta` holds beside the parts that are trained, or the bytes of a secure sum."""
+    if kind not in HIDDEN:
+        return {f"delta.{part}" for part in delta if part not in header.trains}
+    return {
+        f"delta.{part}.{name}"
+        for part, arrays in delta.items()
+        for name, array in arrays.items()
+        if (part, name) != (SECURE, HIDDEN[kind]) or array.dtype != np.uint8
+    }
 
 
 def _named(header: TaskHeader, site: str) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cardionets_core.errors import SiteError
-from cardionets_core.messages import Update
 from cardionets_core.privacy.secure_aggregation.protocol import (
     PUBLIC_BYTES,
     SEALED_BYTES,
@@ -31,9 +30,10 @@ from cardionets_core.privacy.secure_aggregation.signatures import (
     require_signed,
     sign,
 )
-from cardionets_core.secure_config import FEWEST, KEYS, RESIDUES, SECURE, SHARES
+from cardionets_core.secure_config import FEWEST, KEYS, SECURE, SHARES
 from cardionets_core.wire_limits import is_site_name
 from client.memory import RunMemory
+from client.release import hidden, in_session
 from client.secure_session import Book, Session, SessionFile, question_mark, terms_mark
 
 if TYPE_CHECKING:
@@ -41,13 +41,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from cardionets_core.messages import Task, TaskHeader, TrainPlan
+    from cardionets_core.messages import Task, TaskHeader, TrainPlan, Update
     from cardionets_core.secure_config import SecureTask
     from client.site import Site
 
     Bytes = NDArray[np.uint8]
 
-Train = Callable[["Task", "Site"], Update]
+Train = Callable[["Task", "Site"], "Update"]
 """What serves a training task that is not part of a session."""
 
 log = logging.getLogger("cardionets.site")
@@ -73,7 +73,7 @@ def serve_securely(task: Task, site: Site, train: Train) -> Update:
             file = SessionFile(memory.folder)
             book, reply = _ANSWERS[asked.phase](task, asked, site, file.read())
             file.write(book)  # before anything leaves: what was told is never untold
-        return _update(task.header, site, reply)
+        return in_session(task.header, site.name, reply)
     except ProtocolError as error:
         log.warning("refused in secure aggregation: %s", error)
         raise SiteError("secure_aggregation") from None
@@ -168,8 +168,7 @@ def _masked(task: Task, site: Site, train: Train) -> Update:
             raise ProtocolError("another update is to be sent under the same masks")
         file.write(replace(book, session=replace(session, residues=mark)))
     session.member(site.name, asked.threshold).mask(residues, session.present)
-    hidden = {SECURE: {RESIDUES: residues.astype("<u4", copy=False).view(np.uint8)}}
-    return replace(update, metrics={}, delta=hidden)
+    return hidden(update, header, residues.astype("<u4", copy=False).view(np.uint8))
 
 
 def _residues(update: Update, asked: SecureTask, roster: Collection[str]) -> NDArray[np.uint32]:
@@ -221,10 +220,6 @@ def _array(task: Task, name: str, *, rows: int, width: int) -> Bytes:
     if array is None or array.dtype != np.uint8 or array.shape != (rows, width):
         raise ProtocolError(f"the {name} of the message are missing, or of another size")
     return array
-
-
-def _update(header: TaskHeader, site: Site, arrays: dict[str, Bytes]) -> Update:
-    return Update(site.name, header.run, header.stage, header.round, delta={SECURE: arrays})
 
 
 def _place(header: TaskHeader) -> str:
