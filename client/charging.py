@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cardionets_core.privacy.ledger import Ledger, charge_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from cardionets_core.data.dataset import SiteDataset
     from cardionets_core.messages import TaskHeader
@@ -19,25 +19,32 @@ if TYPE_CHECKING:
 
 
 def charged(
-    site: Site, dataset: SiteDataset, header: TaskHeader, charge: Charge, *, mark: str
+    site: Site,
+    dataset: SiteDataset,
+    header: TaskHeader,
+    charges: Mapping[str, Charge],
+    *,
+    mark: str,
 ) -> PrivacyReport:
-    """Charge a task, whatever becomes of it, and return what the ledger then says.
+    """Charge a task, all of it or nothing, and return what the ledger then says.
 
     Args:
         site: this hospital.
         dataset: its records; the ledger is of all patients in them.
         header: of a private task.
-        charge: all that the task will cost.
+        charges: all that the task will cost: what for -> an entry of the ledger.
         mark: of the task (`task_mark`): it holds the weights, so that other weights cost again.
 
     Raises:
         PrivacyError: `privacy_spent` or `privacy_ledger`; nothing may be computed then.
     """
-    key = charge_key(
-        run=header.run, stage=header.stage, number=header.round, what=header.action, weights=mark
-    )
+    run, stage, number = header.run, header.stage, header.round
+    keyed = {
+        charge_key(run=run, stage=stage, number=number, what=what, weights=mark): charge
+        for what, charge in charges.items()
+    }
     with _opened(site, dataset, header) as ledger:
-        ledger.reserve(key, charge)
+        ledger.reserve_together(keyed)
         return ledger.report()
 
 

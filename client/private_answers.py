@@ -87,7 +87,7 @@ def _description(header: TaskHeader, site: Site, mark: str) -> Update:
         sums: Sums = dict.fromkeys(STATISTICS, nothing)
         report = uncharged(site, dataset, header)
     else:
-        report = charged(site, dataset, header, release_charge(noise), mark=mark)
+        report = charged(site, dataset, header, {header.action: release_charge(noise)}, mark=mark)
         sums = private_statistics(dataset, noise, PrivacyRandom())
     return description(header, site.name, privacy, sums=sums, report=report)
 
@@ -107,7 +107,7 @@ def _evaluation(task: Task, site: Site, mark: str) -> Update:
     model = model.to(pick_device(site.config.device)).eval()
     probes = {k: np.array(v) for k, v in task.weights.get(PROBES, {}).items()}
     require_probes(probes, diseases=len(header.diseases))
-    report = charged(site, dataset, header, release_charge(noise), mark=mark)
+    report = charged(site, dataset, header, {header.action: release_charge(noise)}, mark=mark)
     fault_point("charged")
     rng = PrivacyRandom()
     if header.action == "fit":

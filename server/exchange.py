@@ -121,7 +121,7 @@ def header(
         evaluation=evaluation,
         local=config.local_parts,
         model_seed=config.seed if config.local_parts else 0,
-        privacy=private_task(config, stage, action),
+        privacy=private_task(config, stage, action, number),
     )
 
 

@@ -190,8 +190,8 @@ def moments(sums: Mapping[str, Floats], prior: Prior, *, noise_std: float) -> Mo
     square = (sums["square"] + 0.5 * sums["known"]) / count
     spread = np.clip(square - mean**2, 0.0, 1.0) - own
     moved = noise_std / count  # what noise does to a mean; to a mean square, the root of a half
-    mean = mean * _kept(moved, APART / prior.reach)
-    variance = own + spread * _kept(np.sqrt(0.5) * moved, SPREAD_APART * own)
+    mean = mean * kept_share(moved, APART / prior.reach)
+    variance = own + spread * kept_share(np.sqrt(0.5) * moved, SPREAD_APART * own)
     unit = prior.sd * prior.reach
     return Moments(
         np.maximum(np.rint(count), 1.0),
@@ -200,7 +200,7 @@ def moments(sums: Mapping[str, Floats], prior: Prior, *, noise_std: float) -> Mo
     )
 
 
-def _kept(moved: Floats, apart: float) -> Floats:
+def kept_share(moved: Floats, apart: float) -> Floats:
     """Return the share of a difference from the prior that is kept: apart^2 / (apart^2 + moved^2).
 
     The best share for a normal difference of sd `apart` that is seen with an error of sd `moved`.

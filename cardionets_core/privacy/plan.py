@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from cardionets_core.errors import ConfigError, nearest
 from cardionets_core.privacy.accounting import Charge
 from cardionets_core.privacy.evaluation import private_options
+from cardionets_core.privacy.latents import MEASURED
+from cardionets_core.privacy.metrics import release_charge
 from cardionets_core.privacy.secure_aggregation.plan import check_secure_plan
 from cardionets_core.training.stages import STAGES
 
@@ -68,9 +70,17 @@ def planned_charges(config: RunConfig, modalities: Collection[str]) -> tuple[Cha
         if members:
             steps = config.stage[name].rounds * config.stage[name].max_steps * len(members)
             charges.append(Charge(request.of(name, "noise"), request.of(name, "rate"), steps))
+        if members and measuring_noise(config, name):
+            charges.append(release_charge(measuring_noise(config, name)))
     if "evaluate" in config.stages and "ecg" in modalities:
         charges.append(Charge(request.evaluation_noise, 1.0, 2))  # fit and score
     return tuple(charges)
+
+
+def measuring_noise(config: RunConfig, stage: str) -> float:
+    """Return the noise on what the last round of a stage measures, too; 0 where it does not."""
+    measures = stage in STAGES and MEASURED in STAGES[stage].trains
+    return config.privacy.latent_noise if measures else 0.0
 
 
 def _check_stage(config: RunConfig, name: str) -> None:

@@ -249,6 +249,29 @@ def test_statistics_are_judged_by_themselves():
     assert norms_of(groups, {})["tokenizer"] == pytest.approx(math.sqrt(40))
 
 
+def test_statistics_that_are_measured_in_the_last_round_only_are_taken():
+    """As in a private run: rounds before say nothing of how far they go."""
+    weights = {"tokenizer": {"w": np.ones(3, np.float32), "latent_mean": np.zeros(3, np.float32)}}
+    learned = {"tokenizer": frozenset({"w"})}
+    asked = Asked("run-1", "tokenizer", 4, weights, 3, learned=learned)
+    norms = {"tokenizer": 0.01, "tokenizer" + STATISTICS: 0.0}
+    before = [
+        {
+            "stage": "tokenizer",
+            "round": number,
+            "num_examples": dict.fromkeys("abc", 10),
+            "screening": {"lifted": False, "norms": dict.fromkeys("abc", norms), "sha256": {}},
+            "refused": {},
+            "accepted": list("abc"),
+        }
+        for number in (1, 2, 3)
+    ]
+    stage = StageConfig(rounds=4, batch_size=8, lr_floor=1.0)
+    wall = Firewall(asked, config=ScreeningConfig(), settings=stage, records=before)
+    wall.start_try()
+    assert wall.bound("tokenizer", 10) < math.inf == wall.bound("tokenizer" + STATISTICS, 10)
+
+
 def test_travel_grows_with_the_rate_and_the_root_of_the_steps():
     stage = StageConfig(rounds=4, batch_size=8, lr=0.5, lr_floor=0.0)
     far = travel("p", 32, settings=stage, number=1)
