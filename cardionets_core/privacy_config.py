@@ -16,6 +16,18 @@ Contrastive = Literal["bucket", "public_negatives"]
 Modality = Literal["ecg", "cine", "pairs", "phenotypes", "diseases"]
 """What a hospital may declare to offer (words of SiteDataset.modalities)."""
 
+Profile = Literal["membership", "anti_reconstruction_only"]
+"""What a plan's epsilon is meant to hold against; docs/privacy.md, Ledger."""
+
+LARGE_EPSILON = 30.0
+"""Epsilon from which on nothing is said of the question who took part (docs/privacy.md)."""
+
+NOT_MEMBERSHIP = (
+    "privacy.profile=anti_reconstruction_only: its epsilon is too large to hide who took part. It "
+    "is meant against the reconstruction of images and signals alone, and is NOT membership privacy"
+)
+"""Said wherever a plan of this profile is shown."""
+
 OVERRIDES = ("noise", "rate", "clip")
 """What a stage may set for itself in `PrivacyRequest.stages`."""
 
@@ -33,11 +45,12 @@ class PrivacyRequest:
         bucket_size: mean patients of a bucket.
         sums_noise: noise multiplier of the phenotype sums of the handshake, released once.
         evaluation_noise: of each release of the evaluation.
-        latent_noise: of the tokenizer's latent statistics, released in the last round of its stage;
-            0: they stay at 0 and 1.
         stages: stage -> `noise`, `rate` or `clip` of its own.
         earlier_runs: hold each site's ledger also against what other runs in the same output folder
             have seen of it; False where ledgers begin anew with every run, as in a simulation.
+        profile: `membership`: epsilon is to say something of who took part, so a plan that costs
+            `LARGE_EPSILON` or more is refused; `anti_reconstruction_only`: it does not, and only
+            sites that allow so large an epsilon serve it.
     """
 
     mode: Literal["none", "patient"] = "none"
@@ -46,19 +59,17 @@ class PrivacyRequest:
     clip: float = 1.0
     contrastive: Contrastive = "bucket"
     bucket_size: int = 4
-    sums_noise: float = 10.0
-    evaluation_noise: float = 10.0
-    latent_noise: float = 10.0
+    sums_noise: float = 5.0
+    evaluation_noise: float = 3.0
     stages: dict[str, dict[str, float]] = field(default_factory=dict)
     earlier_runs: bool = True
+    profile: Profile = "membership"
 
     def __post_init__(self) -> None:
         """Refuse numbers that no mechanism can have."""
         for name in ("noise", "clip", "sums_noise", "evaluation_noise"):
             _above_zero(name, getattr(self, name))
         _a_rate("rate", self.rate)
-        if not (math.isfinite(self.latent_noise) and self.latent_noise >= 0):
-            raise ValueError(f"latent_noise is {self.latent_noise}; it must be 0 (off) or above")
         if self.bucket_size < 2:
             raise ValueError(f"bucket_size is {self.bucket_size}; a bucket needs at least 2")
         for stage, values in self.stages.items():
@@ -116,9 +127,8 @@ class PrivateTask:
         steps: noisy steps of this task, also where nobody is sampled.
         contrastive: how a contrastive loss is made private.
         bucket_size: mean patients of a bucket.
-        latent_noise: of the tokenizer's latent statistics, released after the last step; 0: they
-            are not.
         head: newest ledger head that the coordinator has seen of this site; empty: none.
+        profile: of the plan; a site lets `anti_reconstruction_only` in by its own cap alone.
     """
 
     noise: float
@@ -127,8 +137,8 @@ class PrivateTask:
     steps: int
     contrastive: Contrastive = "bucket"
     bucket_size: int = 4
-    latent_noise: float = 0.0
     head: str = ""
+    profile: Profile = "membership"
 
 
 @dataclass(frozen=True)
@@ -140,12 +150,20 @@ class PrivacyReport:
         delta: of the site's ledger.
         head: hash of the ledger's newest entry, 64 hex digits.
         entries: entries of the ledger.
+        budget: the most that the site lets all runs together spend; 0: an answer that was kept by a
+            version that did not tell it.
     """
 
     epsilon: float
     delta: float
     head: str
     entries: int
+    budget: float = 0.0
+
+    @property
+    def left(self) -> float:
+        """What the budget has left, as far as it is told; NaN where it is not."""
+        return max(0.0, self.budget - self.epsilon) if self.budget else math.nan
 
 
 @dataclass(frozen=True)
@@ -186,6 +204,11 @@ class SitePrivacy:
     min_noise: float = 0.3
     max_rate: float = 0.5
     bank: str = ""
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the cap is so large that it says nothing of who took part."""
+        return self.epsilon >= LARGE_EPSILON
 
     @property
     def is_required(self) -> bool:

@@ -109,13 +109,13 @@ def check_modalities(modalities: Collection[str]) -> None:
         raise WireError(f"the update's modalities are not of {', '.join(sorted(MODALITIES))}")
 
 
-def check_privacy(*, epsilon: float, delta: float, head: str, entries: int) -> None:
+def check_privacy(*, epsilon: float, delta: float, head: str, entries: int, budget: float) -> None:
     """Refuse what no privacy ledger says; the head travels back to the site with its next task.
 
     Raises:
         WireError: a number out of range, or a head that is no SHA-256.
     """
-    numbers = math.isfinite(epsilon) and epsilon >= 0 and 0 < delta < 1
+    numbers = all(math.isfinite(v) and v >= 0 for v in (epsilon, budget)) and 0 < delta < 1
     if not numbers or not 1 <= entries <= LARGEST_COUNT or not LEDGER_HEAD.fullmatch(head):
         raise WireError("the update says of its privacy ledger what no ledger can say")
 

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from cardionets_core.cli import told_plainly
 from cardionets_core.errors import ConfigError
+from cardionets_core.privacy_config import LARGE_EPSILON, PrivacyRequest
 from cardionets_core.site_config import load_site_config
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def init(config: Config, overrides: Overrides = None) -> None:
     )
     for name, value in lines:
         typer.echo(f"{name:10} {value}")
+    _tell_large(settings.epsilon)
     typer.echo(
         "\nBack up the three files together, and never put back an old copy: what was spent since "
         "would be forgotten. The coordinator keeps the newest head and notices."
@@ -100,8 +102,17 @@ def raise_budget(
             before = ledger.recorded
             ledger.raise_budget(epsilon)
     typer.echo(f"recorded   epsilon {epsilon:g} (before: {before:g})")
+    _tell_large(epsilon)
     if site.privacy.epsilon < epsilon:
         typer.echo(f"in force   epsilon {site.privacy.epsilon:g}, as privacy.epsilon in {config}")
+
+
+def _tell_large(epsilon: float) -> None:
+    if epsilon >= LARGE_EPSILON:
+        typer.echo(
+            f"WARNING    epsilon {epsilon:g} says nothing of who took part: from {LARGE_EPSILON:g} "
+            "on it is meant against the reconstruction of images and signals alone"
+        )
 
 
 @app.command("accept-clock")
@@ -142,8 +153,12 @@ def plan(
         list[str] | None,
         typer.Option(help="NAME=EPOCHS[,batch=N][,bucket=S]; repeat it.", show_default=False),
     ] = None,
-    releases: Annotated[int, typer.Option(min=0, help="Private sums: handshake, metrics.")] = 0,
-    release_noise: Annotated[float, typer.Option(help="Noise multiplier of each.")] = 10.0,
+    releases: Annotated[
+        int, typer.Option(min=0, help="Private sums: 1 in the handshake, 2 in an evaluation.")
+    ] = 0,
+    release_noise: Annotated[
+        float, typer.Option(help="Noise multiplier of each.")
+    ] = PrivacyRequest.evaluation_noise,
     weights: Annotated[
         float, typer.Option(min=0, help="Trainable weights, for noise to signal; e.g. 5e6.")
     ] = 0.0,
@@ -201,7 +216,7 @@ def _patients(site: SiteConfig) -> list[str]:
 
 
 def _shown(ledger: Ledger) -> RenderableType:
-    from cardionets_core.privacy.accounting import epsilon_prv
+    from cardionets_core.privacy.schedule import quoted
 
     spent = ledger.epsilon()
     share = min(1.0, spent / ledger.budget)
@@ -215,10 +230,14 @@ def _shown(ledger: Ledger) -> RenderableType:
     )
     lines: list[RenderableType] = [first, bar, _spent_table(ledger)]
     if ledger.charges:
-        quoted = epsilon_prv(ledger.charges, ledger.delta)
+        quote = quoted(ledger.charges, ledger.delta)
         lines.append(
-            Text(f"By PRV {quoted:.3f}: to be quoted only if all of it stood before round 1.")
+            Text(f"By PRV {quote.prv:.3f}: to be quoted only if all of it stood before round 1.")
+            if quote.prv is not None
+            else Text(f"No figure by PRV: {quote.why}.")
         )
+    if max(ledger.budget, spent) >= LARGE_EPSILON:
+        lines.append(Text(f"From epsilon {LARGE_EPSILON:g} on nothing is said of who took part."))
     if ledger.budget > ledger.recorded:
         lines.append(Text(_above_recorded(ledger), style="red"))
     newest = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(ledger.written))

@@ -167,8 +167,7 @@ def run(
             raise ConfigError(f"{folder} exists; choose another name=, or --resume {config.name}.")
         if resume:
             _require_unfinished(folder, queue_of(home))
-        if config.central_privacy.is_on:
-            _tell_central_cost(config)
+        _tell_costs(config)
         before = len(read_progress(folder))
         os.umask(0o077)
         write_config(folder, config)
@@ -273,10 +272,14 @@ def _that_runs(config: RunConfig) -> dict[str, Any]:
     return values
 
 
-def _tell_central_cost(config: RunConfig) -> None:
+def _tell_costs(config: RunConfig) -> None:
     from server.central import planned_cost
+    from server.schedule_table import schedule_table
 
-    typer.echo(planned_cost(config, config.min_sites).sentence())
+    if config.privacy.is_on:
+        console.print(schedule_table(config))
+    if config.central_privacy.is_on:
+        typer.echo(planned_cost(config, config.min_sites).sentence())
 
 
 def _plan(overrides: list[str]) -> RunConfig:

@@ -6,12 +6,13 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from cardionets_core.errors import ConfigError, RunError, nearest
+from cardionets_core.privacy.schedule import Quote
 from server.progress import read_progress
 from server.status import FAILURES, Queue, Standing, standing, words
 from server.status_file import HEARTBEAT_S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
 SILENT_S = 4 * HEARTBEAT_S
@@ -65,7 +66,30 @@ def lines_of(entry: dict[str, Any]) -> list[str]:
     without = [f"{site} ({code})" for site, code in sorted(entry.get("refused", {}).items())]
     if without:
         line += f"  without {', '.join(without)}"
-    return [line, *entry.get("news", [])]
+    return [line, *quote_lines(entry), *entry.get("news", [])]
+
+
+def quote_lines(entry: Mapping[str, Any]) -> list[str]:
+    """Return what is printed of the privacy quotes in a handshake's record."""
+    lines = [_quote_line(site, quote) for site, quote in entry.get("quotes", {}).items()]
+    return [*lines, *(f"WARNING {text}" for text in entry.get("warnings", ()))]
+
+
+def _quote_line(site: str, quote: Mapping[str, Any]) -> str:
+    prv, why = quote["epsilon_prv"], quote.get("no_prv", "")
+    cost = Quote(quote["delta"], quote["epsilon_rdp"], prv, why)
+    line = (
+        f"privacy {site}: {quote['patients']:,} patients declared; the schedule costs "
+        f"{cost.words()}, at delta {cost.delta:.2g}; {quote['spent']:.2f} spent"
+    )
+    if "budget" not in quote:
+        return line
+    line += f" of {quote['budget']:g}, {quote['left']:.2f} left"
+    if cost.rdp > quote["budget"]:
+        return f"{line}. It costs more than the site's whole budget: rounds will be refused"
+    if cost.rdp > quote["left"]:
+        return f"{line}. It may not fit: a round that does not is refused"
+    return line
 
 
 def waits_for(how: Standing) -> str:

@@ -16,6 +16,7 @@ from server.attendance import DESCRIBE_S, NAME_TAKEN
 from server.exchange import Run, header, round_record
 from server.mail import pause_s
 from server.privacy import keeps_to, note_first, private_task, told_of
+from server.quotes import quotes_of
 from server.rounds import RoundResult
 from server.screening import misdirected
 from server.state import RunState, SiteRecord
@@ -256,7 +257,7 @@ def _record(run: Run, updates: Mapping[str, Update], seconds: float) -> dict[str
     record = round_record("handshake", 1, 1, result, {})
     record["sites"] = {n: {"counts": u.counts} for n, u in sorted(updates.items())}
     told = {name: u.privacy for name, u in updates.items() if u.privacy is not None}
-    return record | told_of(told, updates) | news_of(run)
+    return record | told_of(told, updates) | quotes_of(run.config, updates) | news_of(run)
 
 
 def _settled(state: RunState, by_site: dict[str, Update], record: dict[str, Any]) -> RunState:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from cardionets_core.privacy.accounting import epsilon_prv
-from cardionets_core.privacy.plan import measuring_noise, planned_charges
-from cardionets_core.privacy_config import PrivacyReport, PrivateTask
+from cardionets_core.privacy.plan import planned_charges
+from cardionets_core.privacy.schedule import quoted
+from cardionets_core.privacy_config import LARGE_EPSILON, NOT_MEMBERSHIP, PrivacyReport, PrivateTask
 from server.progress import read_progress
+from server.quotes import beyond_plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -29,14 +30,14 @@ ALIKE = 2**40
 """A batch size under which all sites take one step; see `judged_alike`."""
 
 
-def private_task(config: RunConfig, stage: str, action: str, number: int = 1) -> PrivateTask | None:
-    """Return what a task of a round asks of privacy; None where the run is not private."""
+def private_task(config: RunConfig, stage: str, action: str) -> PrivateTask | None:
+    """Return what a task asks of privacy; None where the run is not private."""
     request = config.privacy
     if not request.is_on:
         return None
     if action != "train":
         noise = request.sums_noise if action == "describe" else request.evaluation_noise
-        return PrivateTask(noise=noise, rate=1.0, clip=1.0, steps=1)
+        return PrivateTask(noise=noise, rate=1.0, clip=1.0, steps=1, profile=request.profile)
     return PrivateTask(
         noise=request.of(stage, "noise"),
         rate=request.of(stage, "rate"),
@@ -44,8 +45,7 @@ def private_task(config: RunConfig, stage: str, action: str, number: int = 1) ->
         steps=config.stage[stage].max_steps,
         contrastive=request.contrastive,
         bucket_size=request.bucket_size,
-        # Once, at the end: no training of the tokenizer itself reads its statistics.
-        latent_noise=measuring_noise(config, stage) * (number == config.stage[stage].rounds),
+        profile=request.profile,
     )
 
 
@@ -153,13 +153,27 @@ def spent_by_site(config: RunConfig, state: RunState) -> dict[str, dict[str, Any
     """Return site -> what its ledger said last, and what the plan by itself costs it.
 
     `epsilon` is of the whole ledger, earlier runs and repeated tasks included, by Renyi DP; at the
-    same delta `planned_epsilon` (PRV) is of this run's schedule, which stood before round 1.
+    same delta `planned_rdp` and `planned_prv` are of this run's schedule, as it stood before round
+    1, and `planned_epsilon` the one of them that may be quoted. `beyond_plan` counts entries that
+    the schedule does not hold.
     """
     spent: dict[str, dict[str, Any]] = {}
     for site, report in sorted(ledgers_of(state.history).items()):
         record = state.sites.get(site)
-        charges = planned_charges(config, record.modalities if record else ())
-        spent[site] = asdict(report) | {"planned_epsilon": epsilon_prv(charges, report.delta)}
+        quote = quoted(planned_charges(config, record.modalities if record else ()), report.delta)
+        told = [
+            (r["stage"], PrivacyReport(**r["privacy"][site]))
+            for r in state.history
+            if site in r.get("privacy", {})
+        ]
+        spent[site] = asdict(report) | {
+            "patients": record.counts.get("patients", 0) if record else 0,
+            "planned_epsilon": quote.epsilon,
+            "planned_rdp": quote.rdp,
+            "planned_prv": quote.prv,
+            "no_prv": quote.why,
+            "beyond_plan": beyond_plan(config, record, told) if record else 0,
+        }
     return spent
 
 
@@ -167,13 +181,10 @@ def card_lines(config: RunConfig, spent: Mapping[str, Mapping[str, Any]]) -> str
     """Return what a model card says of differential privacy."""
     if not config.privacy.is_on:
         return "- Differential privacy: none (no epsilon is claimed)."
-    sites = "".join(
-        f"\n  - {site}: this run's schedule epsilon {s['planned_epsilon']:.2f} (PRV); the site's "
-        f"ledger, all runs, {s['epsilon']:.2f} (Renyi) at delta {s['delta']:g}, entry "
-        f"{s['entries']} `{s['head'][:12]}`."
-        for site, s in spent.items()
-    )
+    sites = "".join(f"\n  - {site}: {_card_words(s)}" for site, s in spent.items())
+    warning = "" if config.privacy.profile == "membership" else f"- **{NOT_MEMBERSHIP}.**\n"
     return (
+        f"{warning}"
         "- Differential privacy at each site, for each patient with all their records: adding or "
         "removing one;\n  independent (Poisson) sampling; all stages, the handshake's sums and the "
         f"evaluation on one ledger a site.{sites}\n"
@@ -182,3 +193,22 @@ def card_lines(config: RunConfig, spent: Mapping[str, Mapping[str, Any]]) -> str
         "the ledgers, and what a site's own\n  preparation took from all of its records "
         "(docs/privacy.md, What is not covered)."
     )
+
+
+def _card_words(spent: Mapping[str, Any]) -> str:
+    """Return what a model card says of one site's ledger."""
+    prv = spent["planned_prv"]
+    by_prv = f"{prv:.2f} (PRV)" if prv is not None else f"no PRV: {spent['no_prv']}"
+    told = (
+        f"this run's schedule epsilon {by_prv}, {spent['planned_rdp']:.2f} (Renyi); the site's "
+        f"ledger, all runs, {spent['epsilon']:.2f} (Renyi) at delta {spent['delta']:g}, entry "
+        f"{spent['entries']} `{spent['head'][:12]}`."
+    )
+    if spent["beyond_plan"]:
+        told += (
+            f" It holds {spent['beyond_plan']} entries that the schedule does not: tasks charged "
+            "again, or another run; quote the ledger's figure."
+        )
+    if spent["epsilon"] >= LARGE_EPSILON:
+        told += " So large an epsilon says nothing of who took part."
+    return told

@@ -13,6 +13,7 @@ from cardionets_core.errors import CheckpointError
 from cardionets_core.runtime import versions
 from cardionets_core.vocabulary import PHENOTYPE_BY_NAME
 from server.privacy import card_lines, spent_by_site
+from server.quotes import schedule_of, warnings_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,12 +57,21 @@ def summarise_run(
         "machine": {"platform": platform.platform(), "cpus": os.cpu_count()},
         "seconds": round(seconds, 1),
         "strategy": {"name": config.strategy.name, "options": config.strategy.numbers()},
-        "privacy": to_mapping(config.privacy) | {"sites": spent_by_site(config, state)},
+        "privacy": _privacy(config, state),
         "stages": [_stage(name, state) for name in config.stages],
         "sites": {name: _site(name, state) for name in sorted(state.sites)},
         "rounds": list(state.history),
         "metrics": state.metrics,
     }
+
+
+def _privacy(config: RunConfig, state: RunState) -> dict[str, Any]:
+    """Return the plan's section, what its schedule costs, and what each ledger said last."""
+    told: dict[str, Any] = {"sites": spent_by_site(config, state)}
+    if config.privacy.is_on:
+        told["schedule"] = schedule_of(config)
+        told["warnings"] = warnings_of(config, state.sites.values())
+    return to_mapping(config.privacy) | told
 
 
 def _weights(folder: Path) -> str | None:

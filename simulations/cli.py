@@ -53,8 +53,12 @@ class RichScreen:
         return lambda done: self._progress.update(task, completed=done)
 
     def plan(self, config: RunConfig) -> None:
-        """Show a bar over all rounds of the run."""
+        """Show what privacy will cost, if it is asked for, and a bar over all rounds of the run."""
         self.run = config.name
+        if config.privacy.is_on:
+            from server.schedule_table import schedule_table  # its accountant is slow to import
+
+            self._progress.console.print(schedule_table(config))
         rounds = 1 + sum(config.stage[s].rounds for s in config.stages if s in config.stage)
         rounds += 2 if "evaluate" in config.stages else 0
         self._rounds = self._progress.add_task("starting", total=rounds)
@@ -73,6 +77,8 @@ class RichScreen:
         self._shown = len(entries)
 
     def _round(self, entry: dict[str, Any]) -> None:
+        from server.following import quote_lines
+
         metrics = entry["metrics"]
         shown = [f"{k} {metrics[k]:.4g}" for k in ("train_loss", "validation_loss") if k in metrics]
         sites = f"{len(entry['accepted'])} sites"
@@ -82,6 +88,8 @@ class RichScreen:
         if entry.get("privacy"):
             line += f"  epsilon {max(r['epsilon'] for r in entry['privacy'].values()):.2f}"
         self.note(line + (f"  refused: {refused}" if refused else ""))
+        for quote in quote_lines(entry):
+            self.note(f"  {quote}")
         if self._rounds is not None:
             self._progress.update(self._rounds, advance=1, description=entry["stage"])
 

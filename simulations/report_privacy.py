@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from simulations.report_facts import STAGES, Facts
-from simulations.report_page import Row, Section, Table, Text
+from simulations.report_page import NONE, Row, Section, Table, Text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,30 +26,76 @@ def privacy_sections(facts: Facts) -> tuple[Section, ...]:
         "epsilon, but for the probability delta.",
         tone="note",
     )
-    tables = (_sites(facts, spent), _stages(facts, sorted(spent)))
-    return (Section("privacy", "Privacy", (note, *tables)),)
+    told = facts.summary["privacy"]
+    warnings = tuple(Text(text, tone="warning") for text in told.get("warnings", ()))
+    tables = (_schedule(told["schedule"]), _sites(spent, facts), _stages(facts, sorted(spent)))
+    return (Section("privacy", "Privacy", (*warnings, note, *tables)),)
 
 
-def _sites(facts: Facts, spent: Mapping[str, Mapping[str, Any]]) -> Table:
-    columns = ("Hospital", "Declared patients", "Spent", "This run's schedule", "Delta", "Entries")
+def _schedule(schedule: Mapping[str, Any]) -> Table:
+    """Return what the plan costs a hospital that serves all of it."""
+    rows = [
+        Row(
+            STAGES[row["stage"]][0] if row["stage"] in STAGES else row["stage"].capitalize(),
+            (
+                f"{row['noise']:g}",
+                f"{row['rate']:g}",
+                f"{row['steps']:,}",
+                str(row["releases"]),
+                f"{row['epsilon_rdp']:.2f}",
+            ),
+        )
+        for row in schedule["stages"]
+    ]
+    whole = schedule["whole"]
+    caption = (
+        "What the plan costs a hospital that serves all of it, as it stood before the first round. "
+        f"Together epsilon {whole['epsilon_rdp']:.2f} by Renyi accounting, {_by_prv(whole)}, at "
+        f"delta {whole['delta']:.0e}. A rate of 1 is a sum over everybody."
+    )
+    columns = ("Stage", "Noise", "Rate", "Steps", "Releases", "Epsilon alone")
+    return Table(caption, columns, tuple(rows))
+
+
+def _by_prv(quote: Mapping[str, Any]) -> str:
+    if quote["epsilon_prv"] is None:
+        return f"and none by PRV ({quote['no_prv']})"
+    return f"{quote['epsilon_prv']:.2f} by PRV"
+
+
+def _sites(spent: Mapping[str, Mapping[str, Any]], facts: Facts) -> Table:
+    columns = (
+        "Hospital", "Declared patients", "Spent", "Left", "Schedule, Renyi", "Schedule, PRV",
+        "Delta", "Entries", "Beyond the schedule",
+    )  # fmt: skip
     rows = tuple(
         Row(
             facts.title(name),
             (
-                f"{facts.summary['sites'][name]['counts'].get('patients', 0):,}",
+                f"{report['patients']:,}",
                 f"{report['epsilon']:.2f}",
-                f"{report['planned_epsilon']:.2f}",
+                _left(report),
+                f"{report['planned_rdp']:.2f}",
+                NONE if report["planned_prv"] is None else f"{report['planned_prv']:.2f}",
                 f"{report['delta']:.0e}",
                 str(report["entries"]),
+                str(report["beyond_plan"]),
             ),
         )
         for name, report in sorted(spent.items())
     )
     caption = (
         "Spent: epsilon of the hospital's whole ledger, which also gates every task (Renyi "
-        "accounting). The schedule's is tighter (PRV): it stood before the first round."
+        "accounting). The schedule's may be quoted by the tighter PRV, since it stood before the "
+        "first round; where the ledger holds entries beyond it, only what is spent may be quoted."
     )
     return Table(caption, columns, rows)
+
+
+def _left(report: Mapping[str, Any]) -> str:
+    if not report["budget"]:
+        return NONE
+    return f"{max(0.0, report['budget'] - report['epsilon']):.2f} of {report['budget']:g}"
 
 
 def _stages(facts: Facts, sites: list[str]) -> Table:

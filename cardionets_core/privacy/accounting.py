@@ -98,9 +98,28 @@ def epsilon_rdp(charges: Iterable[Charge], delta: float) -> float:
     total = sum((c.steps * _renyi(c.noise, c.rate) for c in added_up(charges)), _nothing())
     if not total.any():
         return 0.0
+    return max(0.0, float((total + _conversion(delta)).min()))
+
+
+def least_epsilon_rdp(spent: float, more: Iterable[Charge], delta: float) -> float:
+    """Return what `epsilon_rdp` is at least, of a history that is at `spent` and of more charges.
+
+    For one who knows no more of the history than its epsilon e. At each order alpha its Renyi DP
+    is at least 0 and at least e - c(alpha), c being the conversion's term, or e would be smaller;
+    so e' >= min over alpha of max(e, c(alpha)) + the Renyi DP of `more`.
+    """
+    _check_delta(delta)
+    total = sum((c.steps * _renyi(c.noise, c.rate) for c in added_up(more)), _nothing())
+    return float((np.maximum(spent, _conversion(delta)) + total).min()) if total.any() else spent
+
+
+def _conversion(delta: float) -> NDArray[np.float64]:
+    """Return what turns Renyi DP into epsilon, at each order (Balle et al. 2020, theorem 21)."""
     orders = np.asarray(ORDERS)
-    bounds = total + np.log1p(-1 / orders) - (math.log(delta) + np.log(orders)) / (orders - 1)
-    return max(0.0, float(bounds.min()))
+    term: NDArray[np.float64] = np.log1p(-1 / orders) - (math.log(delta) + np.log(orders)) / (
+        orders - 1
+    )
+    return term
 
 
 def epsilon_prv(charges: Iterable[Charge], delta: float) -> float:
@@ -111,10 +130,22 @@ def epsilon_prv(charges: Iterable[Charge], delta: float) -> float:
     """
     charges = added_up(charges)
     by_rdp = epsilon_rdp(charges, delta)
-    error = min(PRV_ERROR, max(PRV_ERROR / 10, by_rdp / 200))
-    if not charges or by_rdp >= PRV_UP_TO or _points(charges, delta, error) > PRV_POINTS:
+    if why_no_prv(charges, delta):
         return by_rdp
-    return max(0.0, min(by_rdp, _by_prv(charges, delta, error)))
+    return max(0.0, min(by_rdp, _by_prv(charges, delta, _prv_error(by_rdp))))
+
+
+def why_no_prv(charges: Iterable[Charge], delta: float) -> str:
+    """Return why PRV is not computed for a schedule; nothing where it is."""
+    charges = added_up(charges)
+    by_rdp = epsilon_rdp(charges, delta)
+    if not charges:
+        return "nothing is charged"
+    if by_rdp >= PRV_UP_TO:
+        return f"epsilon is {PRV_UP_TO:g} or more: its mesh grows with epsilon"
+    if _points(charges, delta, _prv_error(by_rdp)) > PRV_POINTS:
+        return "its mesh does not fit into memory for noise so small"
+    return ""
 
 
 def noise_for(
@@ -214,6 +245,11 @@ def _by_prv(charges: Sequence[Charge], delta: float, error: float) -> float:
             delta, eps_error=error, delta_error=delta * DELTA_ERROR
         )
     return float(found)
+
+
+def _prv_error(by_rdp: float) -> float:
+    """Return the error in epsilon that PRV is computed to: small epsilons need a finer mesh."""
+    return min(PRV_ERROR, max(PRV_ERROR / 10, by_rdp / 200))
 
 
 def _points(charges: Sequence[Charge], delta: float, error: float) -> float:

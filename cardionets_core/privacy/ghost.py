@@ -27,6 +27,7 @@ from cardionets_core.errors import PrivacyError
 from cardionets_core.models.blocks import LearnedTokens
 from cardionets_core.privacy.engines import Sums, clip_factors, looped_sum, zeros_for
 from cardionets_core.privacy.model_randomness import made_up_patients
+from cardionets_core.training.loop import freeze_all_but
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -84,6 +85,7 @@ def require_agreement(model: CardioNet, objective: Objective, trains: Sequence[s
         PrivacyError: `privacy_plan`.
     """
     moved = copy.deepcopy(model)
+    freeze_all_but(moved, trains)
     with torch.no_grad():
         for parameter in moved.parameters():  # layers that start at zero would hide all others
             wave = torch.arange(parameter.numel(), device=parameter.device).sin()

@@ -6,20 +6,24 @@ Every refusal here has its reason in docs/privacy.md. A site checks for itself w
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, get_args
 
 from cardionets_core.errors import ConfigError, nearest
-from cardionets_core.privacy.accounting import Charge
+from cardionets_core.privacy.accounting import Charge, epsilon_rdp
 from cardionets_core.privacy.evaluation import private_options
-from cardionets_core.privacy.latents import MEASURED
-from cardionets_core.privacy.metrics import release_charge
+from cardionets_core.privacy.noise_plan import USUAL_DELTA
 from cardionets_core.privacy.secure_aggregation.plan import check_secure_plan
+from cardionets_core.privacy_config import LARGE_EPSILON, Modality
 from cardionets_core.training.stages import STAGES
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from cardionets_core.run_config import RunConfig
+
+EVERYTHING: tuple[Modality, ...] = get_args(Modality)
+"""What a site may offer at most: the one that a plan costs most."""
 
 
 def check_private_plan(config: RunConfig) -> None:
@@ -49,38 +53,69 @@ def check_private_plan(config: RunConfig) -> None:
         _check_stage(config, name)
     if "evaluate" in config.stages:
         private_options(config.evaluation)
+    _check_profile(config)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What one stage of a plan releases of a site's patients.
+
+    Attributes:
+        stage: its name.
+        releases: answers that leave a site: one for each round.
+        charge: of all of them.
+    """
+
+    stage: str
+    releases: int
+    charge: Charge
 
 
 def planned_charges(config: RunConfig, modalities: Collection[str]) -> tuple[Charge, ...]:
+    """Return the charges of `planned`, in the order of the stages."""
+    return tuple(stage.charge for stage in planned(config, modalities))
+
+
+def planned(config: RunConfig, modalities: Collection[str]) -> tuple[Planned, ...]:
     """Return what a private plan charges a site, if every task is answered at the first time.
 
     It follows from the plan and from what the site declares, before round 1: so a PRV epsilon may
-    be quoted for it (privacy/accounting.py).
+    be quoted for it (privacy/schedule.py).
 
     Args:
         config: the plan.
         modalities: what the site declares to offer.
     """
     request = config.privacy
-    charges: list[Charge] = []
+    stages: list[Planned] = []
     if "phenotypes" in modalities:
-        charges.append(Charge(request.sums_noise, 1.0, 1))
+        stages.append(Planned("handshake", 1, Charge(request.sums_noise, 1.0, 1)))
     for name in config.stages:
         members = STAGES[name].at(modalities) if name in STAGES else ()
         if members:
-            steps = config.stage[name].rounds * config.stage[name].max_steps * len(members)
-            charges.append(Charge(request.of(name, "noise"), request.of(name, "rate"), steps))
-        if members and measuring_noise(config, name):
-            charges.append(release_charge(measuring_noise(config, name)))
+            rounds = config.stage[name].rounds
+            steps = rounds * config.stage[name].max_steps * len(members)
+            charge = Charge(request.of(name, "noise"), request.of(name, "rate"), steps)
+            stages.append(Planned(name, rounds, charge))
     if "evaluate" in config.stages and "ecg" in modalities:
-        charges.append(Charge(request.evaluation_noise, 1.0, 2))  # fit and score
-    return tuple(charges)
+        # fit and score
+        stages.append(Planned("evaluate", 2, Charge(request.evaluation_noise, 1.0, 2)))
+    return tuple(stages)
 
 
-def measuring_noise(config: RunConfig, stage: str) -> float:
-    """Return the noise on what the last round of a stage measures, too; 0 where it does not."""
-    measures = stage in STAGES and MEASURED in STAGES[stage].trains
-    return config.privacy.latent_noise if measures else 0.0
+def _check_profile(config: RunConfig) -> None:
+    """Refuse a plan whose epsilon says nothing of who took part, unless it says so itself."""
+    if config.privacy.profile != "membership":
+        return
+    epsilon = epsilon_rdp(planned_charges(config, EVERYTHING), USUAL_DELTA)
+    if epsilon >= LARGE_EPSILON:
+        raise ConfigError(
+            f"privacy.noise: the plan costs a site up to epsilon {epsilon:.0f} at delta "
+            f"{USUAL_DELTA:g}; from {LARGE_EPSILON:g} on it says nothing of who took part. Ask for "
+            "more noise, a smaller rate or fewer steps (`cardionets-site budget plan`); if images "
+            "are only to be kept from being reconstructed, say so: "
+            "privacy.profile=anti_reconstruction_only."
+        )
 
 
 def _check_stage(config: RunConfig, name: str) -> None:

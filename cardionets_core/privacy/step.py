@@ -67,8 +67,7 @@ def train_privately(
     taken too. Nothing about the data is returned or logged; the weights are all there is. The
     ledger is charged before it is called. Of the plan only optimizer, learning rate, weight decay
     and proximal term count: `clip_norm`, `batch_size`, epochs and budget have no meaning here, and
-    the tokenizer's latent statistics are left as they are (measuring them is a release of its own:
-    privacy/latents.py).
+    the tokenizer's latent statistics are left as they are (measuring them would be a release).
 
     Args:
         objective: in its private form (privacy.objectives).
@@ -84,12 +83,8 @@ def train_privately(
         SiteError: `diverged`: the noisy weights are not finite.
     """
     require_production(rng)
-    require_clippable(model, objective, trains=trains, grouping=mechanism.grouping, engine=engine)
-    # A GPU's coarser products would move others' gradients by more than the room below C.
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    require_trainable(model, objective, trains=trains, mechanism=mechanism, engine=engine)
     freeze_all_but(model, trains)
-    if engine == "ghost" and mechanism.grouping == "patient":
-        _ghost().require_agreement(model, objective, trains)
     parameters = parameters_of(model, trains)
     optimizer = make_optimizer(list(parameters.values()), plan)
     anchors = [p.detach().clone() for p in parameters.values()]
@@ -106,6 +101,29 @@ def train_privately(
         fault_point("mid_epoch")
     if not all(bool(p.isfinite().all()) for p in parameters.values()):
         raise SiteError("diverged")  # of the noisy weights: it tells no more than they would
+
+
+def require_trainable(
+    model: CardioNet,
+    objective: Objective,
+    *,
+    trains: Sequence[str],
+    mechanism: Mechanism,
+    engine: Engine,
+) -> None:
+    """Refuse what cannot be trained privately, also by trying the ghost engine on made-up patients.
+
+    To be called before the ledger is charged: what is refused then has cost nothing. Training asks
+    again, for whoever has not. Nothing here looks at records.
+
+    Raises:
+        PrivacyError: `privacy_plan`.
+    """
+    require_clippable(model, objective, trains=trains, grouping=mechanism.grouping, engine=engine)
+    # A GPU's coarser products would move others' gradients by more than the room below C.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    if engine == "ghost" and mechanism.grouping == "patient":
+        _ghost().require_agreement(model, objective, trains)
 
 
 @torch.no_grad()

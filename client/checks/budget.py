@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cardionets_core.privacy_config import LARGE_EPSILON
 from client.checks.findings import Finding, error, ok, warning
 
 if TYPE_CHECKING:
     from cardionets_core.data.dataset import SiteDataset
+    from cardionets_core.privacy.ledger import Ledger
+    from cardionets_core.run_config import RunConfig
     from cardionets_core.site_config import SiteConfig
 
 FAR = 1.5
@@ -33,10 +36,15 @@ def no_budget(config: SiteConfig | None) -> Finding:
     )
 
 
-def check_budget(config: SiteConfig, dataset: SiteDataset) -> list[Finding]:
+def check_budget(config: SiteConfig, dataset: SiteDataset, plan: RunConfig) -> list[Finding]:
     """Open the ledger as a task does, and hold what is declared against the records.
 
     What is found stays here: in a private run the coordinator is told what is declared.
+
+    Args:
+        config: of the site.
+        dataset: its records.
+        plan: a run's default plan.
 
     Raises:
         PrivacyError: the ledger cannot be used.
@@ -51,11 +59,20 @@ def check_budget(config: SiteConfig, dataset: SiteDataset) -> list[Finding]:
         salt=config.data.salt,
         claim_folder=Path(config.data.cache),
     ) as ledger:
-        spent = ledger.epsilon()
-    found = [
-        ok("budget", f"Epsilon {spent:.2f} of {privacy.epsilon:g} is spent.", "spent"),
-        *_declared(config, len(patients)),
-    ]
+        spent = ok("budget", _spent(ledger), "spent")
+    found = [spent, *_declared(config, len(patients)), *_metrics(config, plan)]
+    if privacy.is_large:
+        found.append(
+            warning(
+                "budget",
+                "large",
+                f"privacy.epsilon is {privacy.epsilon:g}: from {LARGE_EPSILON:g} on epsilon says "
+                "nothing of who took part.",
+                cause="It lets in plans against the reconstruction of images and signals alone "
+                "(plan=anti_reconstruction_only), which are not membership privacy.",
+                next_step="Leave it so only if that is meant; 8 is the usual upper end.",
+            )
+        )
     missing = sorted(set(privacy.modalities) - dataset.modalities)
     if missing:
         found.append(
@@ -68,6 +85,54 @@ def check_budget(config: SiteConfig, dataset: SiteDataset) -> list[Finding]:
             )
         )
     return found
+
+
+def _spent(ledger: Ledger) -> str:
+    """Return what is spent and left, by the accountant that gates, and what may be quoted."""
+    from cardionets_core.privacy.schedule import quoted
+
+    spent = ledger.epsilon()
+    left = max(0.0, ledger.budget - spent)
+    told = (
+        f"Epsilon {spent:.2f} of {ledger.budget:g} is spent by RDP, {left:.2f} is left, at delta "
+        f"{ledger.delta:g}."
+    )
+    quote = quoted(ledger.charges, ledger.delta)
+    if quote.prv is None:
+        return told
+    return f"{told} By PRV {quote.prv:.2f}, to be quoted only if all stood before round 1."
+
+
+def _metrics(config: SiteConfig, plan: RunConfig) -> list[Finding]:
+    """Return what the usual noise would leave of an evaluation of this site alone."""
+    from cardionets_core.privacy.expected_errors import errors_of_site
+
+    privacy, noise = config.privacy, plan.privacy.evaluation_noise
+    if "ecg" not in privacy.modalities:
+        return []
+    errors = errors_of_site(
+        noise=noise,
+        declared=privacy.patients,
+        phenotypes=len(plan.phenotypes),
+        diseases=len(plan.diseases),
+    )
+    what = (
+        f"A private evaluation with the usual noise {noise:g} of {len(plan.phenotypes)} phenotypes "
+        f"and {len(plan.diseases)} diseases has {errors.words()}."
+    )
+    if not errors.unusable:
+        return [ok("budget", what, "metrics")]
+    return [
+        warning(
+            "budget",
+            "metrics",
+            what,
+            cause=f"Of this hospital alone that leaves no usable {' or '.join(errors.unusable)}; K "
+            "hospitals of its size together have 1 / sqrt(K) of it.",
+            next_step="Agree with the coordinator on fewer phenotypes and diseases or on less "
+            "noise, or judge the model on public patients.",
+        )
+    ]
 
 
 def _declared(config: SiteConfig, there: int) -> list[Finding]:

@@ -145,7 +145,7 @@ class _Check:
         self._look("data", lambda: self._numbers(config, dataset))
         self._look("policy", lambda: self._policy(config, dataset))
         if config.privacy.ledger:
-            self._look("budget", lambda: self._add(check_budget(config, dataset)))
+            self._look("budget", lambda: self._add(check_budget(config, dataset, self._plan)))
         self._look("device", lambda: self._trial(config, dataset))
 
     def _places(self, config: SiteConfig) -> bool:

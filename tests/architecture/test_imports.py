@@ -22,6 +22,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "wire_config",
             "privacy_config",
             "secure_config",
+            "start_config",
             "wire_limits",
             "faults",
             "batch",
@@ -162,6 +163,7 @@ DOORS: dict[str, frozenset[str]] = {
         {
             *(f"{p}.cli" for p in PACKAGES),
             "client.budget_cli",
+            "server.schedule_table",  # what `cardionets-coordinator run` and a simulation show
             "simulations.faults.cli",
             "simulations.privacy.cli",
         }

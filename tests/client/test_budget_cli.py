@@ -100,6 +100,26 @@ def test_raise_is_recorded_and_the_yaml_still_rules(site):
     assert code == 2 and "records epsilon 6 already" in said
 
 
+def test_a_budget_that_hides_nobody_says_so(site):
+    said = typed("init", "--config", site)[1]
+    assert "WARNING" not in said
+    said = typed("raise", "--config", site, "--epsilon", 50)[1]
+    assert "epsilon 50 says nothing of who took part" in said
+    shown = typed("show", "--config", site, "privacy.epsilon=50")[1]
+    assert "From epsilon 30 on nothing is said of who took part" in shown
+
+
+def test_show_says_why_there_is_no_prv(site):
+    typed("init", "--config", site)
+    assert typed("raise", "--config", site, "--epsilon", 90)[0] == 0
+    config = load_site_config(site, ["privacy.epsilon=90"])
+    patients = [f"p{n}" for n in range(30)]
+    with Ledger.opened(config.privacy, patients=patients, salt=config.data.salt) as ledger:
+        ledger.reserve("a", Charge(0.35, 0.1, 60))
+    shown = typed("show", "--config", site, "privacy.epsilon=90")[1]
+    assert "No figure by PRV: epsilon is 50 or more" in shown
+
+
 def test_accept_clock_is_an_entry(site):
     typed("init", "--config", site)
     code, said = typed("accept-clock", "--config", site)
@@ -117,11 +137,11 @@ def test_plan_prints_noise_and_draws_it(tmp_path, monkeypatch):
     )  # fmt: skip
     assert code == 0
     stages = (StageNeed("ecg_masked", 2, 40), StageNeed("contrastive", 1, 80, 4))
-    plan = NoisePlan(400, 8.0, 1e-5, stages, (Charge(10.0, 1.0, 1),))
+    plan = NoisePlan(400, 8.0, 1e-5, stages, (Charge(3.0, 1.0, 1),))
     noise = plan.noise()
     assert f"ecg_masked 2 40 0.1 20 patient {noise:g} {noise:.4g} C" in said
     assert f"contrastive 1 80 0.2 5 bucket of 4 {noise:g} {2 * noise:.4g} C" in said
-    assert "of it 0.375 is spent, or kept for releases" in said
+    assert "of it 1.386 is spent, or kept for releases" in said
     with Image.open(plot) as picture:
         assert picture.size[0] > 1000 and len(picture.getcolors(10**6)) > 20
 

@@ -87,6 +87,13 @@ def test_numbers_that_the_hospital_does_not_allow_are_refused(changes):
     assert refused(OWN, replace(TASK, privacy=replace(ASKED, **changes)))
 
 
+@pytest.mark.parametrize("header", [TASK, FIT])
+def test_a_plan_that_hides_nobody_needs_the_hospitals_own_cap(header):
+    asked = replace(header, privacy=replace(header.privacy, profile="anti_reconstruction_only"))
+    assert refused(OWN, asked) and refused(replace(OWN, epsilon=29.9), asked)
+    admit_private(replace(OWN, epsilon=30.0), asked)
+
+
 def test_a_bank_allows_public_negatives():
     asked = replace(ASKED, contrastive="public_negatives")
     admit_private(replace(OWN, bank="/srv/public"), replace(TASK, privacy=asked))

@@ -5,13 +5,18 @@ from __future__ import annotations
 import pytest
 
 from cardionets_core.errors import ConfigError
-from cardionets_core.privacy.accounting import Charge
-from cardionets_core.privacy.plan import check_private_plan, planned_charges
+from cardionets_core.privacy.accounting import Charge, epsilon_rdp
+from cardionets_core.privacy.plan import (
+    EVERYTHING,
+    Planned,
+    check_private_plan,
+    planned,
+    planned_charges,
+)
 from cardionets_core.run_config import CONF, compose, run_config_from
 from cardionets_core.training.stages import check_plan
 
 PRIVATE = ("name=x", "plan=private", "privacy.mode=patient")
-EVERYTHING = ("cine", "diseases", "ecg", "pairs", "phenotypes")
 
 
 def plan(*overrides):
@@ -57,6 +62,45 @@ def test_a_plan_costs_a_site_what_it_serves(offers, stages):
     assert trained[-1] == Charge(3.0, 0.05, 40)  # four rounds of ten steps
     once = 1 if "phenotypes" in offers else 0
     assert sum(c.steps for c in charges if c.rate == 1) == once + 2
+
+
+def test_what_a_plan_releases_stage_by_stage():
+    rows = planned(plan("privacy.stages.diseases.noise=3"), EVERYTHING)
+    assert rows[0] == Planned("handshake", 1, Charge(5.0, 1.0, 1))
+    assert rows[-2] == Planned("diseases", 4, Charge(3.0, 0.05, 40))
+    assert rows[-1] == Planned("evaluate", 2, Charge(3.0, 1.0, 2))
+    assert tuple(r.charge for r in rows) == planned_charges(
+        plan("privacy.stages.diseases.noise=3"), EVERYTHING
+    )
+
+
+# ------------------------------------------------------------------ against reconstruction alone
+
+
+def large(*overrides):
+    words = ["name=x", "plan=anti_reconstruction_only", *overrides]
+    return run_config_from(compose("run", words, package=CONF))
+
+
+def test_the_plan_against_reconstruction_says_what_it_is():
+    config = large()
+    check_plan(config)
+    check_private_plan(config)
+    assert config.privacy.is_on and config.privacy.profile == "anti_reconstruction_only"
+    assert 30 <= epsilon_rdp(planned_charges(config, EVERYTHING), 1e-5) <= 100
+
+
+def test_an_epsilon_that_hides_nobody_needs_that_name():
+    with pytest.raises(ConfigError, match=r"epsilon 41 .* nothing of who took part"):
+        check_private_plan(large("privacy.profile=membership"))
+    with pytest.raises(ConfigError, match=r"privacy\.profile=anti_reconstruction_only"):
+        check_private_plan(plan("privacy.noise=0.4"))
+    check_private_plan(plan("privacy.noise=0.4", "privacy.mode=none"))
+
+
+def test_a_name_that_is_none_is_refused():
+    with pytest.raises(ConfigError, match="profile"):
+        plan("privacy.profile=strong")
 
 
 def test_a_stage_of_two_members_costs_a_site_with_both_twice():

@@ -1,0 +1,125 @@
+"""What a private run costs each of its sites: told when they have said what they declare.
+
+The server charges nothing: these are quotes for the schedule as it stands before round 1, and what
+each ledger says of itself. docs/privacy.md, Ledger.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cardionets_core.privacy.accounting import epsilon_rdp
+from cardionets_core.privacy.expected_errors import errors_of_plan
+from cardionets_core.privacy.noise_plan import USUAL_DELTA
+from cardionets_core.privacy.plan import EVERYTHING, planned, planned_charges
+from cardionets_core.privacy.schedule import Quote, quoted
+from cardionets_core.privacy_config import NOT_MEMBERSHIP
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
+    from cardionets_core.messages import Update
+    from cardionets_core.privacy_config import PrivacyReport
+    from cardionets_core.run_config import RunConfig
+    from server.state import SiteRecord
+
+
+def schedule_of(config: RunConfig) -> dict[str, Any]:
+    """Return what a plan costs a site that serves all of it, stage by stage; {} without privacy."""
+    if not config.privacy.is_on:
+        return {}
+    stages = planned(config, EVERYTHING)
+    rows = [
+        {
+            "stage": row.stage,
+            "noise": row.charge.noise,
+            "rate": row.charge.rate,
+            "steps": row.charge.steps,
+            "releases": row.releases,
+            "epsilon_rdp": epsilon_rdp([row.charge], USUAL_DELTA),
+        }
+        for row in stages
+    ]
+    whole = quoted((row.charge for row in stages), USUAL_DELTA)
+    return {"stages": rows, "whole": _values(whole)}
+
+
+def site_quote(
+    config: RunConfig, record: SiteRecord | Update, report: PrivacyReport
+) -> dict[str, Any]:
+    """Return what the schedule costs one site, and what its ledger says.
+
+    Args:
+        config: the plan.
+        record: what the site declares.
+        report: what its ledger said last.
+    """
+    quote = quoted(planned_charges(config, record.modalities), report.delta)
+    told = {"budget": report.budget, "left": report.left} if report.budget else {}
+    patients = record.counts.get("patients", 0)
+    return {"patients": patients, **_values(quote), "spent": report.epsilon, **told}
+
+
+def quotes_of(config: RunConfig, updates: Mapping[str, Update]) -> dict[str, Any]:
+    """Return what a handshake's record says of costs; {} without privacy.
+
+    Args:
+        config: the plan.
+        updates: site -> its description.
+    """
+    if not config.privacy.is_on:
+        return {}
+    quotes = {
+        site: site_quote(config, update, update.privacy)
+        for site, update in sorted(updates.items())
+        if update.privacy is not None
+    }
+    return {"quotes": quotes, "warnings": warnings_of(config, updates.values())}
+
+
+def warnings_of(config: RunConfig, sites: Collection[SiteRecord | Update]) -> list[str]:
+    """Return what must be said of a private plan before its first round.
+
+    Args:
+        config: the plan.
+        sites: what each declares.
+    """
+    told = [] if config.privacy.profile == "membership" else [f"{NOT_MEMBERSHIP}."]
+    scored = [site.counts.get("patients", 0) for site in sites if "ecg" in site.modalities]
+    errors = errors_of_plan(config, sum(scored), sites=len(scored)) if scored else None
+    if errors is not None and errors.unusable:
+        what = "no usable metric" if errors.leaves_nothing else f"no {' or '.join(errors.unusable)}"
+        told.append(
+            f"privacy.evaluation_noise={config.privacy.evaluation_noise:g} leaves {what}: expect "
+            f"{errors.words()} of all sites (a fifth of those declared), at best. Ask for fewer "
+            f"than {len(config.phenotypes)} phenotypes and {len(config.diseases)} diseases, "
+            "for less noise, or leave `evaluate` out and judge on public patients."
+        )
+    return told
+
+
+def beyond_plan(
+    config: RunConfig, record: SiteRecord, reports: Iterable[tuple[str, PrivacyReport]]
+) -> int:
+    """Return how many entries a ledger has got since the handshake that the schedule does not hold.
+
+    A task that was charged again after a crash, another run, an entry of the hospital's own: the
+    schedule's quote is then not of all that was charged.
+
+    Args:
+        config: the plan.
+        record: what the site declares.
+        reports: (stage of the round, what the ledger said), in the order of the rounds.
+    """
+    told = list(reports)
+    if not told:
+        return 0
+    stages = planned(config, record.modalities)
+    releases = sum(p.releases for p in stages if p.stage != told[0][0] or p.stage != "handshake")
+    return max(0, max(r.entries for _, r in told) - told[0][1].entries - releases)
+
+
+def _values(quote: Quote) -> dict[str, Any]:
+    values: dict[str, Any] = {"delta": quote.delta, "epsilon_rdp": quote.rdp}
+    values["epsilon_prv"] = quote.prv
+    return values | ({"no_prv": quote.why} if quote.why else {})

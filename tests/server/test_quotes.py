@@ -1,0 +1,152 @@
+"""What a coordinator is told of the cost of a private run: before it starts, per site, after."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+import pytest
+from rich.console import Console
+
+from cardionets_core.messages import Update, update_from_records, update_to_records
+from cardionets_core.privacy.accounting import Charge, epsilon_rdp
+from cardionets_core.privacy.plan import EVERYTHING, planned_charges
+from cardionets_core.privacy.schedule import quoted
+from cardionets_core.privacy_config import PrivacyReport
+from cardionets_core.run_config import CONF, compose, run_config_from
+from server.following import lines_of, quote_lines
+from server.privacy import card_lines, spent_by_site
+from server.quotes import beyond_plan, quotes_of, schedule_of, warnings_of
+from server.schedule_table import schedule_table
+from server.state import RunState, SiteRecord
+
+HEAD = "a" * 64
+OFFERS = ("ecg", "phenotypes", "diseases")
+
+
+def plan(*overrides):
+    words = ["name=x", "plan=private", "privacy.mode=patient", *overrides]
+    return run_config_from(compose("run", words, package=CONF))
+
+
+def report(epsilon=0.8, entries=2, delta=1e-5, budget=8.0):
+    return PrivacyReport(epsilon, delta, HEAD, entries, budget)
+
+
+def described(site, patients=5000, **changes):
+    counts = {"patients": patients, "train_studies": patients}
+    told = {"modalities": OFFERS, "counts": counts, "privacy": report(**changes)}
+    return Update(site, "x", "handshake", 1, **told)
+
+
+def shown(config):
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(schedule_table(config))
+    return " ".join(captured.get().split())
+
+
+def test_the_table_has_a_row_for_each_stage_and_both_accountants():
+    config = plan("privacy.stages.diseases.noise=3")
+    said, charges = shown(config), planned_charges(config, EVERYTHING)
+    alone = epsilon_rdp([Charge(1.0, 0.05, 40)], 1e-5)
+    assert f"phenotypes training 1 0.05 50 40 4 {alone:.2f}" in said
+    assert "diseases training 3 0.05 50 40 4" in said
+    assert "handshake phenotype sums 5 1 1,000 1 1" in said
+    assert "evaluate sums of metrics 3 1 1,000 2 2" in said
+    whole = quoted(charges, 1e-5)
+    assert f"epsilon {whole.rdp:.2f} by RDP, {whole.prv:.2f} by PRV, at delta 1e-05" in said
+    assert "from about 2,200 test patients on" in said and "WARNING" not in said
+
+
+def test_a_schedule_is_told_in_numbers_too():
+    schedule = schedule_of(plan())
+    assert schedule["stages"][0]["stage"] == "handshake"
+    assert schedule["whole"]["epsilon_prv"] < schedule["whole"]["epsilon_rdp"]
+    assert schedule_of(plan("privacy.mode=none")) == {}
+
+
+def test_each_site_is_quoted_at_its_own_delta():
+    config = plan()
+    told = quotes_of(config, {n: described(n, delta=d) for n, d in (("a", 1e-5), ("b", 1e-7))})
+    charges = planned_charges(config, OFFERS)
+    for site, delta in (("a", 1e-5), ("b", 1e-7)):
+        quote = told["quotes"][site]
+        assert quote["epsilon_rdp"] == epsilon_rdp(charges, delta) > quote["epsilon_prv"]
+    assert quotes_of(plan("privacy.mode=none"), {"a": described("a")}) == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({}, "0.80 spent of 8, 7.20 left"),
+        ({"budget": 5.0}, "4.20 left. It may not fit"),
+        ({"budget": 4.0}, "It costs more than the site's whole budget: rounds will be refused"),
+        ({"budget": 0.0}, "at delta 1e-05; 0.80 spent"),
+    ],
+)
+def test_a_site_that_the_schedule_does_not_fit_is_pointed_out(changes, says):
+    (line, *_) = quote_lines(quotes_of(plan(), {"north": described("north", **changes)}))
+    assert line.startswith("privacy north: 5,000 patients declared; the schedule costs epsilon ")
+    assert says in line and ("fit" in says or line.endswith(says))
+
+
+def test_whoever_follows_a_run_sees_it():
+    record = {"stage": "handshake", "round": 1, "rounds": 1, "seconds": 2.0, "accepted": ["north"]}
+    entry = {"event": "round", **record, **quotes_of(plan(), {"north": described("north", 300)})}
+    _, quote, warning = lines_of(entry)
+    assert "300 patients declared" in quote
+    assert warning.startswith("WARNING privacy.evaluation_noise=3 leaves no usable metric")
+    assert "in AUROC" in warning and "in R2 over 60 test patients" in warning
+
+
+def test_enough_patients_are_not_warned_of():
+    config = plan("phenotypes=[lv_ef]", "diseases=[atrial_fibrillation]")
+    sites = [described(n, patients=4000) for n in ("a", "b", "c")]
+    assert warnings_of(config, sites) == []
+    assert warnings_of(config, [replace(s, modalities=("cine",)) for s in sites]) == []
+
+
+def test_a_plan_that_hides_nobody_says_so_wherever_it_is_shown():
+    words = ["name=x", "plan=anti_reconstruction_only", "stages=[handshake,diseases]"]
+    config = run_config_from(compose("run", words, package=CONF))
+    assert "is NOT membership privacy" in shown(config)
+    assert "is NOT membership privacy" in warnings_of(config, [])[0]
+    state = RunState(weights={}, sites={"a": SiteRecord(OFFERS, {"patients": 300}, {})})
+    history = ({"stage": "handshake", "privacy": {"a": asdict(report(41.0, budget=50.0))}},)
+    card = card_lines(config, spent_by_site(config, replace(state, history=history)))
+    assert "is NOT membership privacy" in card
+    assert "So large an epsilon says nothing of who took part" in card
+
+
+# ---------------------------------------------------------------------------------- after the run
+
+
+def history_of(*entries):
+    """Return rounds in which a site's ledger had so many entries, the handshake first."""
+    stages = ("handshake", *("diseases" for _ in entries[1:]))
+    return tuple(
+        {"stage": stage, "privacy": {"a": asdict(report(0.5 * n, n))}}
+        for stage, n in zip(stages, entries, strict=True)
+    )
+
+
+@pytest.mark.parametrize(("last", "more"), [(3, 0), (6, 0), (8, 0), (9, 1), (14, 6)])
+def test_entries_that_the_schedule_does_not_hold_are_counted(last, more):
+    """Four rounds and two sums of the evaluation come after the handshake."""
+    config = plan("stages=[handshake,diseases,evaluate]")
+    record = SiteRecord(OFFERS, {"patients": 300}, {})
+    told = [(r["stage"], PrivacyReport(**r["privacy"]["a"])) for r in history_of(2, last)]
+    assert beyond_plan(config, record, told) == more
+    state = RunState(weights={}, sites={"a": record}, history=history_of(2, last))
+    spent = spent_by_site(config, state)
+    assert spent["a"]["beyond_plan"] == more and spent["a"]["patients"] == 300
+    assert spent["a"]["planned_prv"] == spent["a"]["planned_epsilon"] < spent["a"]["planned_rdp"]
+    card = card_lines(config, spent)
+    assert ("entries that the schedule does not" in card) == bool(more)
+
+
+def test_what_a_ledger_has_left_crosses_the_wire():
+    update = replace(described("north"), num_examples=5)
+    assert update_from_records(update_to_records(update)).privacy == report()
+    assert report().left == pytest.approx(7.2)
+    assert report(budget=0.0).left != report(budget=0.0).left  # it does not tell: NaN
