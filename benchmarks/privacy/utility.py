@@ -177,6 +177,7 @@ def _row(task: Task, patients: Patients, public: Patients, given: argparse.Names
     return {
         **asdict(task),
         "epochs": given.epochs,
+        "batch_factor": given.batch_factor,
         "seed": given.seed,
         "patients": patients.name,
         "metric": label,
