@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
+import yaml
 
 from cardionets_core.run_config import CONF, compose, run_config_from
+from cardionets_core.site_config import write_yaml
+from tests.client.site_bench import Bench
 from tests.narrow_hospital import NARROW_RUN, narrowed
 
 GOOD_PATIENTS = 40
@@ -31,3 +36,24 @@ def nano_model(nano_plan):
     """Sizes of a model of a few thousand weights, with heads for what a narrow table holds."""
     values = compose("run", ["name=x", *nano_plan, *NARROW_RUN], package=CONF)
     return run_config_from(values).sized_model()
+
+
+@pytest.fixture(scope="module")
+def template(good_site, nano_plan):
+    """The folder of the good site, its records prepared."""
+    Bench(good_site, nano_plan).check()
+    return good_site.parent
+
+
+@pytest.fixture
+def bench(template, nano_plan, tmp_path):
+    """A copy of the good site; file times stay, so what is prepared stays prepared."""
+    folder = tmp_path / "site"
+    shutil.copytree(template, folder)
+    made = Bench(folder / "west.yaml", nano_plan)
+    values = yaml.safe_load(made.file.read_text())
+    values["data"] |= {"root": str(made.data), "manifest": str(made.data / "manifest.csv")}
+    values["data"] |= {"cache": str(folder / "west" / "cache")}
+    write_yaml(made.file, values)
+    made.file.chmod(0o600)
+    return made

@@ -7,7 +7,6 @@ code. The connection's own faults stand in test_check_connection.py.
 from __future__ import annotations
 
 import re
-import shutil
 import socket
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -17,39 +16,15 @@ import yaml
 
 import client.checks.configuration
 import client.checks.quality
-from cardionets_core.site_config import write_yaml
-from tests.client.site_bench import Bench, codes
+from tests.client.site_bench import codes
 
 EXPECTED_WARNINGS = {"no_trial", "superlink_unnamed"}
 """Of a check that neither trains nor connects."""
-
-DATA_KEYS = ("root", "manifest", "cache")
-
-
-@pytest.fixture(scope="module")
-def template(good_site, nano_plan):
-    """The folder of the good site, its records prepared."""
-    Bench(good_site, nano_plan).check()
-    return good_site.parent
 
 
 @pytest.fixture(autouse=True)
 def few_samples(monkeypatch):
     monkeypatch.setattr(client.checks.quality, "SAMPLE", 3)
-
-
-@pytest.fixture
-def bench(template, nano_plan, tmp_path):
-    """A copy of the good site; file times stay, so what is prepared stays prepared."""
-    folder = tmp_path / "site"
-    shutil.copytree(template, folder)
-    made = Bench(folder / "west.yaml", nano_plan)
-    values = yaml.safe_load(made.file.read_text())
-    values["data"] |= {"root": str(made.data), "manifest": str(made.data / "manifest.csv")}
-    values["data"] |= {"cache": str(folder / "west" / "cache")}
-    write_yaml(made.file, values)
-    made.file.chmod(0o600)
-    return made
 
 
 def test_a_good_site_has_no_fault(bench):
@@ -412,23 +387,3 @@ def test_the_stage_that_reports_counts_the_test_split(bench):
     assert verdicts["evaluate"].takes_part and verdicts["evaluate"].patients == held
     assert not few["evaluate"].takes_part and few["evaluate"].patients == held < 15
     assert "floor of 15" in few["evaluate"].why and "no results" in few["evaluate"].why
-
-
-@pytest.mark.parametrize(("right", "wrong"), [("prepared", "prepaired"), ("cache", "cach")])
-def test_a_typo_is_said_once_and_not_as_missing_keys(tmp_path, right, wrong):
-    keys = {"prepared": "/data"} if right == "prepared" else dict.fromkeys(DATA_KEYS, "/data")
-    keys[wrong] = keys.pop(right)
-    path = tmp_path / "west.yaml"
-    write_yaml(path, {"site": "west", "data": keys})
-    config, found = client.checks.configuration.read_configuration(path)
-    assert config is None and [f.code for f in found] == ["unknown_key"]
-    assert f"did you mean {right!r}" in found[0].what
-
-
-def test_every_missing_key_says_what_it_is_for(tmp_path):
-    path = tmp_path / "west.yaml"
-    write_yaml(path, {"title": "West", "data": {"salt": "s"}})
-    _, found = client.checks.configuration.read_configuration(path)
-    causes = {f.what.split(": ")[1].split(" is")[0]: f.cause for f in found}
-    assert set(causes) == {"site", "data.root", "data.manifest", "data.cache"}
-    assert len(set(causes.values())) == 4 and "hospital" not in causes["data.cache"]

@@ -4,31 +4,28 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-import client.client_app
-import client.private_training
-import server.training
 from cardionets_core.messages import (
-    TaskHeader,
     Update,
-    task_from_records,
-    update_from_records,
 )
 from cardionets_core.packing import fingerprint
 from cardionets_core.privacy.ledger import Ledger
 from cardionets_core.site_config import load_site_config
 from server.norms import learned_names
 from simulations.faults.small import write_hospital
+from tests.narrow_hospital import NARROW_RUN, narrowed
 from tests.private_site import PRIVATE_RUN, make_private
+from tests.server.overheard import overheard
 
 STAGES = ("ecg_masked", "tokenizer", "contrastive", "phenotypes", "diseases")
 PLAN = (
     *PRIVATE_RUN,
+    *NARROW_RUN,
     f"stages=[handshake,{','.join(STAGES)},evaluate]",
     "evaluation.sections=[phenotypes,diseases]",
     *(f"stage.{name}.max_steps=1" for name in STAGES),
@@ -37,71 +34,22 @@ PLAN = (
 SITES = ("hill", "north")
 
 
-class Stopped(BaseException):
-    """Ends the server in the middle of a run, like a signal would."""
-
-
-@dataclass
-class Wire:
-    """What travelled: (header, update) of every answer, and the codes of refusals."""
-
-    answers: list[tuple[TaskHeader, Update]] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)
-    trained: int = 0
-
-
 @pytest.fixture(scope="module")
 def private_hospitals(tmp_path_factory):
     """Site name -> YAML; north has pairs and hill ECGs only, both demand privacy."""
     folder = tmp_path_factory.mktemp("private")
-    north = write_hospital(folder, "north", "A", patients=14)
-    hill = write_hospital(folder, "hill", "C", patients=14, ecg_only=True)
+    north = narrowed(write_hospital(folder, "north", "A", patients=14))
+    hill = narrowed(write_hospital(folder, "hill", "C", patients=14, ecg_only=True))
     declared = ["ecg", "phenotypes", "diseases"]
     return {"hill": make_private(hill, modalities=declared), "north": make_private(north)}
-
-
-def run_of(federate, folder, sites, words, *, stop_at=""):
-    """Run or resume a federation and return what travelled."""
-    wire = Wire()
-    answer, train = client.client_app.answer, client.private_training.train_privately
-    save = server.training.save_state
-
-    def overheard(content):
-        task, reply = task_from_records(content), answer(content)
-        if "refusal" in reply:
-            wire.refused.append(str(reply["refusal"]["code"]))
-        else:
-            wire.answers.append((task.header, update_from_records(reply)))
-        return reply
-
-    def counted(*args, **more):
-        wire.trained += 1
-        return train(*args, **more)
-
-    def saved(state, *args):
-        record = state.history[-1]
-        if f"{record['stage']}/{record['round']}" == stop_at:
-            raise Stopped
-        return save(state, *args)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(client.client_app, "answer", overheard)
-        patch.setattr(client.private_training, "train_privately", counted)
-        patch.setattr(server.training, "save_state", saved)
-        if stop_at:
-            with pytest.raises(Stopped):
-                federate(folder, sites, *words)
-        else:
-            federate(folder, sites, *words)
-    return wire
 
 
 @pytest.fixture(scope="module")
 def run(federate, private_hospitals, nano, tmp_path_factory):
     """A private run that was stopped in its first stage and resumed: its folder and the wire."""
     folder = tmp_path_factory.mktemp("runs") / "private"
-    wire = run_of(federate, folder, private_hospitals, (*nano, *PLAN), stop_at="ecg_masked/1")
-    more = run_of(federate, folder, private_hospitals, ())
+    wire = overheard(federate, folder, private_hospitals, (*nano, *PLAN), stop_at="ecg_masked/1")
+    more = overheard(federate, folder, private_hospitals, ())
     wire.answers += more.answers
     wire.refused += more.refused
     wire.trained += more.trained
