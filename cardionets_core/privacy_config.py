@@ -45,6 +45,8 @@ class PrivacyRequest:
         bucket_size: mean patients of a bucket.
         sums_noise: noise multiplier of the phenotype sums of the handshake, released once.
         evaluation_noise: of each release of the evaluation.
+        latent_noise: of the tokenizer's latent statistics, released in the last round of its stage;
+            0: they stay at 0 and 1.
         stages: stage -> `noise`, `rate` or `clip` of its own.
         earlier_runs: hold each site's ledger also against what other runs in the same output folder
             have seen of it; False where ledgers begin anew with every run, as in a simulation.
@@ -61,6 +63,7 @@ class PrivacyRequest:
     bucket_size: int = 4
     sums_noise: float = 5.0
     evaluation_noise: float = 3.0
+    latent_noise: float = 10.0
     stages: dict[str, dict[str, float]] = field(default_factory=dict)
     earlier_runs: bool = True
     profile: Profile = "membership"
@@ -70,6 +73,8 @@ class PrivacyRequest:
         for name in ("noise", "clip", "sums_noise", "evaluation_noise"):
             _above_zero(name, getattr(self, name))
         _a_rate("rate", self.rate)
+        if not (math.isfinite(self.latent_noise) and self.latent_noise >= 0):
+            raise ValueError(f"latent_noise is {self.latent_noise}; it must be 0 (off) or above")
         if self.bucket_size < 2:
             raise ValueError(f"bucket_size is {self.bucket_size}; a bucket needs at least 2")
         for stage, values in self.stages.items():
@@ -127,6 +132,8 @@ class PrivateTask:
         steps: noisy steps of this task, also where nobody is sampled.
         contrastive: how a contrastive loss is made private.
         bucket_size: mean patients of a bucket.
+        latent_noise: of the tokenizer's latent statistics, released after the last step; 0: they
+            are not.
         head: newest ledger head that the coordinator has seen of this site; empty: none.
         profile: of the plan; a site lets `anti_reconstruction_only` in by its own cap alone.
     """
@@ -137,6 +144,7 @@ class PrivateTask:
     steps: int
     contrastive: Contrastive = "bucket"
     bucket_size: int = 4
+    latent_noise: float = 0.0
     head: str = ""
     profile: Profile = "membership"
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from cardionets_core import __version__
 from cardionets_core.errors import SiteError
+from cardionets_core.privacy.latents import MEASURED
 from cardionets_core.privacy.mechanism import MIXING_STAGES
 from cardionets_core.privacy_config import LARGE_EPSILON
 from cardionets_core.training.stages import STAGES
@@ -83,7 +84,8 @@ def _not_allowed(privacy: SitePrivacy, asked: PrivateTask) -> str:
     """Return why this hospital does not allow what a task asks; nothing where it does."""
     if not privacy.ledger:
         return "privacy.ledger is not set, so this site takes no part in private runs"
-    if not all(math.isfinite(v) for v in (asked.noise, asked.rate, asked.clip)):
+    numbers = (asked.noise, asked.rate, asked.clip, asked.latent_noise)
+    if not all(math.isfinite(v) for v in numbers):
         return "a number of the privacy plan is not finite"
     if asked.profile != "membership" and not privacy.is_large:
         return (
@@ -93,6 +95,10 @@ def _not_allowed(privacy: SitePrivacy, asked: PrivateTask) -> str:
         )
     if asked.noise < privacy.min_noise:
         return f"noise {asked.noise:g} is below privacy.min_noise {privacy.min_noise:g}"
+    if asked.latent_noise and asked.latent_noise < privacy.min_noise:
+        return (
+            f"latent_noise {asked.latent_noise:g} is below privacy.min_noise {privacy.min_noise:g}"
+        )
     if not LEAST_CLIP <= asked.clip <= LARGEST_CLIP:
         return f"clip {asked.clip:g} is not between {LEAST_CLIP:g} and {LARGEST_CLIP:g}"
     if not 0 < asked.rate <= 1 or asked.steps < 1 or asked.bucket_size < 2:
@@ -103,6 +109,8 @@ def _not_allowed(privacy: SitePrivacy, asked: PrivateTask) -> str:
 def _not_private(privacy: SitePrivacy, header: TaskHeader, asked: PrivateTask) -> str:
     """Return why a task of this kind cannot be served privately; nothing where it can."""
     plan = header.train
+    if asked.latent_noise and MEASURED not in header.trains:
+        return f"latent statistics are asked for, and the task does not train the {MEASURED}"
     if header.action != "train" or plan is None:
         # A release over all patients, once: no sampling that would hide anybody.
         return "" if (asked.rate, asked.steps) == (1.0, 1) else "a release is of rate 1, once"

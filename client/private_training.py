@@ -15,7 +15,9 @@ from cardionets_core.errors import SiteError
 from cardionets_core.faults import fault_point
 from cardionets_core.privacy.bank import open_bank
 from cardionets_core.privacy.clippable import pick_engine
+from cardionets_core.privacy.latents import MEASURED, release_latent_statistics
 from cardionets_core.privacy.mechanism import mechanism_for
+from cardionets_core.privacy.metrics import release_charge
 from cardionets_core.privacy.objectives import private_objective
 from cardionets_core.privacy.rng import PrivacyRandom
 from cardionets_core.privacy.step import require_trainable, train_privately
@@ -72,7 +74,7 @@ def trained_privately(
     for member in members:
         member.require_trainable(model)
     fault_point("loaded")
-    report = charged(site, dataset, header, charge_of(members), mark=mark)
+    report = charged(site, dataset, header, charges_of(members), mark=mark)
     fault_point("charged")
     for member in members:
         _train(model, dataset, member, site=site, header=header)
@@ -90,11 +92,16 @@ def trained_privately(
 
 @dataclass(frozen=True)
 class _Member:
-    """A stage, or a member of one, as it is trained privately."""
+    """A stage, or a member of one, as it is trained privately.
+
+    Attributes:
+        latent_noise: of the release of the tokenizer's latent statistics; 0: there is none.
+    """
 
     stage: Stage
     objective: Objective
     mechanism: Mechanism
+    latent_noise: float
 
     @classmethod
     def of(cls, stage: Stage, header: TaskHeader, *, patients: int, bank: Bank | None) -> _Member:
@@ -103,7 +110,9 @@ class _Member:
         objective = private_objective(
             stage.name, plan.options, plan.progress, task=asked, bank=bank
         )
-        return cls(stage, objective, mechanism_for(asked, stage=stage.name, patients=patients))
+        mechanism = mechanism_for(asked, stage=stage.name, patients=patients)
+        measured = MEASURED in stage.trains
+        return cls(stage, objective, mechanism, asked.latent_noise if measured else 0.0)
 
     def require_trainable(self, model: CardioNet) -> None:
         """Refuse before anything is charged what cannot be trained privately."""
@@ -116,10 +125,17 @@ class _Member:
         )
 
 
-def charge_of(members: Sequence[_Member]) -> Charge:
-    """Return what a task costs: the steps of every member, for a patient may be in all of them."""
-    charges = [member.mechanism.charge for member in members]
-    return replace(charges[0], steps=sum(c.steps for c in charges))
+def charges_of(members: Sequence[_Member]) -> dict[str, Charge]:
+    """Return what a task costs: the steps of every member, for a patient may be in all of them.
+
+    And the release of the latent statistics, where it is asked for.
+    """
+    steps = [member.mechanism.charge for member in members]
+    charges = {"train": replace(steps[0], steps=sum(c.steps for c in steps))}
+    for member in members:
+        if member.latent_noise:
+            charges["latents"] = release_charge(member.latent_noise)
+    return charges
 
 
 def _train(
@@ -131,6 +147,7 @@ def _train(
     there = PatientIndex(dataset, stage.needs).patients
     log.info("stage %s: %d patients here, %d declared", stage.name, there, declared)
     own = () if stage.name == header.stage else (stage.name,)
+    rng = PrivacyRandom()
     train_privately(
         model,
         dataset,
@@ -139,8 +156,12 @@ def _train(
         needs=stage.needs,
         plan=plan,
         mechanism=member.mechanism,
-        rng=PrivacyRandom(),
+        rng=rng,
         seed=derive_seed(header.seed, site.name, *own),
         device=model.device,
         engine=pick_engine(model, stage.trains, model.device),
     )
+    if member.latent_noise:
+        release_latent_statistics(
+            model, dataset, needs=stage.needs, noise=member.latent_noise, rng=rng
+        )

@@ -11,7 +11,7 @@ from rich.text import Text
 from cardionets_core.privacy.accounting import epsilon_rdp
 from cardionets_core.privacy.expected_errors import patients_for
 from cardionets_core.privacy.noise_plan import USUAL_DELTA
-from cardionets_core.privacy.plan import EVERYTHING, planned, planned_charges
+from cardionets_core.privacy.plan import EVERYTHING, LATENTS, planned, planned_charges
 from cardionets_core.privacy.schedule import quoted
 from cardionets_core.privacy_config import NOT_MEMBERSHIP
 
@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 OUT_OF = 1000
 """Declared patients that a step's size is told of, as long as no site has declared any."""
 
-PURPOSE = {"handshake": "phenotype sums", "evaluate": "sums of metrics"}
+PURPOSE = {
+    "handshake": "phenotype sums",
+    LATENTS: "tokenizer's statistics",
+    "evaluate": "sums of metrics",
+}
 """Stage -> what is released in it, where it is no training."""
 
 

@@ -28,7 +28,7 @@ from cardionets_core.privacy.population import Population
 from cardionets_core.privacy_config import PrivacyReport
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from cardionets_core.privacy_config import SitePrivacy
 
@@ -51,7 +51,7 @@ class Item:
         run: name of the run, or the whole key where it is no `charge_key`.
         stage: name of the stage.
         round: its number.
-        what: `train`, `evaluate`, `handshake`.
+        what: `train`, `latents`, `describe`, `fit`, `score`.
         time: seconds since the epoch.
         charge: what was charged.
     """
@@ -71,7 +71,7 @@ def charge_key(*, run: str, stage: str, number: int, what: str, weights: str) ->
         run: name of the run.
         stage: name of the stage; `show` adds up by run and stage.
         number: of the round.
-        what: `train`, `evaluate`, `handshake`.
+        what: `train`, `latents`, `describe`, `fit`, `score`.
         weights: SHA-256 of the incoming weights (or of the task).
     """
     return json.dumps([run, stage, number, what, weights])
@@ -191,23 +191,38 @@ class Ledger:
             charge: all steps of the task.
 
         Raises:
-            PrivacyError: `privacy_spent`, when the budget does not cover it; `privacy_ledger`,
-                when the entry could not be written to the disk.
+            PrivacyError: as `reserve_together`.
+        """
+        return self.reserve_together({key: charge})
+
+    def reserve_together(self, charges: Mapping[str, Charge]) -> str:
+        """Charge all that a task costs, one entry each, or nothing; return the head.
+
+        Args:
+            charges: key -> what is charged under it.
+
+        Raises:
+            PrivacyError: `privacy_spent`, when the budget does not cover all of it;
+                `privacy_ledger`, when an entry could not be written to the disk.
         """
         if not self._is_bound:
             raise ValueError("a ledger that was opened to be read cannot be charged: use `opened`")
-        after = self.epsilon([charge])
+        after = self.epsilon(charges.values())
         if not after <= self.budget * SAME:
+            asked = " and ".join(
+                f"{c.steps} steps of noise {c.noise:g} at rate {c.rate:g}" for c in charges.values()
+            )
             raise PrivacyError(
                 "privacy_spent",
                 f"{self.path}: epsilon {self.epsilon():.3f} of {self.budget:g} is spent, and "
-                f"{charge.steps} steps of noise {charge.noise:g} at rate {charge.rate:g} would "
-                f"make it {after:.3f}. Nothing was computed; `cardionets-site budget show` lists "
-                "what was spent, and the hospital alone may raise it (`budget raise`).",
+                f"{asked} would make it {after:.3f}. Nothing was computed; `cardionets-site "
+                "budget show` lists what was spent, and the hospital alone may raise it (`budget "
+                "raise`).",
             )
         keys = Counter(e.body.get("key") for e in self._file.entries)
-        values = {"noise": charge.noise, "rate": charge.rate, "steps": charge.steps}
-        self._append(CHARGE, key=key, attempt=keys[key] + 1, **values)
+        for key, charge in charges.items():
+            values = {"noise": charge.noise, "rate": charge.rate, "steps": charge.steps}
+            self._append(CHARGE, key=key, attempt=keys[key] + 1, **values)
         return self.head
 
     def report(self) -> PrivacyReport:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, get_args
 from cardionets_core.errors import ConfigError, nearest
 from cardionets_core.privacy.accounting import Charge, epsilon_rdp
 from cardionets_core.privacy.evaluation import private_options
+from cardionets_core.privacy.latents import MEASURED
+from cardionets_core.privacy.metrics import release_charge
 from cardionets_core.privacy.noise_plan import USUAL_DELTA
 from cardionets_core.privacy.secure_aggregation.plan import check_secure_plan
 from cardionets_core.privacy_config import LARGE_EPSILON, Modality
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from cardionets_core.run_config import RunConfig
+
+LATENTS = "latents"
+"""Name in a schedule of the release of the tokenizer's latent statistics."""
 
 EVERYTHING: tuple[Modality, ...] = get_args(Modality)
 """What a site may offer at most: the one that a plan costs most."""
@@ -61,7 +66,7 @@ class Planned:
     """What one stage of a plan releases of a site's patients.
 
     Attributes:
-        stage: its name.
+        stage: its name; LATENTS for the tokenizer's statistics.
         releases: answers that leave a site: one for each round.
         charge: of all of them.
     """
@@ -97,10 +102,18 @@ def planned(config: RunConfig, modalities: Collection[str]) -> tuple[Planned, ..
             steps = rounds * config.stage[name].max_steps * len(members)
             charge = Charge(request.of(name, "noise"), request.of(name, "rate"), steps)
             stages.append(Planned(name, rounds, charge))
+        if members and measuring_noise(config, name):
+            stages.append(Planned(LATENTS, 1, release_charge(measuring_noise(config, name))))
     if "evaluate" in config.stages and "ecg" in modalities:
         # fit and score
         stages.append(Planned("evaluate", 2, Charge(request.evaluation_noise, 1.0, 2)))
     return tuple(stages)
+
+
+def measuring_noise(config: RunConfig, stage: str) -> float:
+    """Return the noise on what the last round of a stage measures, too; 0 where it does not."""
+    measures = stage in STAGES and MEASURED in STAGES[stage].trains
+    return config.privacy.latent_noise if measures else 0.0
 
 
 def _check_profile(config: RunConfig) -> None:

@@ -67,7 +67,8 @@ def train_privately(
     taken too. Nothing about the data is returned or logged; the weights are all there is. The
     ledger is charged before it is called. Of the plan only optimizer, learning rate, weight decay
     and proximal term count: `clip_norm`, `batch_size`, epochs and budget have no meaning here, and
-    the tokenizer's latent statistics are left as they are (measuring them would be a release).
+    the tokenizer's latent statistics are left as they are (measuring them is a release of its own:
+    privacy/latents.py).
 
     Args:
         objective: in its private form (privacy.objectives).

@@ -8,8 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cardionets_core.errors import WireError
+from cardionets_core.errors import ConfigError, WireError
 from cardionets_core.messages import Update, update_from_records, update_to_records
+from cardionets_core.privacy.accounting import Charge
+from cardionets_core.privacy.plan import planned_charges
 from cardionets_core.privacy_config import PrivacyReport, PrivateTask
 from cardionets_core.run_config import CONF, compose, run_config_from
 from server.norms import travel
@@ -55,6 +57,33 @@ def test_each_kind_of_task_asks_for_its_own_noise():
     assert private_task(config, "contrastive", "train") == PrivateTask(2.0, 0.05, 1.0, 10)
     assert private_task(config, "diseases", "train").noise == 1.0
     assert private_task(plan("privacy.mode=none"), "diseases", "train") is None
+
+
+def test_the_last_round_of_the_tokenizer_asks_for_its_statistics_and_the_schedule_counts_it():
+    words = ("stages=[handshake,tokenizer]", "stage.tokenizer.rounds=3")
+    config = plan(*words, "stage.tokenizer.max_steps=10", "privacy.latent_noise=6")
+    asked = [private_task(config, "tokenizer", "train", n).latent_noise for n in (1, 2, 3)]
+    assert asked == [0.0, 0.0, 6.0]
+    steps, release = Charge(1.0, 0.05, 30), Charge(6.0, 1.0, 1)
+    assert planned_charges(config, ("cine",)) == (steps, release)
+    assert planned_charges(config, ("ecg",)) == ()
+    off = plan(*words, "stage.tokenizer.max_steps=10", "privacy.latent_noise=0")
+    assert private_task(off, "tokenizer", "train", 3).latent_noise == 0.0
+    assert planned_charges(off, ("cine",)) == (steps,)
+
+
+def test_no_other_stage_is_asked_for_latent_statistics():
+    config = plan()
+    for name in ("ecg_masked", "contrastive", "phenotypes", "diseases"):
+        last = config.stage[name].rounds
+        assert private_task(config, name, "train", last).latent_noise == 0.0
+    assert private_task(config, "handshake", "describe").latent_noise == 0.0
+
+
+@pytest.mark.parametrize("noise", ["-1", ".inf", ".nan"])
+def test_a_latent_noise_that_is_none_is_refused(noise):
+    with pytest.raises(ConfigError, match="latent_noise"):
+        plan(f"privacy.latent_noise={noise}")
 
 
 def test_an_update_that_keeps_to_its_task_is_taken():
