@@ -13,7 +13,6 @@ error and no privacy. `require_agreement` compares the whole with one patient at
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -26,7 +25,7 @@ from torch.func import functional_call, grad, vmap
 from cardionets_core.errors import PrivacyError
 from cardionets_core.models.blocks import LearnedTokens
 from cardionets_core.privacy.engines import Sums, clip_factors, looped_sum, zeros_for
-from cardionets_core.privacy.model_randomness import made_up_patients
+from cardionets_core.privacy.model_randomness import made_up_patients, moved
 from cardionets_core.training.loop import freeze_all_but
 
 if TYPE_CHECKING:
@@ -37,8 +36,12 @@ if TYPE_CHECKING:
     from cardionets_core.models.cardionet import CardioNet
     from cardionets_core.training.objective import Noise, Objective
 
-TOLERANCE = 0.02
-"""Of `require_agreement`, relative to the norm: above the error of TF32, below any mistake."""
+TOLERANCE = 1e-3
+"""Of `require_agreement`, relative to the norm. float32 agrees to some 1e-7 on a CPU; TF32, which
+would need 1e-2, is off in private training (step.py)."""
+
+DRAWS = 2
+"""Masks and noise that `require_agreement` tries: one mask may hide the tokens that are mixed."""
 
 SMALL = 1e-6
 """Clip of `require_agreement`: everybody is clipped, or a wrong norm would not be seen."""
@@ -84,24 +87,24 @@ def require_agreement(model: CardioNet, objective: Objective, trains: Sequence[s
     Raises:
         PrivacyError: `privacy_plan`.
     """
-    moved = copy.deepcopy(model)
-    freeze_all_but(moved, trains)
-    with torch.no_grad():
-        for parameter in moved.parameters():  # layers that start at zero would hide all others
-            wave = torch.arange(parameter.numel(), device=parameter.device).sin()
-            parameter.add_(wave.view_as(parameter).to(parameter.dtype), alpha=0.02)
-    batch, noise = made_up_patients(moved, objective)
-    loop = looped_sum(moved, batch, noise, objective, trains=trains, clip=SMALL)
-    ghost = ghost_sum(moved, batch, noise, objective, trains=trains, clip=SMALL)
-    error = sum(float((ghost[n] - loop[n]).square().sum()) for n in loop) ** 0.5
-    size = sum(float(v.square().sum()) for v in loop.values()) ** 0.5
-    if not error <= TOLERANCE * size:
-        raise PrivacyError(
-            "privacy_plan",
-            f"private training: the ghost engine and one patient at a time differ by {error:.2g} "
-            f"of {size:.2g} for {objective.name!r}: a layer or the loss mixes patients, or folds "
-            "tokens into the batch. Use the engine `vmap`.",
-        )
+    changed = moved(model)
+    freeze_all_but(changed, trains)
+    for seed in range(DRAWS):
+        batch, noise = made_up_patients(changed, objective, seed=seed)
+        loop = looped_sum(changed, batch, noise, objective, trains=trains, clip=SMALL)
+        ghost = ghost_sum(changed, batch, noise, objective, trains=trains, clip=SMALL)
+        error, size = _length({n: ghost[n] - loop[n] for n in loop}), _length(loop)
+        if not error <= TOLERANCE * size:
+            raise PrivacyError(
+                "privacy_plan",
+                f"private training: the ghost engine and one patient at a time differ by "
+                f"{error:.2g} of {size:.2g} for {objective.name!r}: a layer or the loss mixes "
+                "patients, or folds tokens into the batch. Use the engine `vmap`.",
+            )
+
+
+def _length(sums: Sums) -> float:
+    return sum(float(v.square().sum()) for v in sums.values()) ** 0.5
 
 
 @dataclass(frozen=True)

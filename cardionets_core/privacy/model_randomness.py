@@ -9,6 +9,7 @@ patient; who else is sampled does not touch it.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from cardionets_core.models.cardionet import CardioNet
     from cardionets_core.privacy.units import PatientIndex
     from cardionets_core.training.objective import Noise, Objective
+
+MOVE = 0.02
+"""How far `moved` moves a weight at most: less than what most of them start with."""
 
 
 def batch_and_noise(
@@ -54,10 +58,30 @@ def batch_and_noise(
     return batch, {k: torch.cat([d[k] for d in drawn]) for k in drawn[0]}
 
 
-def made_up_patients(model: CardioNet, objective: Objective) -> tuple[Batch, Noise]:
+def moved(model: CardioNet) -> CardioNet:
+    """Return a copy whose weights are moved a little, each by a number of its own.
+
+    Readouts and the last layers of blocks start at zero, and no gradient passes a layer of zeros:
+    at its start weights nine tenths of a model have none. Whoever compares or bounds gradients
+    there looks at readouts alone.
+    """
+    found = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in found.parameters():
+            wave = torch.arange(parameter.numel(), device=parameter.device).sin()
+            parameter.add_(wave.view_as(parameter).to(parameter.dtype), alpha=MOVE)
+    return found
+
+
+def made_up_patients(
+    model: CardioNet, objective: Objective, *, seed: int = 0
+) -> tuple[Batch, Noise]:
     """Return three patients who do not exist, one of them without half the leads and one view.
 
     They have what every objective needs, in the model's precision and on its device.
+
+    Args:
+        seed: of what the objective draws for them.
     """
     config, weight = model.config, next(model.parameters())
     cine, views = config.cine, len(config.cine.views)
@@ -85,7 +109,7 @@ def made_up_patients(model: CardioNet, objective: Objective) -> tuple[Batch, Noi
         diseases=(wave(config.num_diseases, step=1.7) > 0).to(weight.dtype),
         disease_mask=known(config.num_diseases),
     )
-    noise = objective.draw(model, batch, torch.Generator().manual_seed(0))
+    noise = objective.draw(model, batch, torch.Generator().manual_seed(seed))
     return batch.to(weight.device), {
         k: v.to(weight.device, weight.dtype if v.is_floating_point() else v.dtype)
         for k, v in noise.items()
