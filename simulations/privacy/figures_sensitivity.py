@@ -10,25 +10,26 @@ import torch
 from cardionets_core.models.cardionet import build_model
 from cardionets_core.privacy.bank import Bank
 from cardionets_core.privacy.engines import bucket_sum, clipped_sum, zeros_for
-from cardionets_core.privacy.model_randomness import batch_and_noise
+from cardionets_core.privacy.model_randomness import batch_and_noise, moved
 from cardionets_core.privacy.objectives import private_objective
 from cardionets_core.privacy.units import PatientIndex
 from cardionets_core.privacy_config import PrivateTask
 from cardionets_core.training.stages import STAGES
-from simulations.privacy.held import held, scaled, small_plan, virtual_patients
+from simulations.privacy.agreement import still_in
+from simulations.privacy.held import OPTIONS, held, scaled, small_plan, virtual_patients
 from simulations.privacy.linear import PART, PRODUCT, linear_model, with_gradients
 from simulations.privacy.naive import opacus_on_contrastive
 from simulations.privacy.row import Row, repeated
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from cardionets_core.batch import Batch
     from cardionets_core.models.cardionet import CardioNet
+    from cardionets_core.privacy.engines import Sums
     from cardionets_core.training.objective import Objective
 
     Rows = NDArray[np.int64]
@@ -51,7 +52,7 @@ def sensitivity(work: Path) -> Iterator[Row]:
         )
         for seed in SEEDS
     }
-    model = build_model(plan.model, seed=0)
+    model = moved(build_model(plan.model, seed=0))
     for name in STAGE_NAMES:
         ways = ("bucket", "public_negatives") if name == "contrastive" else ("",)
         for way in ways:
@@ -63,7 +64,7 @@ def sensitivity(work: Path) -> Iterator[Row]:
 def _stage(name: str, way: str, model: CardioNet, batches: dict[int, Batch]) -> Row:
     bank = Bank(held(batches[SEEDS[-1]], _all()), _all(), _all(), "")
     task = PrivateTask(1.0, 0.5, CLIP, 1, contrastive=way or "bucket")  # type: ignore[arg-type]
-    objective = private_objective(name, {}, 0.0, task=task, bank=bank)
+    objective = private_objective(name, OPTIONS.get(name, {}), 0.0, task=task, bank=bank)
     bucketed = way == "bucket"
     bound = 2 if bucketed else 1
     worst = max(
@@ -72,14 +73,24 @@ def _stage(name: str, way: str, model: CardioNet, batches: dict[int, Batch]) -> 
         for factor in OUTLIERS
         for row in range(seed % 2, PATIENTS, 2)
     )
+    # A tensor is looked at if it has a gradient for some of the patients.
+    sums = [_sum_of(model, b, objective, seed, bucketed)(_all()) for seed, b in batches.items()]
+    still = still_in({n: torch.stack([s[n] for s in sums]) for n in sums[0]})
     words = {"bucket": " in buckets", "public_negatives": " against public negatives"}
     return Row(
         f"{name}{words.get(way, '')}: one patient removed, ordinary or an outlier",
         f"<= {bound} C",
         f"{worst:.4f} C",
-        worst <= bound + ROUNDING,
+        worst <= bound + ROUNDING and not still,
         seeds=repeated(*SEEDS),
+        note=with_gradient(len(sums[0]), still),
     )
+
+
+def with_gradient(tensors: int, still: Sequence[str]) -> str:
+    """Return in words how many of the trained tensors have a gradient at all."""
+    missing = f"; none: {', '.join(still)}" if still else ""
+    return f"{tensors - len(still)} of {tensors} trained tensors have a gradient{missing}"
 
 
 def _all() -> Rows:
@@ -88,13 +99,13 @@ def _all() -> Rows:
 
 def _sum_of(
     model: CardioNet, batch: Batch, objective: Objective, seed: int, bucketed: bool
-) -> Callable[[Rows], Tensor]:
+) -> Callable[[Rows], Sums]:
     """Return rows -> what a step would add noise to, with labels that belong to patients."""
     stage, dataset = STAGES[objective.name], held(batch, _all())
     index = PatientIndex(dataset, ())
     labels = np.random.default_rng(seed).integers(BUCKETS, size=len(batch))
 
-    def total(rows: Rows) -> Tensor:
+    def total(rows: Rows) -> Sums:
         drawn = zeros_for(model, stage.trains)
         groups = [rows[labels[rows] == k] for k in range(BUCKETS)] if bucketed else [rows]
         for group in (g for g in groups if len(g)):
@@ -112,13 +123,14 @@ def _sum_of(
                 )
             for key, values in found.items():
                 drawn[key] += values
-        return torch.cat([v.flatten() for v in drawn.values()])
+        return drawn
 
     return total
 
 
-def _moved(total: Callable[[Rows], Tensor], row: int) -> float:
-    return float((total(_all()) - total(np.delete(_all(), row))).norm()) / CLIP
+def _moved(total: Callable[[Rows], Sums], row: int) -> float:
+    whole, less = total(_all()), total(np.delete(_all(), row))
+    return float(torch.cat([(v - less[n]).flatten() for n, v in whole.items()]).norm()) / CLIP
 
 
 def _extremes() -> Iterator[Row]:

@@ -151,3 +151,7 @@ SMALL = (
     "model.generator.noise_draws=2",
 )
 """Every part and every stage of a CardioNet, as small as they can be."""
+
+OPTIONS = {"generative": {"null_probability": 0.5}}
+"""Options of objectives with which a few patients give every tensor a gradient: by default only one
+patient in ten trains the condition of nobody."""
