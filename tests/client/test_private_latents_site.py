@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import yaml
 
 import client.private_training
 from cardionets_core.checkpoint import part_arrays
@@ -20,12 +19,11 @@ from cardionets_core.packing import fingerprint
 from cardionets_core.privacy.accounting import Charge
 from cardionets_core.privacy.ledger import Ledger
 from cardionets_core.privacy_config import PrivateTask
-from cardionets_core.run_config import CONF, compose, run_config_from
-from cardionets_core.site_config import load_site_config, write_yaml
+from cardionets_core.site_config import load_site_config
 from client.local_training import serve
 from client.site import Site
-from simulations.faults.small import write_hospital
-from tests.private_site import make_private
+from tests.narrow_hospital import DISEASES, PHENOTYPES, narrowed
+from tests.private_site import with_ledger
 from tests.task_header import task_header
 
 pytestmark = pytest.mark.usefixtures("torch_as_it_was")
@@ -46,31 +44,25 @@ PLAN = TrainPlan(
 
 
 @pytest.fixture(scope="module")
-def model(nano):
-    words = [w for w in nano if w.startswith("model.")]
-    values = compose("run", ["name=x", *words], package=CONF)
-    return run_config_from(values).sized_model()
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory, model):
-    """The YAML of a hospital with cines of 12 patients, prepared; not to be changed."""
+def prepared(tmp_path_factory, write_hospital, nano_model):
+    """A hospital with cines of 12 patients, prepared; not to be changed."""
     path = write_hospital(tmp_path_factory.mktemp("west"), "west", "A", patients=12, cmr_only=True)
-    Site(load_site_config(path)).dataset(task_header(model=model))
-    return path
+    config = load_site_config(narrowed(path))
+    known = {"phenotypes": PHENOTYPES, "diseases": DISEASES}
+    Site(config).dataset(task_header(model=nano_model, **known))
+    return config
 
 
 @pytest.fixture
 def site_of(prepared, tmp_path):
-    """Return (**privacy) -> the hospital with cache and ledger of its own."""
+    """Return (**privacy) -> the hospital with table, cache and ledger of its own."""
 
     def make(**privacy):
-        values = yaml.safe_load(prepared.read_text())
-        cache = shutil.copytree(values["data"]["cache"], tmp_path / "cache")
-        values["data"]["cache"] = str(cache)
-        path = tmp_path / "west.yaml"
-        write_yaml(path, values)
-        return Site(load_site_config(make_private(path, modalities=["cine"], **privacy)))
+        data = prepared.data
+        cache = str(shutil.copytree(data.cache, tmp_path / "cache"))
+        table = str(shutil.copy(data.manifest, tmp_path / "manifest.csv"))
+        own = replace(prepared, data=replace(data, cache=cache, manifest=table))
+        return Site(with_ledger(own, tmp_path, modalities=["cine"], **privacy))
 
     return make
 
@@ -80,7 +72,13 @@ def training(model, asked=PRIVATE, *, plan=PLAN, **changes):
     weights = {"tokenizer": part_arrays(build_model(model, seed=1), "tokenizer")}
     marks = {part: fingerprint(arrays) for part, arrays in weights.items()}
     header = task_header(
-        stage="tokenizer", model=model, trains=("tokenizer",), train=plan, privacy=asked
+        stage="tokenizer",
+        model=model,
+        phenotypes=PHENOTYPES,
+        diseases=DISEASES,
+        trains=("tokenizer",),
+        train=plan,
+        privacy=asked,
     )
     return Task(replace(header, parts=marks, **changes), weights)
 
@@ -100,7 +98,7 @@ def code_of(task, site):
     return caught.value.code
 
 
-def test_steps_and_release_are_charged_before_the_first_batch(site_of, model, monkeypatch):
+def test_steps_and_release_are_charged_before_the_first_batch(site_of, nano_model, monkeypatch):
     site, seen = site_of(), []
 
     def trained(*args, **more):
@@ -109,13 +107,13 @@ def test_steps_and_release_are_charged_before_the_first_batch(site_of, model, mo
 
     monkeypatch.setattr(client.private_training, "train_privately", trained)
     with pytest.raises(RuntimeError):
-        serve(training(model), site)
+        serve(training(nano_model), site)
     assert seen == [(STEPS, RELEASE)] == [charges(site)]
 
 
-def test_it_leaves_once_and_is_sent_again_for_nothing(site_of, model):
+def test_it_leaves_once_and_is_sent_again_for_nothing(site_of, nano_model):
     site = site_of()
-    first, again = serve(training(model), site), serve(training(model), site)
+    first, again = serve(training(nano_model), site), serve(training(nano_model), site)
     assert charges(site) == (STEPS, RELEASE) and first.privacy == again.privacy
     assert fingerprint(first.delta["tokenizer"]) == fingerprint(again.delta["tokenizer"])
     for moved in statistics(first):
@@ -124,23 +122,23 @@ def test_it_leaves_once_and_is_sent_again_for_nothing(site_of, model):
         assert [item.what for item in ledger.items] == ["train", "latents"]
 
 
-def test_another_try_without_a_stored_answer_has_other_noise_and_costs_again(site_of, model):
+def test_another_try_without_a_stored_answer_has_other_noise_and_costs_again(site_of, nano_model):
     site = site_of()
-    first = serve(training(model), site)
+    first = serve(training(nano_model), site)
     for answer in site.runs.rglob("*answer.sealed"):
         answer.unlink()
-    again = serve(training(model), site)
+    again = serve(training(nano_model), site)
     assert charges(site) == (STEPS, RELEASE) * 2
     assert all((a != b).any() for a, b in zip(statistics(first), statistics(again), strict=True))
 
 
-def test_where_it_is_not_asked_for_the_constants_stay_and_nothing_is_charged(site_of, model):
+def test_where_it_is_not_asked_for_the_constants_stay_and_nothing_is_charged(site_of, nano_model):
     site = site_of()
-    update = serve(training(model, replace(PRIVATE, latent_noise=0.0)), site)
+    update = serve(training(nano_model, replace(PRIVATE, latent_noise=0.0)), site)
     assert charges(site) == (STEPS,) and not any(a.any() for a in statistics(update))
 
 
-def test_a_codec_shortens_what_was_released_and_asks_for_no_more(site_of, model, monkeypatch):
+def test_a_codec_shortens_what_was_released_and_asks_for_no_more(site_of, nano_model, monkeypatch):
     site, noised = site_of(), []
     release = client.private_training.release_latent_statistics
 
@@ -151,32 +149,34 @@ def test_a_codec_shortens_what_was_released_and_asks_for_no_more(site_of, model,
 
     noted.calls = 0
     monkeypatch.setattr(client.private_training, "release_latent_statistics", noted)
-    update = serve(training(model, plan=replace(PLAN, codec="bfloat16")), site)
+    update = serve(training(nano_model, plan=replace(PLAN, codec="bfloat16")), site)
     assert noted.calls == 1 and charges(site) == (STEPS, RELEASE)
     sent = decode(update.delta, "bfloat16")["tokenizer"]
     for name, value, constant in zip(STATISTICS, noised, (0.0, 1.0), strict=True):
         np.testing.assert_allclose(sent[name], value - constant, rtol=0.01, atol=0.01)
 
 
-def test_a_budget_for_the_steps_alone_covers_neither(site_of, model):
+def test_a_budget_for_the_steps_alone_covers_neither(site_of, nano_model):
     site = site_of(epsilon=0.9)
-    assert code_of(training(model), site) == "privacy_spent"
+    assert code_of(training(nano_model), site) == "privacy_spent"
     assert charges(site) == ()
-    serve(training(model, replace(PRIVATE, latent_noise=0.0)), site)
+    serve(training(nano_model, replace(PRIVATE, latent_noise=0.0)), site)
     assert charges(site) == (STEPS,)
 
 
 @pytest.mark.parametrize("noise", [0.29, -5.0, math.nan, math.inf])
-def test_less_noise_than_the_site_allows_is_refused(noise, site_of, model):
+def test_less_noise_than_the_site_allows_is_refused(noise, site_of, nano_model):
     site = site_of()
-    assert code_of(training(model, replace(PRIVATE, latent_noise=noise)), site) == "privacy_plan"
+    assert (
+        code_of(training(nano_model, replace(PRIVATE, latent_noise=noise)), site) == "privacy_plan"
+    )
     assert charges(site) == ()
 
 
-def test_only_what_trains_the_tokenizer_may_measure_it(site_of, model):
+def test_only_what_trains_the_tokenizer_may_measure_it(site_of, nano_model):
     site = site_of()
     asked = {"stage": "cmr_masked", "trains": ("cmr_encoder", "cmr_decoder")}
-    assert code_of(training(model, **asked), site) == "privacy_plan"
+    assert code_of(training(nano_model, **asked), site) == "privacy_plan"
     describing = {"stage": "handshake", "action": "describe", "trains": (), "train": None}
     asked = replace(PRIVATE, rate=1.0)
-    assert code_of(training(model, asked, **describing), site) == "privacy_plan"
+    assert code_of(training(nano_model, asked, **describing), site) == "privacy_plan"

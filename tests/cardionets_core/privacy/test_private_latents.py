@@ -65,6 +65,7 @@ def test_one_patient_more_moves_the_scaled_sums_by_the_bound_and_no_more(silent)
         found[0] = np.full((2, CHANNELS), (1e3, 1e6)[trial % 2])  # a mean beyond its own rms, too
         with np.errstate(over="ignore"):
             one, other = latent_parts(found), latent_parts(found[1:])
+        assert all(np.abs(part.table).max() <= 1 for part in one.values())
         worst = max(worst, joint_move(one, other, silent))
     assert 0.999 * WORST < worst <= WORST * (1 + 1e-5)  # float32 rounding of both sums
 
