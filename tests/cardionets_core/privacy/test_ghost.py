@@ -118,6 +118,28 @@ def test_real_objectives_agree_on_made_up_patients(name, moved_model):
     assert all(torch.equal(before[n], p) for n, p in model.named_parameters())
 
 
+def test_what_one_mask_hides_is_found_under_another(moved_model):
+    """A loss that mixes only where the second draw's mask lies, and not the first's."""
+    model = moved_model()
+    freeze_all_but(model, ("phenotype_head",))
+    draws = []
+
+    def draw(model, batch, generator):
+        draws.append(torch.rand(len(batch), generator=generator))
+        return {"where": torch.full((len(batch),), float(len(draws) > 1))}
+
+    def loss(model, batch, noise):
+        found = model.phenotypes(batch.ecg, batch.lead_mask)
+        others = noise["where"][:, None] * found.mean(0)
+        return Losses((found - others).square().mean(1), {})
+
+    with pytest.raises(PrivacyError, match="mixes patients"):
+        require_agreement(
+            model, Objective("masked", draw, loss, per_patient=True), ("phenotype_head",)
+        )
+    assert not torch.equal(draws[0], draws[1])
+
+
 class TokensFirst(nn.Module):
     """A head that puts tokens before patients, as some flatten them: rows are not patients."""
 
@@ -136,9 +158,12 @@ def tokens_first_loss(model, batch, noise):
     return Losses(model.tokens(patches).square().flatten(1).mean(1), {})
 
 
-def mixing_loss(model, batch, noise):
-    found = model.phenotypes(batch.ecg, batch.lead_mask)
-    return Losses((found - found.mean(0)).square().mean(1), {})
+def mixing_loss(share):
+    def loss(model, batch, noise):
+        found = model.phenotypes(batch.ecg, batch.lead_mask)
+        return Losses((found - share * found.mean(0)).square().mean(1), {})
+
+    return loss
 
 
 def test_tokens_folded_into_the_batch_are_found(moved_model):
@@ -151,10 +176,12 @@ def test_tokens_folded_into_the_batch_are_found(moved_model):
         require_agreement(model, objective, ("tokens",))
 
 
-def test_a_loss_that_mixes_patients_is_found(moved_model):
+@pytest.mark.parametrize("share", [1.0, 0.02])
+def test_a_loss_that_mixes_patients_is_found(moved_model, share):
+    """Also where the others are a fiftieth of what a patient is compared with."""
     model = moved_model()
     freeze_all_but(model, ("phenotype_head",))
-    objective = Objective("mixing", no_noise, mixing_loss, per_patient=True)
+    objective = Objective("mixing", no_noise, mixing_loss(share), per_patient=True)
     with pytest.raises(PrivacyError, match="mixes patients") as error:
         require_agreement(model, objective, ("phenotype_head",))
     assert error.value.code == "privacy_plan"
