@@ -132,20 +132,29 @@ and a synthetic four-chamber cine.
 - Stages: {", ".join(config.stages)}. Seed {config.seed}. Config SHA-256 `{summary["config_hash"]}`.
 - Weights SHA-256 `{summary["weights_sha256"]}`.
 {card_lines(config, summary["privacy"]["sites"])}
-{memorisation_line(summary["metrics"])}
+{memorisation_line(summary["metrics"], private=config.privacy.is_on)}
 - Held-out results with 95 % intervals: `summary.json`, key `metrics`.
 - Versions: {", ".join(f"{k} {v}" for k, v in summary["versions"].items())}.
 """
 
 
-def memorisation_line(metrics: Mapping[str, Any]) -> str:
+def memorisation_line(metrics: Mapping[str, Any], *, private: bool = False) -> str:
     """Return the model card's line on how near generated cines come to training cines.
 
     Args:
         metrics: held-out results (docs/summary.md); empty without the stage `evaluate`.
+        private: the run was differentially private, and so looked at no generated cine.
     """
     memory = metrics.get("pooled", {}).get("generation", {}).get("memory", {})
     ratio = memory.get("ratio") or {}
+    if ratio.get("value") is None and private:
+        return (
+            "- Memorisation of training cines by the generator: not measured, since distances to "
+            "patients' own cines\n  have no useful bound per patient and would be one more "
+            "release. What limits it is epsilon, above.\n  `make privacy`, section attacks, counts "
+            "copies of a small generator with and without privacy; to judge\n  this plan, run it "
+            "on public or virtual patients (docs/privacy.md, Audit)."
+        )
     if ratio.get("value") is None:
         return "- Memorisation of training cines by the generator: not measured."
     low, high = ratio.get("low"), ratio.get("high")

@@ -23,3 +23,10 @@ def test_a_ratio_without_an_interval_stands_alone():
 @pytest.mark.parametrize("found", [{}, {"pooled": {"generation": {}}}, metrics(value=None)])
 def test_what_was_not_measured_is_said(found):
     assert "not measured" in memorisation_line(found)
+
+
+def test_a_private_run_says_why_it_was_not_measured_and_where_to_look():
+    line = memorisation_line({}, private=True)
+    for word in ("not measured, since", "make privacy", "public or virtual", "docs/privacy.md"):
+        assert word in line
+    assert "lie 0.96 times" in memorisation_line(metrics(value=0.961), private=True)
