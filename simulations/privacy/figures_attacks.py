@@ -26,6 +26,7 @@ from cardionets_core.privacy.step import train_privately
 from cardionets_core.training.objectives import make_objective
 from simulations.privacy.drawings import draw_attacks
 from simulations.privacy.figures_audit import sgd
+from simulations.privacy.figures_generator import cines_of, generators, with_generated_view
 from simulations.privacy.held import held, small_plan, virtual_patients
 from simulations.privacy.pictures import Drawn, keep
 from simulations.privacy.row import Row, repeated
@@ -44,7 +45,9 @@ if TYPE_CHECKING:
 DELTA = 1e-5
 RATE, STEPS, CLIP, LEARNING_RATE = 0.4, 50, 0.5, 3e-3
 HOSPITAL, SHADOWS, TARGETS = 80, 16, 4
-CANARIES, CINES = 200, 40
+CANARIES, CINES, HEARTS_EACH = 200, 40, 56
+"""`CINES` of `HEARTS_EACH` virtual hearts: some have no four-chamber view."""
+
 HEART_SEED, COIN_SEED, CINE_SEEDS = 5, 0, (6, 7, 8)
 HEARTS = f"hearts {HEART_SEED}, coins {COIN_SEED}; noise os"
 NO_NOISE = 1e-9
@@ -85,6 +88,7 @@ def attacks(work: Path) -> Iterator[Row]:
     yield from _canaries(plan, patients)
     yield from _members(work, plan, patients.rows(slice(0, HOSPITAL)))
     yield from _copies(work, plan)
+    yield from generators(work, plan)
 
 
 def _private(epsilon: float) -> Released:
@@ -184,14 +188,16 @@ def _memberships(rng: np.random.Generator, models: int, patients: int) -> Flags:
 
 def _copies(work: Path, plan: RunConfig) -> Iterator[Row]:
     """Try the measure itself on a generator that copies, and on one that cannot."""
-    training, held_out, fresh = (
-        virtual_patients(work / f"cines-{s}", plan, patients=CINES, seed=s, cines=True).cine[:, 0]
-        for s in CINE_SEEDS
-    )
+    training, held_out, fresh = (_real_cines(work / f"cines-{s}", plan, s) for s in CINE_SEEDS)
     noise = np.random.default_rng(COIN_SEED).normal(0, 0.02, tuple(training.shape))
     near = _judged(training.numpy() + noise.astype(np.float32), training, held_out)
     yield _copies_row("cines of other virtual hearts", _judged(fresh.numpy(), training, held_out))
     yield _copies_row("training cines with a little noise", near, control=True)
+
+
+def _real_cines(folder: Path, plan: RunConfig, seed: int) -> torch.Tensor:
+    hearts = virtual_patients(folder, plan, patients=HEARTS_EACH, seed=seed, cines=True)
+    return cines_of(with_generated_view(hearts, plan), plan)[:CINES]
 
 
 def _judged(made: NDArray[np.float32], training: torch.Tensor, held_out: torch.Tensor) -> Copies:
@@ -208,5 +214,6 @@ def _copies_row(words: str, found: Copies, *, control: bool = False) -> Row:
         found.found if control else not found.found,
         control=control,
         seeds=f"hearts {repeated(*CINE_SEEDS)}",
-        note="tests the measure; a run's own generator is judged in its model card",
+        note="tests the measure; the generators below, and a run's own in its model card, are "
+        "judged by it",
     )
