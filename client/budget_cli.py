@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,18 +13,16 @@ from rich.table import Table
 from rich.text import Text
 
 from cardionets_core.cli import told_plainly
-from cardionets_core.errors import ConfigError
-from cardionets_core.privacy_config import LARGE_EPSILON, PrivacyRequest
+from cardionets_core.privacy_config import LARGE_EPSILON
 from cardionets_core.site_config import load_site_config
+from client import budget_plan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rich.console import RenderableType
 
-    from cardionets_core.privacy.accounting import Charge
     from cardionets_core.privacy.ledger import Item, Ledger
-    from cardionets_core.privacy.noise_plan import NoisePlan
     from cardionets_core.site_config import SiteConfig
 
 app = typer.Typer(
@@ -45,6 +42,11 @@ Overrides = Annotated[
 ]
 
 BAR_WIDTH = 40
+
+COUNTED = (
+    "What is promised is the budget. What is counted, by RDP, of all that is charged so far is a "
+    "promise of its own only if all of it stood before round 1."
+)
 
 
 @app.command()
@@ -78,7 +80,7 @@ def init(config: Config, overrides: Overrides = None) -> None:
 
 @app.command()
 def show(config: Config, overrides: Overrides = None) -> None:
-    """Print what is spent and left, by run and stage."""
+    """Print what is counted of the budget, by run and stage."""
     from cardionets_core.privacy.ledger import Ledger
 
     with told_plainly():
@@ -128,80 +130,7 @@ def accept_clock(config: Config) -> None:
     typer.echo(f"accepted   {entries} entries, head {head}")
 
 
-@dataclass(frozen=True)
-class _Budget:
-    """What a plan may spend, from the flags or from the site's own ledger."""
-
-    patients: int
-    epsilon: float
-    delta: float
-    before: tuple[Charge, ...]
-
-
-@app.command()
-def plan(
-    overrides: Overrides = None,
-    config: Annotated[
-        Path | None, typer.Option(help="Take patients, budget and what is spent from this site.")
-    ] = None,
-    patients: Annotated[int, typer.Option(min=0, help="Declared number of patients.")] = 0,
-    epsilon: Annotated[float, typer.Option(min=0, help="Budget; default 8, or the site's.")] = 0.0,
-    delta: Annotated[float, typer.Option(min=0, help="Default min(1e-5, 1/(10 n)).")] = 0.0,
-    batch: Annotated[int, typer.Option(min=1, help="Expected patients in a step.")] = 256,
-    epochs: Annotated[float, typer.Option(min=0, help="Of the only stage.")] = 50.0,
-    stage: Annotated[
-        list[str] | None,
-        typer.Option(help="NAME=EPOCHS[,batch=N][,bucket=S]; repeat it.", show_default=False),
-    ] = None,
-    releases: Annotated[
-        int, typer.Option(min=0, help="Private sums: 1 in the handshake, 2 in an evaluation.")
-    ] = 0,
-    release_noise: Annotated[
-        float, typer.Option(help="Noise multiplier of each.")
-    ] = PrivacyRequest.evaluation_noise,
-    weights: Annotated[
-        float, typer.Option(min=0, help="Trainable weights, for noise to signal; e.g. 5e6.")
-    ] = 0.0,
-    plot: Annotated[Path, typer.Option(help="The picture to write.")] = Path("budget_plan.png"),
-) -> None:
-    """Say how much noise a training needs for a budget, and draw what it spends."""
-    from cardionets_core.privacy.accounting import Charge
-    from cardionets_core.privacy.noise_plan import NoisePlan, stage_needs, usual_delta
-    from client.budget_picture import plan_picture
-
-    with told_plainly(), console.status("planning") as status:
-        budget = _site_budget(config, overrides or ()) if config else None
-        if budget is None and not patients:
-            raise ConfigError("A plan needs --patients, or --config of a site that declares them.")
-        number = patients or (budget.patients if budget else 0)
-        before = budget.before if budget else ()
-        if releases:
-            before = (*before, Charge(release_noise, 1.0, releases))
-        made = NoisePlan(
-            patients=number,
-            epsilon=epsilon or (budget.epsilon if budget else 8.0),
-            delta=delta or (budget.delta if budget else usual_delta(number)),
-            stages=stage_needs(stage or (), epochs=epochs, batch=batch),
-            before=before,
-        )
-        noise = made.noise()
-        status.update("planning: the tighter accountant")
-        table = _plan_table(made, noise, round(weights))
-        plot.write_bytes(plan_picture(made, noise, told=status.update))
-    console.print(table)
-    console.print(f"plot       {plot}", soft_wrap=True)
-
-
-def _site_budget(config: Path, overrides: Sequence[str]) -> _Budget:
-    """Return what a site declares and has spent; a ledger that is not made yet holds nothing."""
-    from cardionets_core.privacy.ledger import Ledger
-
-    settings = load_site_config(config, overrides).privacy
-    before: tuple[Charge, ...] = ()
-    if settings.ledger and Path(settings.ledger).exists():
-        with Ledger.read(settings) as ledger:
-            before = ledger.charges
-    return _Budget(settings.patients, settings.epsilon, settings.delta, before)
+app.command("plan")(budget_plan.plan)
 
 
 def _patients(site: SiteConfig) -> list[str]:
@@ -222,13 +151,13 @@ def _shown(ledger: Ledger) -> RenderableType:
     share = min(1.0, spent / ledger.budget)
     colour = "green" if share < 0.7 else "yellow" if share < 1 else "red"
     bar = ProgressBar(total=1.0, completed=share, width=BAR_WIDTH, complete_style=colour)
-    left = max(0.0, ledger.budget - spent)
+    unused = max(0.0, ledger.budget - spent)
     first = Text.assemble(
-        ("spent ", "bold"),
+        ("counted ", "bold"),
         (f"{spent:.3f}", f"bold {colour}"),
-        f" of epsilon {ledger.budget:g} at delta {ledger.delta:g}; left {left:.3f}",
+        f" of epsilon {ledger.budget:g} at delta {ledger.delta:g}; {unused:.3f} not yet used",
     )
-    lines: list[RenderableType] = [first, bar, _spent_table(ledger)]
+    lines: list[RenderableType] = [first, bar, _spent_table(ledger), Text(COUNTED)]
     if ledger.charges:
         quote = quoted(ledger.charges, ledger.delta)
         lines.append(
@@ -275,54 +204,10 @@ def _spent_table(ledger: Ledger) -> Table:
             f"{epsilon_rdp(charges, ledger.delta):.3f}",
         )  # fmt: skip
     if not groups:
-        table.add_row("nothing is spent yet")
+        table.add_row("nothing is charged yet")
     return table
 
 
 def _span(values: Sequence[float]) -> str:
     low, high = min(values), max(values)
     return f"{low:.4g}" if low == high else f"{low:.4g}-{high:.4g}"
-
-
-# ------------------------------------------------------------------------------------------ plan
-
-
-def _plan_table(plan: NoisePlan, noise: float, weights: int) -> RenderableType:
-    table = Table(
-        "stage", "epochs", "batch", "rate", "steps", "clipped", "noise", "std of the sum",
-        *(("noise / signal",) if weights else ()),
-        box=None, pad_edge=False, header_style="dim",
-    )  # fmt: skip
-    for column in (*table.columns[1:5], *table.columns[6:]):
-        column.justify = "right"
-    for stage in plan.stages:
-        steps = stage.steps(plan.patients)
-        table.add_row(
-            stage.name, f"{stage.epochs:g}", f"{stage.batch:,}",
-            f"{stage.rate(plan.patients):.4g}", f"{steps:,}",
-            f"bucket of {stage.bucket}" if stage.bucket else "patient", f"{noise:g}",
-            f"{noise * stage.sensitivity:.4g} C",
-            *([_ratio(stage.noise_to_signal(noise, plan.patients, weights))] if weights else []),
-        )  # fmt: skip
-    return Group(table, *(Text(line) for line in _plan_lines(plan, noise)))
-
-
-def _ratio(value: float) -> Text:
-    from cardionets_core.privacy.noise_plan import COMFORTABLE, HOPELESS
-
-    style = "green" if value < COMFORTABLE else "red" if value > HOPELESS else "yellow"
-    return Text(f"{value:.2g}", style=style)
-
-
-def _plan_lines(plan: NoisePlan, noise: float) -> list[str]:
-    before = plan.spent_before()
-    lines = [
-        f"{plan.patients:,} patients, budget epsilon {plan.epsilon:g} at delta {plan.delta:g}; "
-        "add or remove one patient",
-        f"noise {noise:g} for every stage: epsilon {plan.spent(noise):.3f} by RDP (the ledger's "
-        f"gate), {plan.spent(noise, 'prv'):.3f} by PRV (to be quoted if all of it stands before "
-        "round 1)",
-    ]
-    if plan.before:
-        lines.insert(1, f"of it {before:.3f} is spent, or kept for releases, before these stages")
-    return lines

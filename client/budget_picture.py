@@ -103,11 +103,11 @@ def _until(charges: Sequence[Charge], steps: int) -> list[Charge]:
 def _alternatives(axes: Any, plan: NoisePlan, noise: float) -> None:
     """Draw the noise that other budgets need, in batches of half, once and twice the size."""
     for factor, colour in BATCHES.items():
-        if any(s.batch * factor > plan.patients or s.batch * factor < 1 for s in plan.stages):
+        if any(s.rate * factor > 1 or s.batch(plan.patients) * factor < 1 for s in plan.stages):
             continue
         other = plan.with_batches(factor)
         needed = _needed(other)
-        batches = sorted({s.batch for s in other.stages})
+        batches = sorted({round(s.batch(plan.patients)) for s in other.stages})
         label = "batch " + " and ".join(f"{b:,}" for b in batches)
         axes.plot(*zip(*needed, strict=True), color=colour, marker="o", markersize=3, label=label)
     axes.plot([plan.epsilon], [noise], "o", color=LIMIT, markersize=7, zorder=3)

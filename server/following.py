@@ -80,11 +80,11 @@ def _quote_line(site: str, quote: Mapping[str, Any]) -> str:
     cost = Quote(quote["delta"], quote["epsilon_rdp"], prv, why)
     line = (
         f"privacy {site}: {quote['patients']:,} patients declared; the schedule costs "
-        f"{cost.words()}, at delta {cost.delta:.2g}; {quote['spent']:.2f} spent"
+        f"{cost.words()}, at delta {cost.delta:.2g}; {quote['spent']:.2f} counted"
     )
     if "budget" not in quote:
         return line
-    line += f" of {quote['budget']:g}, {quote['left']:.2f} left"
+    line += f" of {quote['budget']:g}, {quote['left']:.2f} not yet used"
     if cost.rdp > quote["budget"]:
         return f"{line}. It costs more than the site's whole budget: rounds will be refused"
     if cost.rdp > quote["left"]:

@@ -65,8 +65,8 @@ def _by_prv(quote: Mapping[str, Any]) -> str:
 
 def _sites(spent: Mapping[str, Mapping[str, Any]], facts: Facts) -> Table:
     columns = (
-        "Hospital", "Declared patients", "Spent", "Left", "Schedule, Renyi", "Schedule, PRV",
-        "Delta", "Entries", "Beyond the schedule",
+        "Hospital", "Declared patients", "Counted", "Not yet used", "Schedule, Renyi",
+        "Schedule, PRV", "Delta", "Entries", "Beyond the schedule",
     )  # fmt: skip
     rows = tuple(
         Row(
@@ -85,9 +85,10 @@ def _sites(spent: Mapping[str, Mapping[str, Any]], facts: Facts) -> Table:
         for name, report in sorted(spent.items())
     )
     caption = (
-        "Spent: epsilon of the hospital's whole ledger, which also gates every task (Renyi "
-        "accounting). The schedule's may be quoted by the tighter PRV, since it stood before the "
-        "first round; where the ledger holds entries beyond it, only what is spent may be quoted."
+        "Counted: epsilon of all that the hospital's ledger holds, by Renyi accounting. What it "
+        "promises is its budget, of which no task takes more. This run's schedule stood before the "
+        "first round and may be quoted by itself, by the tighter PRV; where the ledger holds "
+        "entries beyond it, quote the budget."
     )
     return Table(caption, columns, rows)
 
@@ -111,4 +112,4 @@ def _stages(facts: Facts, sites: list[str]) -> Table:
         for stage, spent in after.items()
     )
     columns = ("Stage", *(facts.title(s) for s in sites))
-    return Table("Epsilon spent when a stage was done.", columns, rows)
+    return Table("Epsilon counted when a stage was done.", columns, rows)

@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from cardionets_core.errors import ConfigError
-from cardionets_core.privacy.accounting import Charge, epsilon_prv, epsilon_rdp, noise_for
+from cardionets_core.privacy.accounting import Charge, epsilon_rdp, noise_for
+from cardionets_core.privacy.schedule import Quote, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from cardionets_core.privacy.accounting import Accountant
 
 COMFORTABLE, HOPELESS = 0.3, 1.0
@@ -20,39 +19,86 @@ and an optimistic one: it takes every clipped gradient to point the same way."""
 
 USUAL_DELTA = 1e-5
 
+LARGEST_EPSILON = 1000.0
+"""Of a plan: beyond, nothing is promised against anybody, and the accountants' numbers end."""
+
+MOST_STEPS = 10**9
+"""Of a stage: more than any training takes."""
+
 
 @dataclass(frozen=True)
 class StageNeed:
-    """What a stage would like to do.
+    """Noisy steps whose noise is looked for.
 
     Attributes:
         name: of the stage.
-        epochs: expected passes over the patients.
-        batch: expected patients in a step.
+        rate: q, the probability with which a patient is in a step.
+        steps: noisy steps of each member; of a run they are rounds x max_steps.
+        members: stages that it is made of at the site, each of which takes all steps.
         bucket: mean patients of a bucket; 0 where each patient is clipped.
     """
 
     name: str
-    epochs: float
-    batch: int
+    rate: float
+    steps: int
+    members: int = 1
     bucket: int = 0
 
-    def rate(self, patients: int) -> float:
-        """Return q.
+    def __post_init__(self) -> None:
+        """Refuse steps that no site takes.
 
         Raises:
-            ConfigError: the batch is larger than the hospital.
+            ConfigError: says which number and what is possible.
         """
-        if not 0 < self.batch <= patients:
+        if not 0 < self.rate <= 1:
+            raise ConfigError(f"{self.name}: rate is {self.rate:g}; choose above 0 and at most 1.")
+        if not 1 <= self.steps <= MOST_STEPS:
             raise ConfigError(
-                f"{self.name}: a batch of {self.batch} of {patients} patients is not possible; "
-                f"choose 1 to {patients}."
+                f"{self.name}: {self.steps:.3g} noisy steps are planned; choose 1 to "
+                f"{MOST_STEPS:,}: fewer epochs, or a larger batch."
             )
-        return self.batch / patients
 
-    def steps(self, patients: int) -> int:
-        """Return the noisy steps that the epochs take; only rounds x steps of a round matter."""
-        return max(1, round(self.epochs / self.rate(patients)))
+    @classmethod
+    def of_epochs(
+        cls, name: str, epochs: float, *, batch: int, patients: int, members: int = 1
+    ) -> StageNeed:
+        """Return the steps that passes over the patients take; a pass is one in expectation.
+
+        Args:
+            name: of the stage.
+            epochs: passes, of each member.
+            batch: expected patients in a step.
+            patients: declared number.
+            members: see StageNeed.
+
+        Raises:
+            ConfigError: the batch is larger than the hospital, or there are no epochs.
+        """
+        if not 0 < batch <= patients:
+            raise ConfigError(
+                f"{name}: a batch of {batch} of {patients} patients is not possible; choose 1 to "
+                f"{patients}."
+            )
+        if not (math.isfinite(epochs) and epochs > 0):
+            raise ConfigError(
+                f"{name}: epochs is {epochs:g}; it must be above 0, for instance 20 passes."
+            )
+        rate = batch / patients
+        return cls(name, rate, max(1, round(min(epochs / rate, 10.0 * MOST_STEPS))), members)
+
+    @property
+    def charged(self) -> int:
+        """Steps that a ledger is charged."""
+        return self.steps * self.members
+
+    @property
+    def epochs(self) -> float:
+        """Expected passes over the patients, of each member."""
+        return self.steps * self.rate
+
+    def batch(self, patients: int) -> float:
+        """Return the expected patients in a step."""
+        return self.rate * patients
 
     @property
     def sensitivity(self) -> int:
@@ -64,8 +110,7 @@ class StageNeed:
 
         sigma sqrt(d) / (B sqrt(T)), and 2 s of that where s patients share one clipped gradient.
         """
-        steps = self.steps(patients)
-        share = noise * math.sqrt(weights) / (self.batch * math.sqrt(steps))
+        share = noise * math.sqrt(weights) / (self.batch(patients) * math.sqrt(self.steps))
         return share * self.sensitivity * max(1, self.bucket)
 
 
@@ -78,14 +123,18 @@ class NoisePlan:
         epsilon: the budget.
         delta: of the guarantee.
         stages: in the order in which they are trained.
-        before: what is charged besides: an older ledger, phenotype sums, evaluations.
+        spent: what a ledger holds already.
+        kept: (what for, charge) of sums, and of stages with a noise of their own.
+        least: smallest noise multiplier that the site lets in.
     """
 
     patients: int
     epsilon: float
     delta: float
     stages: tuple[StageNeed, ...]
-    before: tuple[Charge, ...] = ()
+    spent: tuple[Charge, ...] = ()
+    kept: tuple[tuple[str, Charge], ...] = ()
+    least: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse numbers that no ledger takes.
@@ -98,81 +147,66 @@ class NoisePlan:
         if not 0 < self.delta <= 1 / self.patients:
             raise ConfigError(
                 f"delta is {self.delta:g}; it must be above 0 and at most 1 / patients "
-                f"({1 / self.patients:.2g}): above, publishing one whole record would pass."
+                f"({1 / self.patients:.2g}): above, publishing one whole record would pass. Leave "
+                f"--delta out for the usual {usual_delta(self.patients):.2g}."
             )
-        if not self.epsilon > 0:
-            raise ConfigError(f"epsilon is {self.epsilon}; it must be above 0.")
+        if not 0 < self.epsilon <= LARGEST_EPSILON:
+            raise ConfigError(
+                f"epsilon is {self.epsilon:g}; it must be above 0 and at most {LARGEST_EPSILON:g}. "
+                "8 is the usual upper end."
+            )
+
+    @property
+    def before(self) -> tuple[Charge, ...]:
+        """All that is charged besides the stages."""
+        return (*self.spent, *(charge for _, charge in self.kept))
 
     def charges(self, noise: float) -> tuple[Charge, ...]:
         """Return the charges of the stages alone, in their order."""
-        return tuple(
-            Charge(noise, s.rate(self.patients), s.steps(self.patients)) for s in self.stages
-        )
+        return tuple(Charge(noise, s.rate, s.charged) for s in self.stages)
 
     def noise(self, by: Accountant = "rdp") -> float:
-        """Return the noise multiplier that makes all of it fit.
+        """Return the noise multiplier that makes all of it fit; at least what the site lets in.
 
         Raises:
-            ConfigError: nothing does; what was charged before is too much.
+            ConfigError: nothing does; what is charged besides is too much.
         """
-        stages = [(s.rate(self.patients), s.steps(self.patients)) for s in self.stages]
+        spent = self.epsilon_before()
         try:
-            return noise_for(
-                stages, epsilon=self.epsilon, delta=self.delta, by=by, spent=self.before
+            if spent >= self.epsilon:
+                raise ValueError(f"no noise keeps this within epsilon {self.epsilon:g}")
+            found = noise_for(
+                [(s.rate, s.charged) for s in self.stages],
+                epsilon=self.epsilon,
+                delta=self.delta,
+                by=by,
+                spent=self.before,
             )
         except ValueError as error:
-            raise ConfigError(f"{error}; plan for a larger epsilon.") from None
+            raise ConfigError(
+                f"{str(error).partition(':')[0]}: epsilon {spent:.3g} is spent already or goes to "
+                "sums and stages with a noise of their own. Plan for a larger epsilon, fewer steps "
+                "or noisier sums (--run privacy.evaluation_noise=6)."
+            ) from None
+        return max(found, self.least)
 
-    def spent(self, noise: float, by: Accountant = "rdp") -> float:
-        """Return epsilon after all stages."""
-        rule = epsilon_rdp if by == "rdp" else epsilon_prv
-        return rule((*self.before, *self.charges(noise)), self.delta)
+    def quote(self, noise: float) -> Quote:
+        """Return what all of it costs, by both accountants."""
+        return quoted((*self.before, *self.charges(noise)), self.delta)
 
-    def spent_before(self) -> float:
-        """Return epsilon before the first stage, by RDP."""
+    def epsilon_before(self) -> float:
+        """Return epsilon without the stages, by RDP."""
         return epsilon_rdp(self.before, self.delta)
 
     def with_batches(self, factor: float) -> NoisePlan:
         """Return the same epochs in batches `factor` times as large."""
-        stages = (replace(s, batch=max(1, round(s.batch * factor))) for s in self.stages)
-        return replace(self, stages=tuple(stages))
+        stages = tuple(
+            replace(s, rate=s.rate * factor, steps=max(1, round(s.steps / factor)))
+            for s in self.stages
+        )
+        return replace(self, stages=stages)
 
 
 def usual_delta(patients: int) -> float:
     """Return the usual delta: 1e-5, and never above a tenth of 1 / patients."""
     return min(USUAL_DELTA, 0.1 / max(1, patients))
-
-
-def stage_needs(words: Sequence[str], *, epochs: float, batch: int) -> tuple[StageNeed, ...]:
-    """Return the stages that `NAME=EPOCHS[,batch=N][,bucket=S]` name; without any, one of `epochs`.
-
-    Args:
-        words: one for each stage.
-        epochs: of the only stage.
-        batch: of stages that name none.
-
-    Raises:
-        ConfigError: a word cannot be read.
-    """
-    if not words:
-        return (StageNeed("training", epochs, batch),)
-    return tuple(_stage_need(word, batch) for word in words)
-
-
-def _stage_need(word: str, batch: int) -> StageNeed:
-    name, _, rest = word.partition("=")
-    first, *options = rest.split(",")
-    try:
-        values = {"batch": batch, "bucket": 0}
-        for option in options:
-            key, _, value = option.partition("=")
-            values = {**values, key.strip(): int(value)}
-        need = StageNeed(name.strip(), float(first), **values)
-    except (ValueError, TypeError):
-        raise ConfigError(
-            f"--stage {word!r} cannot be read; write NAME=EPOCHS[,batch=N][,bucket=S], for example "
-            "contrastive=50,batch=256,bucket=4."
-        ) from None
-    if not (math.isfinite(need.epochs) and need.epochs > 0) or need.bucket == 1 or need.bucket < 0:
-        raise ConfigError(f"--stage {word!r}: epochs must be above 0, and a bucket at least 2.")
-    return need

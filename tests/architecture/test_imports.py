@@ -155,6 +155,7 @@ DOORS: dict[str, frozenset[str]] = {
         {
             *(f"{p}.cli" for p in PACKAGES),
             "client.budget_cli",
+            "client.budget_plan",
             "simulations.faults.cli",
             "simulations.privacy.cli",
         }
@@ -163,6 +164,7 @@ DOORS: dict[str, frozenset[str]] = {
         {
             *(f"{p}.cli" for p in PACKAGES),
             "client.budget_cli",
+            "client.budget_plan",
             "server.schedule_table",  # what `cardionets-coordinator run` and a simulation show
             "simulations.faults.cli",
             "simulations.privacy.cli",

@@ -78,10 +78,10 @@ def test_each_site_is_quoted_at_its_own_delta():
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({}, "0.80 spent of 8, 7.20 left"),
-        ({"budget": 5.0}, "4.20 left. It may not fit"),
+        ({}, "0.80 counted of 8, 7.20 not yet used"),
+        ({"budget": 5.0}, "4.20 not yet used. It may not fit"),
         ({"budget": 4.0}, "It costs more than the site's whole budget: rounds will be refused"),
-        ({"budget": 0.0}, "at delta 1e-05; 0.80 spent"),
+        ({"budget": 0.0}, "at delta 1e-05; 0.80 counted"),
     ],
 )
 def test_a_site_that_the_schedule_does_not_fit_is_pointed_out(changes, says):

@@ -1,0 +1,344 @@
+"""`cardionets-site budget plan`: the noise that a run, or stages named by hand, need."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from cardionets_core.cli import told_plainly
+from cardionets_core.errors import ConfigError
+from cardionets_core.site_config import load_site_config
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from rich.console import RenderableType
+
+    from cardionets_core.privacy.noise_plan import NoisePlan, StageNeed
+    from cardionets_core.privacy.planning import Allowance
+    from cardionets_core.run_config import RunConfig
+
+console = Console()
+if not console.is_terminal:
+    console = Console(width=140)  # a log file has no edge, and ten columns need room
+
+USUAL_EPSILON, USUAL_BATCH, USUAL_EPOCHS = 8.0, 256, 50.0
+
+FEW = (9, 3)
+"""Numbers of phenotypes and diseases of which an evaluation's errors are told beside the run's."""
+
+ALONE = "training"
+"""Name of a stage that was not named."""
+
+MOST = 10**9
+"""Patients of a hospital, at most: a number with more digits is a slip."""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a person typed of a plan; None where nothing was."""
+
+    run: tuple[str, ...]
+    stages: tuple[str, ...]
+    patients: int | None
+    epsilon: float | None
+    delta: float | None
+    batch: int | None
+    epochs: float | None
+    releases: bool
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The run that is planned, its plan, and the noise that was found for it."""
+
+    config: RunConfig
+    plan: NoisePlan
+    noise: float
+
+
+def plan(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Hydra overrides of the site's YAML (--config).", show_default=False),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="Take patients, budget, limits and what is counted from this site."),
+    ] = None,
+    run: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Override of the coordinator's run, e.g. plan=private; repeat it. All stages of "
+            "the run are planned, with one noise.",
+            show_default=False,
+        ),
+    ] = None,
+    stage: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=EPOCHS[,batch=N][,bucket=S] in place of the run's stages; repeat it.",
+            show_default=False,
+        ),
+    ] = None,
+    patients: Annotated[
+        int | None, typer.Option(max=MOST, help="Declared number of patients.")
+    ] = None,
+    epsilon: Annotated[
+        float | None, typer.Option(help="Budget of all runs; default 8, or the site's.")
+    ] = None,
+    delta: Annotated[
+        float | None, typer.Option(help="Default min(1e-5, 1/(10 n)), or the site's.")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Expected patients in a step; default 256.")
+    ] = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="Of one stage, without --run and --stage; default 50.")
+    ] = None,
+    releases: Annotated[
+        bool, typer.Option(help="Charge the sums of handshake and evaluation, as a run does.")
+    ] = True,
+    weights: Annotated[
+        float, typer.Option(help="Trainable weights, for noise to signal; e.g. 5e6.")
+    ] = 0.0,
+    plot: Annotated[Path, typer.Option(help="The picture to write.")] = Path("budget_plan.png"),
+) -> None:
+    """Say how much noise a training needs for a budget, and draw what it spends."""
+    asked = _Asked(
+        tuple(run or ()), tuple(stage or ()), patients, epsilon, delta, batch, epochs, releases
+    )
+    with told_plainly(), console.status("planning") as status:
+        if not (math.isfinite(weights) and weights >= 0):
+            raise ConfigError(f"--weights is {weights}; name a number, for instance 5e6.")
+        found = _found(asked, _allowed(asked, config, overrides or ()))
+        status.update("planning: the tighter accountant")
+        lines = _lines(found, releases=releases)
+        console.print(_table(found, round(weights)), *(Text(line) for line in lines), sep="\n")
+        console.print(Text(f"hand over  {_handed(found, asked)}"), soft_wrap=True)
+        _draw(found, plot, told=status.update)
+    console.print(f"plot       {plot}", soft_wrap=True)
+
+
+# ------------------------------------------------------------------------------- what is planned
+
+
+def _allowed(asked: _Asked, config: Path | None, overrides: Sequence[str]) -> Allowance:
+    """Return what may be spent: of the flags, or of a site and at most what it allows."""
+    from cardionets_core.privacy.noise_plan import usual_delta
+    from cardionets_core.privacy.planning import Allowance
+
+    if config is not None:
+        return _at_most(_of_site(config, overrides), asked)
+    if asked.patients is None:
+        raise ConfigError("A plan needs --patients, or --config of a site that declares them.")
+    return Allowance(
+        patients=asked.patients,
+        epsilon=USUAL_EPSILON if asked.epsilon is None else asked.epsilon,
+        delta=usual_delta(asked.patients) if asked.delta is None else asked.delta,
+    )
+
+
+def _of_site(config: Path, overrides: Sequence[str]) -> Allowance:
+    """Return what a site allows; a ledger that is not made yet holds nothing."""
+    from cardionets_core.privacy.ledger import Ledger
+    from cardionets_core.privacy.plan import EVERYTHING
+    from cardionets_core.privacy.planning import Allowance
+
+    settings = load_site_config(config, overrides).privacy
+    own = Allowance(
+        patients=settings.patients,
+        epsilon=settings.epsilon,
+        delta=settings.delta,
+        modalities=settings.modalities or EVERYTHING,
+        max_rate=settings.max_rate,
+        min_noise=settings.min_noise,
+    )
+    if not (settings.ledger and Path(settings.ledger).exists()):
+        return own
+    with Ledger.read(settings) as ledger:
+        if ledger.budget > ledger.recorded:
+            raise ConfigError(
+                f"privacy.epsilon is {ledger.budget:g}, but {ledger.path} records "
+                f"{ledger.recorded:g}: every private task is refused. Lower privacy.epsilon, or "
+                "record it with `cardionets-site budget raise`; then plan."
+            )
+        return replace(own, spent=ledger.charges)
+
+
+def _at_most(site: Allowance, asked: _Asked) -> Allowance:
+    """Return what a site allows, or less of it, as was asked.
+
+    Raises:
+        ConfigError: more was asked than the site allows.
+    """
+    for name, typed, own in (
+        ("epsilon", asked.epsilon, site.epsilon),
+        ("delta", asked.delta, site.delta),
+    ):
+        if typed is not None and typed > own:
+            raise ConfigError(
+                f"--{name} {typed:g} is above the site's privacy.{name} {own:g}, and its ledger "
+                f"would refuse what is planned. Plan for {own:g} or less, or without --config."
+            )
+    patients = site.patients if asked.patients is None else asked.patients
+    if patients < 1:
+        raise ConfigError("The site declares no patients; set privacy.patients, or --patients.")
+    epsilon = site.epsilon if asked.epsilon is None else asked.epsilon
+    delta = site.delta if asked.delta is None else asked.delta
+    return replace(site, patients=patients, epsilon=epsilon, delta=delta)
+
+
+def _found(asked: _Asked, allowed: Allowance) -> _Found:
+    """Solve for the noise of what was asked."""
+    from cardionets_core.privacy.noise_plan import StageNeed
+    from cardionets_core.privacy.plan import check_private_plan
+    from cardionets_core.privacy.planning import plan_of, run_to_plan, with_noise, with_stages
+
+    _check_words(asked)
+    more: tuple[StageNeed, ...] = ()
+    config = run_to_plan(asked.run)
+    batch = USUAL_BATCH if asked.batch is None else asked.batch
+    if asked.stages:
+        config = with_stages(config, asked.stages, patients=allowed.patients, batch=batch)
+    elif not asked.run:
+        epochs = USUAL_EPOCHS if asked.epochs is None else asked.epochs
+        config = replace(config, stages=("handshake", "evaluate"))
+        more = (StageNeed.of_epochs(ALONE, epochs, batch=batch, patients=allowed.patients),)
+    plan = plan_of(config, allowed, *more, releases=asked.releases)
+    noise = plan.noise()
+    check_private_plan(with_noise(config, noise))
+    return _Found(config, plan, noise)
+
+
+def _check_words(asked: _Asked) -> None:
+    """Refuse an option that would do nothing."""
+    if asked.epochs is not None and (asked.run or asked.stages):
+        raise ConfigError(
+            "--epochs is of one stage without --run and --stage. Write --stage NAME=EPOCHS, or "
+            "--run stage.NAME.rounds=N."
+        )
+    if asked.batch is not None and asked.run and not asked.stages:
+        raise ConfigError(
+            "--batch is of --stage; a run samples by its rate. Write --run privacy.rate=0.05."
+        )
+
+
+# ----------------------------------------------------------------------------------- what is told
+
+
+def _table(found: _Found, weights: int) -> RenderableType:
+    table = Table(
+        "stage", "epochs", "batch", "rate", "steps", "clipped", "noise", "std of the sum",
+        *(("noise / signal",) if weights else ()),
+        box=None, pad_edge=False, header_style="dim",
+    )  # fmt: skip
+    for column in (*table.columns[1:5], *table.columns[6:]):
+        column.justify = "right"
+    for stage in found.plan.stages:
+        table.add_row(*_cells(stage, found, weights))
+    for name, charge in found.plan.kept:
+        table.add_row(
+            name, "", "", f"{charge.rate:.4g}", f"{charge.steps:,}",
+            "sums" if charge.rate == 1 else "patient", f"{charge.noise:g}",
+        )  # fmt: skip
+    return table
+
+
+def _cells(stage: StageNeed, found: _Found, weights: int) -> tuple[str | Text, ...]:
+    patients, noise = found.plan.patients, found.noise
+    each = f" ({stage.members} x {stage.steps:,})" if stage.members > 1 else ""
+    cells: tuple[str | Text, ...] = (
+        stage.name,
+        f"{stage.epochs:.3g}",
+        f"{stage.batch(patients):,.4g}",
+        f"{stage.rate:.4g}",
+        f"{stage.charged:,}{each}",
+        f"bucket of {stage.bucket}" if stage.bucket else "patient",
+        f"{noise:g}",
+        f"{noise * stage.sensitivity:.4g} C",
+    )
+    return (*cells, _ratio(stage.noise_to_signal(noise, patients, weights))) if weights else cells
+
+
+def _ratio(value: float) -> Text:
+    from cardionets_core.privacy.noise_plan import COMFORTABLE, HOPELESS
+
+    style = "green" if value < COMFORTABLE else "red" if value > HOPELESS else "yellow"
+    return Text(f"{value:.2g}", style=style)
+
+
+def _lines(found: _Found, *, releases: bool) -> list[str]:
+    plan, noise = found.plan, found.noise
+    lines = [
+        f"{plan.patients:,} patients, budget epsilon {plan.epsilon:g} at delta {plan.delta:g}; "
+        "add or remove one patient",
+        f"noise {noise:g} for every stage: {plan.quote(noise).words()}. The ledger's gate is RDP; "
+        "PRV is to be quoted if all of it stands before round 1",
+    ]
+    if plan.before:
+        lines.append(
+            f"of it {plan.epsilon_before():.3f} is counted already, or goes to sums and to stages "
+            "with a noise of their own"
+        )
+    if noise == plan.least:
+        lines.append(
+            f"noise {noise:g} is the site's privacy.min_noise; the budget would do with less"
+        )
+    if not releases:
+        lines.append("without the sums of handshake and evaluation, which a run charges, too")
+    if any(name == "evaluate" for name, _ in plan.kept):
+        lines.append(_metrics_line(found))
+    return lines
+
+
+def _metrics_line(found: _Found) -> str:
+    """Return what the noise of the releases leaves of an evaluation of this hospital alone."""
+    from cardionets_core.privacy.expected_errors import errors_of_site
+
+    noise, told = found.config.privacy.evaluation_noise, []
+    for phenotypes, diseases in (FEW, (len(found.config.phenotypes), len(found.config.diseases))):
+        errors = errors_of_site(
+            noise=noise, declared=found.plan.patients, phenotypes=phenotypes, diseases=diseases
+        )
+        lost = f" (no usable {' or '.join(errors.unusable)})" if errors.unusable else ""
+        told.append(f"{errors.words()}, {phenotypes} phenotypes and {diseases} diseases{lost}")
+    return f"an evaluation with evaluation_noise {noise:g} has {'; '.join(told)}"
+
+
+def _handed(found: _Found, asked: _Asked) -> str:
+    """Return what the coordinator is to type so that the run costs what was planned."""
+    from cardionets_core.privacy.planning import run_words
+
+    words = [*run_words(asked.run), "privacy.mode=patient", f"privacy.noise={found.noise:g}"]
+    if asked.run and not asked.stages:
+        return f"cardionets-coordinator run {shlex.join(words)}"
+    rates = [
+        f"privacy.rate={s.rate:.6g}"
+        if s.name == ALONE
+        else f"privacy.stages.{s.name}.rate={s.rate:.6g}"
+        for s in found.plan.stages
+    ]
+    steps = ", ".join(f"{s.name} {s.steps:,}" for s in found.plan.stages)
+    return f"{shlex.join([*words[-2:], *rates])}, with rounds x max_steps: {steps}"
+
+
+def _draw(found: _Found, plot: Path, *, told: Callable[[str], None]) -> None:
+    from client.budget_picture import plan_picture
+
+    picture = plan_picture(found.plan, found.noise, told=told)
+    try:
+        plot.write_bytes(picture)
+    except OSError as error:
+        raise ConfigError(
+            f"The picture cannot be written to {plot} ({error.strerror}); name another file with "
+            "--plot. The plan above stands."
+        ) from None
