@@ -154,7 +154,8 @@ class PrivacyReport:
     """What an update says of the privacy that it cost; nothing in it depends on the patients' data.
 
     Attributes:
-        epsilon: spent so far by the whole ledger, by RDP, at `delta`; add/remove one patient.
+        epsilon: counted by RDP, at `delta`, of all that the ledger holds; add/remove one patient.
+            A promise of its own only if all of it stood before round 1; else the budget is.
         delta: of the site's ledger.
         head: hash of the ledger's newest entry, 64 hex digits.
         entries: entries of the ledger.
@@ -170,7 +171,7 @@ class PrivacyReport:
 
     @property
     def left(self) -> float:
-        """What the budget has left, as far as it is told; NaN where it is not."""
+        """What of the budget is not yet used, as far as it is told; NaN where it is not."""
         return max(0.0, self.budget - self.epsilon) if self.budget else math.nan
 
 
@@ -240,7 +241,8 @@ class SitePrivacy:
         if not 0 < self.delta < 1 or (self.patients and self.delta > 1 / self.patients):
             raise ValueError(
                 f"privacy.delta is {self.delta:g}; it must be above 0 and at most 1 / patients "
-                f"({1 / max(1, self.patients):.2g}): above, publishing one whole record would pass"
+                f"({1 / max(1, self.patients):.2g}): above, publishing one whole record would "
+                f"pass. Set privacy.delta to {min(1e-5, 0.1 / max(1, self.patients)):.2g} or less"
             )
 
 

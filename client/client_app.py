@@ -35,7 +35,6 @@ log = logging.getLogger("cardionets.site")
 app = ClientApp()
 
 CODES: dict[type[Exception], str] = {
-    ConfigError: "config",
     DataError: "data",
     CheckpointError: "wire",
     WireError: "wire",
@@ -79,6 +78,9 @@ def answer(content: RecordDict) -> RecordDict:
     except PrivacyError as error:
         log.warning("answered with the code %r; this stays here: %s", error.code, error)
         return refusal(error.code)
+    except ConfigError as error:  # it names the key and the next step: no stack is needed
+        log.error("answered with the code 'config'; this stays here: %s", error)
+        return refusal("config")
     except Exception as error:
         code = next((c for kind, c in CODES.items() if isinstance(error, kind)), "internal")
         log.exception("answered with the code %r; the reason stays here", code)

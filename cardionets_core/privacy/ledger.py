@@ -12,6 +12,7 @@ Ledger, has the rules; the text of its errors stays at the site.
 from __future__ import annotations
 
 import json
+import math
 import secrets
 import time
 from collections import Counter
@@ -236,6 +237,11 @@ class Ledger:
             PrivacyError: it is no larger than the one that is recorded, or cannot be written.
         """
         self._check_clock()
+        if not math.isfinite(epsilon):
+            raise refuse(
+                f"epsilon {epsilon} is no budget: it would never be spent. Name a number above "
+                f"{self.recorded:g}, which {self.path} records."
+            )
         if not epsilon > self.recorded:
             raise refuse(
                 f"{self.path} records epsilon {self.recorded:g} already; to spend less, lower "

@@ -60,6 +60,27 @@ def test_raise_is_recorded_and_the_yaml_still_rules(site):
     assert code == 2 and "records epsilon 6 already" in said
 
 
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (("raise", "--epsilon", "inf"), "epsilon inf is no budget"),
+        (("raise", "--epsilon", "nan"), "epsilon nan is no budget"),
+        (("raise", "--epsilon", "0"), "records epsilon 4 already"),
+        (("init", "privacy.delta=0.5"), "Set privacy.delta to 1e-05 or less"),
+        (("init", "privacy.delta=nan"), "privacy.delta is nan"),
+        (("init", "privacy.epsilon=inf"), "privacy.epsilon is inf"),
+        (("show", "privacy.epsilon=nan"), "privacy.epsilon is nan"),
+        (("show", "privacy.patients=0"), "privacy.patients is not set"),
+    ],
+)  # fmt: skip
+def test_a_number_that_is_no_budget_is_told(words, said, site):
+    typed("init", "--config", site)
+    before = (site.parent / "ledger.jsonl").read_bytes()
+    code, printed = typed(words[0], "--config", site, *words[1:])
+    assert code == 2 and said in printed
+    assert (site.parent / "ledger.jsonl").read_bytes() == before
+
+
 def test_a_budget_that_hides_nobody_says_so(site):
     said = typed("init", "--config", site)[1]
     assert "WARNING" not in said

@@ -31,6 +31,7 @@ from cardionets_core.messages import (
     update_from_records,
 )
 from client.client_app import answer, app
+from tests.client.budget_bench import hospital
 from tests.task_header import task_header
 
 PLANTED = "/srv/data/ecg/SMITH_JOHN_1951-03-07_NHS9434765919.hea"
@@ -153,6 +154,16 @@ def test_a_site_whose_configuration_names_a_missing_file(monkeypatch, tmp_path):
     content = answer(a_task())
     assert code_of(content) == "config"
     assert b"SMITH" not in everything(content)
+
+
+def test_a_wrong_setting_is_one_line_of_the_log_with_the_next_step(monkeypatch, tmp_path, caplog):
+    """A delta above 1 / patients, as an administrator mistypes it."""
+    monkeypatch.setenv("SITE_CONFIG", str(hospital(tmp_path, delta=0.5)))
+    assert code_of(answer(a_task())) == "config"
+    (line,) = [r for r in caplog.records if r.name == "cardionets.site"]
+    assert line.exc_info is None and "\n" not in line.getMessage()
+    assert "privacy.delta is 0.5" in line.getMessage()
+    assert "Set privacy.delta to 1e-05 or less" in line.getMessage()
 
 
 @pytest.mark.parametrize(
