@@ -198,18 +198,24 @@ def card_lines(config: RunConfig, spent: Mapping[str, Mapping[str, Any]]) -> str
 
 
 def _card_words(spent: Mapping[str, Any]) -> str:
-    """Return what a model card says of one site's ledger."""
+    """Return what a model card says of one site's ledger.
+
+    The schedule's figure is a promise by itself; beyond it only the budget is (docs/privacy.md,
+    Accountants).
+    """
     prv = spent["planned_prv"]
     by_prv = f"{prv:.2f} (PRV)" if prv is not None else f"no PRV: {spent['no_prv']}"
+    of_budget = f" of its budget {spent['budget']:g}" if spent["budget"] else ""
     told = (
         f"this run's schedule epsilon {by_prv}, {spent['planned_rdp']:.2f} (Renyi); the site's "
-        f"ledger, all runs, {spent['epsilon']:.2f} (Renyi) at delta {spent['delta']:g}, entry "
+        f"ledger, all runs, counts {spent['epsilon']:.2f}{of_budget} (Renyi) at delta "
+        f"{spent['delta']:g}, entry "
         f"{spent['entries']} `{spent['head'][:12]}`."
     )
     if spent["beyond_plan"]:
         told += (
             f" It holds {spent['beyond_plan']} entries that the schedule does not: tasks charged "
-            "again, or another run; quote the ledger's figure."
+            "again, or another run; quote the site's budget."
         )
     if spent["epsilon"] >= LARGE_EPSILON:
         told += " So large an epsilon says nothing of who took part."

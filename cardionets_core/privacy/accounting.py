@@ -9,7 +9,8 @@ independent coins (Poisson). Opacus has the mathematics; here its traps are clos
 - an order at which the numbers break down counts as useless, never as free;
 - PRV is computed only where its mesh fits into memory; else the RDP bound stands, which is larger.
 
-RDP may gate steps that were chosen on the way (Feldman and Zrnic 2021: a filter); PRV may be quoted
+At any one order RDP is a filter for charges that are chosen on the way (Feldman and Zrnic 2021);
+what the best of all orders promises then, docs/privacy.md says (Accountants). PRV may be quoted
 only for a schedule that stood before round 1.
 """
 
@@ -92,7 +93,8 @@ def added_up(charges: Iterable[Charge]) -> tuple[Charge, ...]:
 def epsilon_rdp(charges: Iterable[Charge], delta: float) -> float:
     """Return epsilon by Renyi DP; 0 without charges.
 
-    Conversion: Balle et al. 2020, theorem 21. A filter for charges that are chosen on the way.
+    Conversion: Balle et al. 2020, theorem 21. The best order is taken, which is sound for charges
+    that do not depend on what was released; docs/privacy.md, Accountants, has the other case.
     """
     _check_delta(delta)
     total = sum((c.steps * _renyi(c.noise, c.rate) for c in added_up(charges)), _nothing())

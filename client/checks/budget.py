@@ -88,14 +88,14 @@ def check_budget(config: SiteConfig, dataset: SiteDataset, plan: RunConfig) -> l
 
 
 def _spent(ledger: Ledger) -> str:
-    """Return what is spent and left, by the accountant that gates, and what may be quoted."""
+    """Return what is counted, by the accountant that gates, and what may be quoted."""
     from cardionets_core.privacy.schedule import quoted
 
     spent = ledger.epsilon()
-    left = max(0.0, ledger.budget - spent)
+    unused = max(0.0, ledger.budget - spent)
     told = (
-        f"Epsilon {spent:.2f} of {ledger.budget:g} is spent by RDP, {left:.2f} is left, at delta "
-        f"{ledger.delta:g}."
+        f"Epsilon {spent:.2f} of {ledger.budget:g} is counted by RDP, {unused:.2f} is not yet "
+        f"used, at delta {ledger.delta:g}."
     )
     quote = quoted(ledger.charges, ledger.delta)
     if quote.prv is None:

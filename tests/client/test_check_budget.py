@@ -62,7 +62,7 @@ def found(west, plan):
 def test_a_ledger_in_order_says_what_is_spent_and_left(found):
     spent = found()["spent"]
     assert spent.level == "ok"
-    assert "0.00 of 8 is spent by RDP, 8.00 is left, at delta 1e-05" in spent.what
+    assert "0.00 of 8 is counted by RDP, 8.00 is not yet used, at delta 1e-05" in spent.what
     assert "PRV" not in spent.what  # of nothing
 
 
@@ -75,7 +75,7 @@ def test_what_was_spent_is_quoted_by_both_accountants(good_site, west, plan, tmp
     (spent,) = (f.what for f in check_budget(own, dataset, plan) if f.code == "spent")
     rdp, prv = epsilon_rdp(charges, 1e-5), epsilon_prv(charges, 1e-5)
     assert prv < rdp - 0.01
-    assert f"{rdp:.2f} of 8 is spent by RDP, {8 - rdp:.2f} is left" in spent
+    assert f"{rdp:.2f} of 8 is counted by RDP, {8 - rdp:.2f} is not yet used" in spent
     assert f"By PRV {prv:.2f}, to be quoted only if" in spent
 
 

@@ -67,7 +67,7 @@ def judge(results):
         ]
         assert summary["privacy"]["sites"]["hillcrest"]["epsilon"] == ledger.epsilon()
     page = results.report.read_text()
-    assert "Epsilon spent when a stage was done" in page and "Sites tell no losses" in page
+    assert "Epsilon counted when a stage was done" in page and "Sites tell no losses" in page
 
 
 @pytest.fixture(scope="module")

@@ -250,3 +250,9 @@ def test_epsilon_only_grows(noise, rate, steps, more):
     before = epsilon_rdp([Charge(noise, rate, steps)], DELTA)
     assert 0 < before < epsilon_rdp([Charge(noise, rate, steps), Charge(5.0, 0.1, more)], DELTA)
     assert before < epsilon_rdp([Charge(noise, rate, steps)], DELTA / 10)
+
+
+def test_the_page_tells_how_many_orders_the_gate_takes_the_best_of():
+    """Its bound for charges that are chosen on the way is a sum over them."""
+    page = (Path(__file__).parents[3] / "docs" / "privacy.md").read_text()
+    assert f"at {len(ORDERS)} orders" in page and f"(epsilon, {len(ORDERS)} delta)" in page
