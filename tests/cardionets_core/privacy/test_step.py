@@ -141,6 +141,21 @@ def test_buckets_train_the_contrastive_loss(train, start, fake_random):
     assert 0.0 < float(moved.norm()) <= 2 * 0.01 * 0.1 * (1 + 1e-5)
 
 
+def test_every_step_draws_other_buckets(train, fake_random, monkeypatch):
+    """All are sampled, so the same labels again would make the same buckets."""
+    buckets = {}
+
+    def noting(*given, rows, seed, **options):
+        buckets.setdefault(seed, set()).add(frozenset(rows.tolist()))
+        return batch_and_noise(*given, rows=rows, seed=seed, **options)
+
+    monkeypatch.setattr(step_module, "batch_and_noise", noting)
+    own = {"grouping": "bucket", "groups": 3.0, "rate": 1.0, "steps": 3}
+    train(fake_random(members=range(12)), name="contrastive", **own)
+    assert all(sorted(r for b in of for r in b) == list(range(12)) for of in buckets.values())
+    assert len(set(map(frozenset, buckets.values()))) == 3
+
+
 def test_the_noise_is_twice_as_large_for_buckets(fake_random):
     parameter = torch.nn.Parameter(torch.zeros(40_000))
     spreads = []
