@@ -6,6 +6,8 @@ hospital's own YAML; none may be computed from patients.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from dataclasses import dataclass, field
 from typing import Literal
@@ -135,6 +137,8 @@ class PrivateTask:
         latent_noise: of the tokenizer's latent statistics, released after the last step; 0: they
             are not.
         head: newest ledger head that the coordinator has seen of this site; empty: none.
+        heads: the same of all sites, in a handshake with a node of which the coordinator does not
+            know yet whose it is: `head_key` -> head.
         profile: of the plan; a site lets `anti_reconstruction_only` in by its own cap alone.
     """
 
@@ -146,7 +150,20 @@ class PrivateTask:
     bucket_size: int = 4
     latent_noise: float = 0.0
     head: str = ""
+    heads: dict[str, str] = field(default_factory=dict)
     profile: Profile = "membership"
+
+    def head_of(self, *, run: str, site: str) -> str:
+        """Return the newest head of a site's ledger that the coordinator knows; empty: none."""
+        return self.head or self.heads.get(head_key(run=run, site=site), "")
+
+
+def head_key(*, run: str, site: str) -> str:
+    """Return the key of a site in `PrivateTask.heads`: a SHA-256, and not its name.
+
+    So a site is not told who else takes, or took, part; one that guesses a name can test it.
+    """
+    return hashlib.sha256(json.dumps([run, site]).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

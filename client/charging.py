@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cardionets_core.privacy.ledger import Ledger, charge_key
+from client.memory import answered_heads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -65,7 +66,9 @@ def _opened(site: Site, dataset: SiteDataset, header: TaskHeader) -> Iterator[Le
         site.config.privacy,
         patients=dataset.manifest.table["patient_id"].unique(),
         salt=site.config.data.salt,
-        expect_head=header.privacy.head,
+        expect_head=header.privacy.head_of(run=header.run, site=site.name),
+        answered=answered_heads(site.runs),
         claim_folder=Path(site.config.data.cache),
+        table=Path(site.config.data.manifest),
     ) as ledger:
         yield ledger

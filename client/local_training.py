@@ -64,7 +64,7 @@ def serve(task: Task, site: Site) -> Update:
     fault_place(stage=header.stage, number=header.round, site=site.name)
     fault_point("received")
     admit(site.config.policy, header)
-    admit_private(site.config.privacy, header)
+    admit_private(site.config.privacy, header, mark=site.ledger_mark)
     set_up(header.threads)
     if header.privacy is not None and header.action != "train":
         return answer_privately(task, site)

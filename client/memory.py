@@ -262,13 +262,13 @@ def task_mark(task: Task, config: SiteConfig) -> str:
 
     What only says how or how long to ask (the notice, the budget, which frozen parts travel) is
     left out, so that a repeated task has the mark of the first. Of a private task, so are the
-    ledger head that the coordinator knows, which moves with every answer, and the table: a repeated
+    ledger heads that the coordinator knows, which move with every answer, and the table: a repeated
     question must not tell that a patient has joined since.
     """
     header = replace(task.header, notice=None)
     table = b""
     if header.privacy is not None:
-        header = replace(header, privacy=replace(header.privacy, head=""))
+        header = replace(header, privacy=replace(header.privacy, head="", heads={}))
     else:
         table = Path(config.data.manifest).read_bytes()
     if header.train is not None:
@@ -276,6 +276,36 @@ def task_mark(task: Task, config: SiteConfig) -> str:
     others = {g: fingerprint(a) for g, a in sorted(task.weights.items()) if g not in header.parts}
     words = (digest(header), json.dumps(others), digest(config), hashlib.sha256(table).hexdigest())
     return hashlib.sha256("|".join(words).encode()).hexdigest()
+
+
+def answered_heads(runs: Path) -> frozenset[str]:
+    """Return the ledger heads that the kept answers of all runs bear: a mirror on this disk.
+
+    The first line of each file is enough: the weights behind it may be large.
+
+    Args:
+        runs: the folder of all runs.
+    """
+    said = [_first_line(path).get("update") or {} for path in runs.glob(f"*/*{ANSWER}")]
+    return frozenset(update["privacy"]["head"] for update in said if update.get("privacy"))
+
+
+def drop_private_answers(runs: Path) -> None:
+    """Remove the kept answers of private runs, whose ledger was of patients who are made up."""
+    for path in runs.glob(f"*/*{ANSWER}"):
+        if (_first_line(path).get("update") or {}).get("privacy"):
+            path.unlink(missing_ok=True)
+
+
+def _first_line(path: Path) -> dict[str, Any]:
+    """Return the facts of a file without its seal being checked; {} where they are torn."""
+    try:
+        with path.open("rb") as file:
+            file.seek(_DIGEST_LENGTH)
+            facts: dict[str, Any] = json.loads(file.readline())
+    except (OSError, ValueError):
+        return {}
+    return facts
 
 
 def _read(path: Path) -> tuple[dict[str, Any], Arrays] | None:

@@ -19,6 +19,7 @@ from cardionets_core.wire_limits import LARGEST_METRIC, METRIC_PREFIXES
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -57,20 +58,27 @@ def admit(policy: SitePolicy, header: TaskHeader) -> None:
         raise SiteError("refused_task")
 
 
-def admit_private(privacy: SitePrivacy, header: TaskHeader) -> None:
+def admit_private(privacy: SitePrivacy, header: TaskHeader, *, mark: Path | None = None) -> None:
     """Let a task in by what the hospital demands of privacy, or refuse it.
 
     Nothing here looks at the records: whether a task is refused tells nothing about them.
+
+    Args:
+        privacy: the site's settings.
+        header: of the task.
+        mark: of a ledger that pays for the site's records (`found_mark`): where the YAML names
+            none and does not say otherwise, it counts like one that is named.
 
     Raises:
         SiteError: `privacy_plan`.
     """
     asked = header.privacy
     if asked is None:
-        if privacy.is_required:
+        if privacy.is_required or (mark is not None and privacy.required is None):
             log.warning(
-                "refused: this hospital has a privacy ledger, or privacy.required, and the task is "
-                "not private; privacy.required=false would let it in"
+                "refused: this hospital has a privacy ledger%s, or privacy.required, and the task "
+                "is not private; privacy.required=false would let it in",
+                f" (by {mark})" if mark is not None else "",
             )
             raise SiteError("privacy_plan")
         return

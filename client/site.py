@@ -17,6 +17,7 @@ from cardionets_core.data.cache import open_cache
 from cardionets_core.data.dataset import Scaler, SiteDataset
 from cardionets_core.data.manifest import read_manifest
 from cardionets_core.packing import Arrays, fingerprint
+from cardionets_core.privacy.population import found_mark
 from cardionets_core.site_config import SiteConfig, load_own_site_config
 
 if TYPE_CHECKING:
@@ -41,6 +42,11 @@ class Site:
     def runs(self) -> Path:
         """Folder of what the site remembers of the runs that it takes part in."""
         return Path(self.config.data.cache) / "runs"
+
+    @property
+    def ledger_mark(self) -> Path | None:
+        """The mark of a privacy ledger that pays for these records; None where there is none."""
+        return found_mark(Path(self.config.data.cache), Path(self.config.data.manifest))
 
     def dataset(self, header: TaskHeader) -> SiteDataset:
         """Open the prepared records for the model of a task; prepares them on the first call.

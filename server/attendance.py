@@ -59,7 +59,7 @@ class Attendance:
 
     Attributes:
         away_since: site -> monotonic time at which it was first missed.
-        describe: makes the task that a node is greeted with; None: nobody is greeted.
+        describe: makes the task that a node of this id is greeted with; None: nobody is greeted.
         welcome: takes what a node said of itself in; returns None, or why it must stay out.
         refused: node -> why it stays out.
         bytes_down: node -> payload of its greeting.
@@ -79,7 +79,7 @@ class Attendance:
         self.clock = clock
         self.sleep = sleep
         self.away_since: dict[str, float] = {}
-        self.describe: Callable[[], Task] | None = None
+        self.describe: Callable[[int], Task] | None = None
         self.welcome: Callable[[int, Update], str | None] | None = None
         self.refused: dict[int, str] = {}
         self.bytes_down: dict[int, int] = {}
@@ -175,7 +175,7 @@ class Attendance:
             if node in known or self._greeted.get(node) == since:
                 continue
             self._greeted[node] = since
-            message_id, size = send(self.grid, node, self.describe(), DESCRIBE_S)
+            message_id, size = send(self.grid, node, self.describe(node), DESCRIBE_S)
             if message_id is not None:
                 self._greetings[message_id] = node
                 self.bytes_down[node] = size

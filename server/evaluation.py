@@ -19,6 +19,7 @@ from server.expectation import expectation
 from server.gathering import TRIES
 from server.handshake import admitted, news_of
 from server.privacy import keeps_to, told_of
+from server.refusals import next_steps
 from server.screening import misdirected
 from server.sums import (
     LARGEST_FIT,
@@ -45,6 +46,8 @@ PROBES = "probes"
 
 LEAST_DEADLINE_S = 3600.0
 """Seconds that a round of the evaluation may take; longer where a stage of the plan may."""
+
+RESUMED = "Look into the sites' logs; the run can be resumed, and evaluates again."
 
 log = logging.getLogger("cardionets.server")
 
@@ -150,8 +153,7 @@ def _collect(
         log.warning("evaluate (%s): try %d had too few replies", action, attempt)
     raise IncompleteError(
         f"evaluate ({action}): {len(result.accepted)} of {run.config.min_sites} sites needed "
-        f"answered (refused: {result.refused or 'none'}). Look into the sites' logs; the run can "
-        "be resumed, and evaluates again.",
+        f"answered (refused: {result.refused or 'none'}). {next_steps(result.refused, RESUMED)}",
         result.refused,
     )
 

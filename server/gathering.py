@@ -15,6 +15,7 @@ from server.exchange import Run, send_round
 from server.owners import owners_of, part_examples, short_parts, with_quorum
 from server.partial import counted, per_step, step_mean, usable_steps
 from server.privacy import keeps_to
+from server.refusals import next_steps
 from server.strategies.combine import Combiner, combining
 from server.strategies.scaffold import CONTROL, control_groups, steps_fit, with_moves
 
@@ -194,8 +195,7 @@ def _too_few(
     return IncompleteError(
         f"stage {head.stage}, round {head.round}: {len(result.accepted)} of "
         f"{sites_needed(config, settings)} sites needed gave a usable update "
-        f"(refused: {result.refused or 'none'}). {lacking}"
-        "The run can be resumed from its last round.",
+        f"(refused: {result.refused or 'none'}). {lacking}{next_steps(result.refused)}",
         result.refused,
     )
 

@@ -13,12 +13,15 @@ from cardionets_core.evaluation.sums import merge
 from cardionets_core.faults import fault_place
 from cardionets_core.messages import Task, Update
 from server.attendance import DESCRIBE_S, NAME_TAKEN
+from server.budgets import require_budgets, short_sites, short_words
 from server.exchange import Run, header, round_record
 from server.mail import pause_s
-from server.privacy import keeps_to, note_first, private_task, told_of
+from server.privacy import keeps_to, knowing, knowing_all, note_report, private_task, told_of
 from server.quotes import quotes_of
+from server.refusals import next_steps
 from server.rounds import RoundResult
 from server.screening import misdirected
+from server.start import start_in_units_of
 from server.state import RunState, SiteRecord
 from server.sums import usable_statistics
 
@@ -35,7 +38,7 @@ def greet(run: Run, state: RunState) -> RunState:
     up to `rejoin_s` for the sites that it knew, and longer for nodes that are there but at work.
 
     Raises:
-        IncompleteError: too few sites came.
+        IncompleteError: too few sites came, or have the privacy budget that the plan costs.
         RunError: two nodes go by one name.
     """
     fault_place(stage="handshake", number=1)
@@ -45,19 +48,36 @@ def greet(run: Run, state: RunState) -> RunState:
     door = _Door(run, phenotypes=phenotypes, strict=not resumed, known=state.sites)
     door.updates = updates
     attendance = run.attendance
-    attendance.describe = lambda: Task(header(run, state, "handshake", action="describe"))
+    attendance.describe = lambda node: _question(run, state, node)
     attendance.welcome = door.welcome
     attendance.expect(sorted(state.sites))
     started = time.monotonic()
     _wait(run, known=sorted(state.sites), started=started)
     record = _record(run, updates, time.monotonic() - started)
-    run.report(record)
     if resumed:
+        run.report(record)
         # The scaler stays, and a site that was not there before may join from here on.
         return admitted(run, state)
     run.arrivals.clear()
     door.strict = False
-    return _settled(state, updates, record)
+    sites = _records(updates)
+    short = short_sites(run.config, sites, run.ledgers)
+    if short:
+        record["warnings"] = [*record["warnings"], *short_words(short, run.ledgers)]
+    run.report(record)
+    require_budgets(run.config, sites, run.ledgers, short)
+    return _settled(run, state, updates, record)
+
+
+def _question(run: Run, state: RunState, node: int) -> Task:
+    """Return the task that a node is greeted with, in which its site finds its ledger's head.
+
+    A node that is registered by name is told its own head only.
+    """
+    head = header(run, state, "handshake", action="describe")
+    if run.attendance.is_enrolled(node):
+        return Task(knowing(head, run.ledgers.get(run.attendance.label(node))))
+    return Task(knowing_all(head, run.ledgers))
 
 
 def admitted(run: Run, state: RunState) -> RunState:
@@ -105,7 +125,7 @@ class _Door:
             self._tell(f"{name} came in under another node; the newer one counts")
             run.attendance.displace(held, name)
         run.nodes[name] = node
-        note_first(run.ledgers, name, update.privacy)
+        note_report(run.ledgers, name, update.privacy)
         record = SiteRecord(update.modalities, update.counts, update.versions)
         if changed := changed_counts(self._known.get(name, record), record):
             self._tell(f"{name} declares other counts than before: {changed}")
@@ -232,9 +252,10 @@ def _too_few(run: Run, missing: list[str]) -> IncompleteError:
         )
     reasons = {attendance.label(node): why for node, why in attendance.refused.items()}
     refused = ", ".join(f"{n}: {r}" for n, r in sorted(reasons.items())) or "none refused"
+    advice = "Look into the logs of the missing sites, or lower min_sites."
     return IncompleteError(
         f"handshake: {len(run.nodes)} of {config.min_sites} sites answered ({refused}). "
-        "Look into the logs of the missing sites, or lower min_sites.",
+        f"{next_steps(reasons, advice)}",
         missing,
     )
 
@@ -260,11 +281,14 @@ def _record(run: Run, updates: Mapping[str, Update], seconds: float) -> dict[str
     return record | told_of(told, updates) | quotes_of(run.config, updates) | news_of(run)
 
 
-def _settled(state: RunState, by_site: dict[str, Update], record: dict[str, Any]) -> RunState:
+def _settled(
+    run: Run, state: RunState, by_site: dict[str, Update], record: dict[str, Any]
+) -> RunState:
     """Return the state with the sites' descriptions and the federation's phenotype scaler."""
     scaler = Scaler.from_statistics(merge(by_site[n].sums for n in sorted(by_site)))
     return replace(
         state,
+        weights=state.weights | start_in_units_of(run.config, state.weights, scaler),
         sites=_records(by_site),
         scaler_mean=tuple(float(v) for v in scaler.mean),
         scaler_sd=tuple(float(v) for v in scaler.sd),

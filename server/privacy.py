@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from cardionets_core.privacy.plan import measuring_noise, planned_charges
 from cardionets_core.privacy.schedule import quoted
-from cardionets_core.privacy_config import LARGE_EPSILON, NOT_MEMBERSHIP, PrivacyReport, PrivateTask
+from cardionets_core.privacy_config import (
+    LARGE_EPSILON,
+    NOT_MEMBERSHIP,
+    PrivacyReport,
+    PrivateTask,
+    head_key,
+)
 from server.progress import read_progress
 from server.quotes import beyond_plan
 
@@ -58,23 +64,30 @@ def knowing(head: TaskHeader, report: PrivacyReport | None) -> TaskHeader:
     return replace(head, privacy=replace(head.privacy, head=report.head))
 
 
+def knowing_all(head: TaskHeader, ledgers: Ledgers) -> TaskHeader:
+    """Return the header with the newest head of every ledger that is known, under digests of names.
+
+    For a handshake with a node of which nobody knows whose it is. The names of the sites do not
+    travel (`head_key`).
+    """
+    if head.privacy is None:
+        return head
+    heads = {head_key(run=head.run, site=site): told.head for site, told in ledgers.items()}
+    return replace(head, privacy=replace(head.privacy, heads=heads))
+
+
 def note_report(ledgers: Ledgers, site: str, report: PrivacyReport | None) -> None:
     """Keep what a ledger said in answer to a task that bore the head that is kept.
 
     The site has looked for that head, so what it says now comes after it. An answer that was
-    stored speaks of an earlier time: it has fewer entries.
+    stored speaks of an earlier time: it has fewer entries. Where nothing was charged in between,
+    the budget may have changed.
     """
-    if report is not None and (site not in ledgers or report.entries > ledgers[site].entries):
+    if report is None:
+        return
+    known = ledgers.get(site)
+    if known is None or report.entries > known.entries or report.head == known.head:
         ledgers[site] = report
-
-
-def note_first(ledgers: Ledgers, site: str, report: PrivacyReport | None) -> None:
-    """Keep what a ledger said in a handshake, which bears no head, where nothing else is known.
-
-    A ledger that was put back, and then charged, may be as long as before.
-    """
-    if report is not None:
-        ledgers.setdefault(site, report)
 
 
 def keeps_to(update: Update, asked: PrivateTask | None, record: SiteRecord | None = None) -> bool:
@@ -132,9 +145,8 @@ def ledgers_of(history: Iterable[Mapping[str, Any]], known: Ledgers | None = Non
     """
     ledgers = dict(known or {})
     for record in history:
-        note = note_first if record["stage"] == "handshake" else note_report
         for site, report in record.get("privacy", {}).items():
-            note(ledgers, site, PrivacyReport(**report))
+            note_report(ledgers, site, PrivacyReport(**report))
     return ledgers
 
 

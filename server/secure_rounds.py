@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from cardionets_core.errors import ConfigError, IncompleteError
 from server.gathering import TRIES, Gathered
 from server.opened import opened_over, write_opened
+from server.refusals import next_steps
 from server.secure_session import SecureSession
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def gather_securely(
     raise IncompleteError(
         f"stage {head.stage}, round {head.round}: {len(session.came)} of {session.needed} sites "
         f"needed for a secure sum are in it (refused: {session.refused or 'none'}). "
-        "The run can be resumed from its last round.",
+        f"{next_steps(session.refused)}",
         session.refused,
     )
 

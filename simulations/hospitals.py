@@ -16,6 +16,7 @@ from cardionets_core.data.manifest import read_manifest
 from cardionets_core.errors import ConfigError, DataError
 from cardionets_core.preparation.request import PrepareRequest
 from cardionets_core.preparation.run import prepare
+from cardionets_core.privacy.population import found_mark
 from cardionets_core.runtime import derive_seed
 from cardionets_core.site_config import (
     SiteConfig,
@@ -24,6 +25,7 @@ from cardionets_core.site_config import (
     site_config_from,
     write_yaml,
 )
+from client.memory import drop_private_answers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -70,6 +72,25 @@ def make_hospitals(
         except DataError as error:
             raise DataError(f"{data.manifest}: {error}") from None
     return hospitals
+
+
+def forget_ledgers(hospitals: Sequence[Hospital], made: Path) -> None:
+    """Remove what the ledgers of an earlier simulation have left at the hospitals that it made.
+
+    Made-up patients, and public records that were prepared here, begin anew with every simulation.
+
+    Args:
+        hospitals: of the simulation; those with data of their own are left alone.
+        made: folder of the hospitals that simulations write.
+    """
+    for hospital in hospitals:
+        data = hospital.config.data
+        cache = Path(data.cache)
+        if hospital.config.privacy.ledger or not cache.resolve().is_relative_to(made.resolve()):
+            continue
+        while (mark := found_mark(cache, Path(data.manifest))) is not None:
+            mark.unlink()
+        drop_private_answers(cache / "runs")
 
 
 def write_site_files(hospitals: Sequence[Hospital], folder: Path) -> dict[str, Path]:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from cardionets_core.data.manifest import CINE_COLUMNS, read_manifest
 from cardionets_core.errors import ConfigError
 from cardionets_core.privacy.ledger import init_ledger
-from cardionets_core.privacy.population import MARK
 from cardionets_core.site_config import site_config_from
 from simulations.hospitals import Hospital
 
@@ -32,7 +31,7 @@ def with_ledgers(
     """Return the hospitals with a ledger each, made in `folder`.
 
     Args:
-        hospitals: of the simulation.
+        hospitals: of the simulation, with no ledger of an earlier one (`forget_ledgers`).
         folder: of the run.
         epsilon: what each hospital lets its ledger spend.
         made: folder of the hospitals that the simulation writes.
@@ -68,8 +67,13 @@ def _with_ledger(hospital: Hospital, place: Path, *, epsilon: float, made: Path)
     }
     values: dict[str, Any] = hospital.values | {"privacy": section}
     private = site_config_from(values, where=config.site)
-    (cache / MARK).unlink(missing_ok=True)  # of the simulation before
-    init_ledger(private.privacy, patients=patients, salt=private.data.salt, claim_folder=cache)
+    init_ledger(
+        private.privacy,
+        patients=patients,
+        salt=private.data.salt,
+        claim_folder=cache,
+        table=Path(config.data.manifest),
+    )
     return Hospital(private, values)
 
 

@@ -23,7 +23,13 @@ from server.server_app import load_config, write_config
 from server.start import pinned
 from server.status import standing, words
 from server.status_file import Submission, write_submission
-from simulations.hospitals import Hospital, make_hospitals, read_hospitals, write_site_files
+from simulations.hospitals import (
+    Hospital,
+    forget_ledgers,
+    make_hospitals,
+    read_hospitals,
+    write_site_files,
+)
 from simulations.settings import compose_run, run_name
 
 if TYPE_CHECKING:
@@ -176,6 +182,7 @@ def _fresh(
     check_local_parts(plan)
     _check_port(simulation)
     hospitals = make_hospitals(simulation, announce=screen.hospital)
+    forget_ledgers(hospitals, output / "hospitals")
     config = pinned(compose_run(simulation, overrides, name=name, sites=len(hospitals)))
     write_config(folder, config)
     if simulation.ledger_epsilon > 0:

@@ -41,6 +41,7 @@ def with_ledger(config: SiteConfig, folder: Path, **privacy: object) -> SiteConf
         patients=table["patient_id"].unique(),
         salt=config.data.salt,
         claim_folder=Path(config.data.cache),
+        table=Path(config.data.manifest),
     )
     return config
 

@@ -115,7 +115,9 @@ class Ledger:
         patients: Iterable[str],
         salt: str,
         expect_head: str = "",
+        answered: Iterable[str] = (),
         claim_folder: Path | None = None,
+        table: Path | None = None,
     ) -> Iterator[Ledger]:
         """Open, lock and check the site's ledger.
 
@@ -123,8 +125,10 @@ class Ledger:
             settings: the site's privacy settings.
             patients: ids of all patients of the site's table, of every split.
             salt: the site's secret (SiteData.salt).
-            expect_head: newest head that the coordinator has seen (PrivateTask.head).
+            expect_head: newest head that the coordinator has seen (PrivateTask.head_of).
+            answered: heads in the answers that the site has kept.
             claim_folder: the site's cache, where the ledger leaves its mark.
+            table: the site's manifest, beside which it leaves another one if it can.
 
         Raises:
             PrivacyError: `privacy_ledger`.
@@ -132,10 +136,10 @@ class Ledger:
         with cls.read(settings) as ledger:
             ledger._check_config()
             ledger._check_clock()
-            ledger._check_head(expect_head)
+            ledger._check_heads({expect_head} - {""}, "the coordinator has seen")
+            ledger._check_heads(answered, "a kept answer of this site bears")
             population.bound(ledger.path, Population.of(ledger.name, patients, salt))
-            if claim_folder is not None:
-                population.leave_mark(claim_folder, ledger.path, ledger.name)
+            population.leave_marks(ledger.path, ledger.name, claim_folder, table)
             ledger._is_bound = True
             yield ledger
 
@@ -282,13 +286,16 @@ class Ledger:
                 "budget accept-clock`."
             )
 
-    def _check_head(self, expected: str) -> None:
-        if expected and expected not in {entry.hash for entry in self._file.entries}:
+    def _check_heads(self, expected: Iterable[str], known_by: str) -> None:
+        missing = sorted(set(expected) - {entry.hash for entry in self._file.entries})
+        if missing:
             raise refuse(
-                f"{self.path} lacks an entry that the coordinator has seen (hash "
-                f"{expected[:12]!r}...): it was put back from an older backup, or is another "
-                "ledger. Put back its newest state; if that is lost, this site can take part in "
-                "no further private run of that coordinator."
+                f"{self.path} lacks an entry that {known_by} (hash {missing[0][:12]!r}...): it was "
+                "put back from an older backup, or is another ledger. Put back its newest state, "
+                "all three files. What was charged since the backup stands nowhere else: the two "
+                "cannot be merged, and a copy that was charged in the meantime is no substitute. "
+                "If the newest state is lost, these patients can take part in no further private "
+                "run."
             )
 
 
@@ -319,6 +326,7 @@ def init_ledger(
     patients: Iterable[str],
     salt: str,
     claim_folder: Path | None = None,
+    table: Path | None = None,
 ) -> str:
     """Make the first and only ledger of a population; return its head.
 
@@ -327,6 +335,7 @@ def init_ledger(
         patients: ids of all patients of the site's table.
         salt: the site's secret.
         claim_folder: the site's cache.
+        table: the site's manifest.
 
     Raises:
         PrivacyError: there is or was one, the patients are in another one, or delta is above 1/n.
@@ -344,14 +353,12 @@ def init_ledger(
         raise refuse(f"{path.parent} does not exist; make the folder on a disk that is backed up.")
     check_new(path)
     population.check_strangers(path, own)
-    if claim_folder is not None:
-        population.check_mark(claim_folder, path)
+    population.check_marks(path, claim_folder, table)
     population.write(path, own)
     declared = {"epsilon": settings.epsilon, "delta": settings.delta, "patients": settings.patients}
     body = {"kind": OPEN, "format": FORMAT, "ledger": name, "time": int(time.time()), **declared}
     head = create(path, body).hash
-    if claim_folder is not None:
-        population.leave_mark(claim_folder, path, name)
+    population.leave_marks(path, name, claim_folder, table)
     return head
 
 

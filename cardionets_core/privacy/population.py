@@ -2,8 +2,8 @@
 
 The guarantee of a patient is what one ledger says only if no second one pays for the same patient.
 So a ledger knows its patients, and refuses those that another ledger knows. Others are looked for
-in the ledger's own folder (keep all ledgers of a hospital in one) and in the site's cache, where a
-ledger leaves its mark.
+in the ledger's own folder (keep all ledgers of a hospital in one), in the site's cache, where a
+ledger leaves its mark, and beside the site's table, where it leaves one if it can.
 
 Patients who join later are added without an entry: the chain's head and length leave the site and
 must not tell that somebody joined. The file is not in the chain, and a copy of it that is too old
@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import logging
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -31,6 +32,8 @@ MARK = "privacy_ledger.json"
 """The ledger's mark in the site's cache: which ledger pays for the records there."""
 
 _DIGEST_BYTES = 16
+
+log = logging.getLogger("cardionets.site")
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,28 @@ def bound(path: Path, own: Population) -> None:
         write(path, Population(own.ledger, own.salt, own.digests | kept.digests))
 
 
+def outgrown(path: Path, delta: float) -> str:
+    """Return why delta is too large for the patients of a ledger, those who left included.
+
+    For people at the hospital alone, and empty where it is not. A task goes by the declared number
+    (SitePrivacy): one that is refused from some exact number on would tell it.
+
+    Raises:
+        PrivacyError: the file of patients was changed, or cannot be read.
+    """
+    kept = read(_file(path))
+    patients = 0 if kept is None else len(kept.digests)
+    if delta * patients <= 1:
+        return ""
+    return (
+        f"{path}: privacy.delta is {delta:g}, and the ledger has come to {patients:,} patients, "
+        "with those who joined since it was made and those who left: delta is above 1 / patients "
+        f"({1 / patients:.2g}), and publishing one whole record would pass. Set privacy.delta to "
+        f"{0.1 / patients:.2g} or less in the site's YAML; the budget then counts at that delta "
+        "(`cardionets-site budget show`)."
+    )
+
+
 def check_strangers(path: Path, own: Population) -> None:
     """Refuse patients whom another ledger in the same folder pays for.
 
@@ -122,18 +147,64 @@ def check_strangers(path: Path, own: Population) -> None:
             )
 
 
-def check_mark(folder: Path, path: Path, ledger: str = "") -> bool:
-    """Return whether a ledger's mark is where the site's prepared records are.
+def table_mark(table: Path) -> Path:
+    """Return where a ledger's mark is beside the site's table."""
+    return table.with_name(f".{table.name}.{MARK}")
+
+
+def found_mark(cache: Path, table: Path) -> Path | None:
+    """Return a mark that says that a ledger pays for a site's records; None where there is none."""
+    return next((mark for mark in (cache / MARK, table_mark(table)) if mark.exists()), None)
+
+
+def check_marks(path: Path, cache: Path | None, table: Path | None) -> None:
+    """Refuse records that a ledger pays for already, in the site's cache or of its table.
 
     Args:
-        folder: the site's cache.
-        path: of the ledger.
-        ledger: its random name; empty: it is not made yet, so any mark is another one's.
+        path: of a ledger that is not made yet.
+        cache: of the site; None: it is not looked at, and likewise `table`.
+        table: its manifest.
 
     Raises:
-        PrivacyError: the records are charged to another ledger, or the mark cannot be read.
+        PrivacyError: names the other ledger.
     """
-    mark = folder / MARK
+    if cache is not None:
+        _is_marked(cache / MARK, path)
+    if table is not None:
+        _is_marked_beside(table, path)
+
+
+def leave_marks(path: Path, ledger: str, cache: Path | None, table: Path | None) -> None:
+    """Leave a ledger's marks where they are not; beside the table only if its folder lets it.
+
+    Args:
+        path: of the ledger.
+        ledger: its random name.
+        cache: see `check_marks`.
+        table: likewise.
+
+    Raises:
+        PrivacyError: the records are charged to another ledger, or the mark in the cache cannot be
+            read or written.
+    """
+    mark = json.dumps({"ledger": ledger, "path": str(path)}).encode()
+    if cache is not None and not _is_marked(cache / MARK, path, ledger):
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            _put(cache / MARK, mark)
+        except OSError as error:
+            raise refuse(
+                f"{cache / MARK} cannot be written: {error}. Mend the folder's rights."
+            ) from error
+    if table is not None and not _is_marked_beside(table, path, ledger):
+        try:
+            _put(table_mark(table), mark)
+        except OSError as error:  # often for reading only: then the cache alone knows
+            log.info("no mark of the ledger is left beside %s: %s", table, error)
+
+
+def _is_marked(mark: Path, path: Path, ledger: str = "") -> bool:
+    """Return whether a ledger's mark is there; without a name, any mark is another one's."""
     try:
         values = json.loads(mark.read_text("utf-8"))
         other, place = values["ledger"], values["path"]
@@ -151,21 +222,12 @@ def check_mark(folder: Path, path: Path, ledger: str = "") -> bool:
     return True
 
 
-def leave_mark(folder: Path, path: Path, ledger: str) -> None:
-    """Leave the ledger's mark where the site's prepared records are, if it is not there.
-
-    Raises:
-        PrivacyError: as `check_mark`, or the mark cannot be written.
-    """
-    if check_mark(folder, path, ledger):
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _put(folder / MARK, json.dumps({"ledger": ledger, "path": str(path)}).encode())
-    except OSError as error:
-        raise refuse(
-            f"{folder / MARK} cannot be written: {error}. Mend the folder's rights."
-        ) from error
+def _is_marked_beside(table: Path, path: Path, ledger: str = "") -> bool:
+    mark = table_mark(table)
+    if mark.exists() and not os.access(mark, os.R_OK):
+        log.warning("%s is another account's: it is not known which ledger it names", mark)
+        return True
+    return _is_marked(mark, path, ledger)
 
 
 def write(path: Path, population: Population) -> None:

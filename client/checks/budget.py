@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cardionets_core.errors import PrivacyError
+from cardionets_core.privacy.population import found_mark, outgrown
 from cardionets_core.privacy_config import LARGE_EPSILON
 from client.checks.findings import Finding, error, ok, warning
+from client.memory import answered_heads
 
 if TYPE_CHECKING:
     from cardionets_core.data.dataset import SiteDataset
@@ -28,6 +31,17 @@ def no_budget(config: SiteConfig | None) -> Finding:
             cause="A private task is charged to a ledger before it begins.",
             next_step="Name a file as privacy.ledger, then run `cardionets-site budget init`.",
         )
+    mark = config and found_mark(Path(config.data.cache), Path(config.data.manifest))
+    if config is not None and mark and config.privacy.required is None:
+        return error(
+            "budget",
+            "unnamed",
+            f"privacy.ledger is not set, and {mark} names a ledger that pays for the records here.",
+            cause="Every task would be refused: private ones for want of a ledger, all others "
+            "because these patients were promised privacy.",
+            next_step="Set privacy.ledger to that one; privacy.required: false lets in tasks "
+            "without privacy, which no ledger covers.",
+        )
     return ok(
         "budget",
         "No privacy budget is set: this site takes part only in runs without differential privacy, "
@@ -47,7 +61,7 @@ def check_budget(config: SiteConfig, dataset: SiteDataset, plan: RunConfig) -> l
         plan: a run's default plan.
 
     Raises:
-        PrivacyError: the ledger cannot be used.
+        PrivacyError: the ledger cannot be used, or its delta is too large for the patients.
     """
     from cardionets_core.privacy.ledger import Ledger  # its accountant is slow to import
 
@@ -57,8 +71,13 @@ def check_budget(config: SiteConfig, dataset: SiteDataset, plan: RunConfig) -> l
         privacy,
         patients=patients,
         salt=config.data.salt,
+        answered=answered_heads(Path(config.data.cache) / "runs"),
         claim_folder=Path(config.data.cache),
+        table=Path(config.data.manifest),
     ) as ledger:
+        too_large = outgrown(ledger.path, ledger.delta)
+        if too_large:
+            raise PrivacyError("privacy_ledger", too_large)
         spent = ok("budget", _spent(ledger), "spent")
     found = [spent, *_declared(config, len(patients)), *_metrics(config, plan)]
     if privacy.is_large:

@@ -169,7 +169,7 @@ def attend(engine: FickleEngine) -> Attendance:
     def welcome(node: int, update: Update) -> None:
         attendance.nodes[update.site] = node
 
-    attendance.describe = lambda: Task(replace(HEADER, stage="handshake", action="describe"))
+    attendance.describe = lambda node: Task(replace(HEADER, stage="handshake", action="describe"))
     attendance.welcome = welcome
     return attendance
 

@@ -10,6 +10,7 @@ import pytest
 
 from cardionets_core.errors import SITE_ERROR_CODES, UPDATE_REFUSALS
 from cardionets_core.messages import Notice, TaskHeader, TrainPlan, Update
+from cardionets_core.privacy_config import PrivateTask
 
 PAGE = (Path(__file__).parents[2] / "docs" / "wire_protocol.md").read_text("utf-8")
 
@@ -28,7 +29,7 @@ def in_tables(text):
 @pytest.mark.parametrize(
     ("title", "kinds"),
     [
-        ("Server to site: a task", (TaskHeader, TrainPlan, Notice)),
+        ("Server to site: a task", (TaskHeader, TrainPlan, Notice, PrivateTask)),
         ("Site to server: an update", (Update,)),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import yaml
@@ -11,8 +12,10 @@ import yaml
 from cardionets_core.config_tree import build
 from cardionets_core.errors import PrivacyError
 from cardionets_core.model_config import ModelConfig
+from cardionets_core.privacy import population
 from cardionets_core.privacy.accounting import Charge, epsilon_prv, epsilon_rdp
 from cardionets_core.privacy.ledger import Ledger
+from cardionets_core.privacy_config import SitePrivacy
 from cardionets_core.run_config import CONF, compose, run_config_from
 from cardionets_core.site_config import load_site_config, write_yaml
 from client.checks.budget import check_budget, no_budget
@@ -111,6 +114,26 @@ def test_what_is_declared_is_held_against_the_records(found, changes, code, leve
 def test_a_ledger_that_is_not_there_is_told_with_the_next_step(found, tmp_path):
     with pytest.raises(PrivacyError, match="budget init"):
         found(ledger=str(tmp_path / "none.jsonl"))
+
+
+def test_patients_who_outgrow_delta_are_told_at_the_hospital(good_site, west, plan, tmp_path):
+    own = private(good_site, tmp_path, epsilon=8.0, delta=1 / 40)
+    check_budget(own, west[1], plan)  # 40 patients
+    ledger = Path(own.privacy.ledger)
+    known = population.read(ledger.with_name(f"{ledger.name}.patients"))
+    population.write(ledger, replace(known, digests=known.digests | {"0" * 32}))
+    with pytest.raises(PrivacyError, match=r"come to 41 patients.*Set privacy.delta to 0.0024"):
+        check_budget(own, west[1], plan)
+
+
+def test_records_of_a_ledger_that_the_yaml_does_not_name_are_told(west):
+    config, _ = west
+    with Ledger.read(config.privacy) as ledger:
+        cache, table = Path(config.data.cache), Path(config.data.manifest)
+        population.leave_marks(ledger.path, ledger.name, cache, table)
+    found = no_budget(replace(config, privacy=SitePrivacy()))
+    assert (found.level, found.code) == ("error", "unnamed") and "privacy_ledger.json" in found.what
+    assert no_budget(replace(config, privacy=SitePrivacy(required=False))).level == "ok"
 
 
 def test_a_site_that_demands_privacy_without_a_ledger_cannot_join(west):

@@ -148,7 +148,8 @@ def play_engine(sites, plan=lambda engine, look: None, *, nodes=None, greet=None
         engine, nodes or {n: 100 + i for i, n in enumerate("abc"[: len(sites)])}
     )
     if greet is not None:
-        attendance.describe = lambda: Task(replace(HEADER, stage="handshake", action="describe"))
+        greeting = Task(replace(HEADER, stage="handshake", action="describe"))
+        attendance.describe = lambda node: greeting
         attendance.welcome = lambda node, update: greet(attendance, node, update)
     updates, waited = [], []
     result = run_round(

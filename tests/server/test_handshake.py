@@ -15,6 +15,7 @@ from cardionets_core.errors import IncompleteError, RunError
 from cardionets_core.flower_compat import NodeInfo, stamp_message_id
 from cardionets_core.messages import Update, refusal, update_to_records
 from cardionets_core.model_config import ModelConfig
+from cardionets_core.privacy_config import PrivacyReport, PrivacyRequest
 from cardionets_core.run_config import RunConfig, StageConfig
 from server import mail
 from server.exchange import Run
@@ -194,6 +195,21 @@ def test_two_nodes_of_one_name_that_came_together_end_the_run_however_late():
 def test_a_second_node_of_the_name_of_an_enrolled_one_ends_a_run_that_has_not_begun():
     with pytest.raises(RunError, match="'a'"):
         unfolding([A, AGAIN, B], comes_late, min_sites=2, names={100: "a"})
+
+
+def test_a_node_that_is_registered_by_name_is_told_its_own_ledgers_head_and_no_other():
+    """Of the other one nobody knows whose it is: it finds its site's head among all of them."""
+    told = {
+        site: PrivacyReport(0.5, 1e-5, head * 64, 2, 8.0) for site, head in (("a", "1"), ("b", "2"))
+    }
+    config = replace(CONFIG, privacy=PrivacyRequest(mode="patient"))
+    answers = [replace(answer, privacy=told[answer.site]) for answer in (A, B)]
+    run = Run(Nodes(answers, names={100: "a"}), config, None, lambda record: None)
+    greet(run, RunState({}))
+    asked = {node: run.attendance.describe(node).header.privacy for node in (100, 101)}
+    assert asked[100].head == "1" * 64 and asked[100].heads == {}
+    assert asked[101].head == "" and len(asked[101].heads) == 2
+    assert asked[101].head_of(run="run-1", site="b") == "2" * 64
 
 
 def test_a_node_that_answers_two_greetings_is_one_site(monkeypatch):

@@ -20,8 +20,8 @@ from server.privacy import (
     judged_alike,
     keeps_to,
     knowing,
+    knowing_all,
     ledgers_of,
-    note_first,
     note_report,
     passes_of,
     private_task,
@@ -157,16 +157,31 @@ def test_a_restarted_server_knows_the_heads_of_the_rounds_that_were_saved():
     assert told_of({}, ["north"]) == {}
 
 
-def test_a_handshake_does_not_hide_that_a_ledger_was_put_back():
-    """It was put back by one entry, and charged for the handshake: it is as long as before."""
+def test_a_ledger_as_long_as_before_with_another_head_does_not_count_as_newer():
+    """It was put back by one entry, and charged again: no task that bore the head had that."""
     known = {"north": report(20, HEADS[0])}
-    note_first(known, "north", report(20, HEADS[1]))
-    note_first(known, "north", report(25, HEADS[2]))
+    note_report(known, "north", report(20, HEADS[1]))
     assert known["north"].head == HEADS[0]
-    saved = a_round("handshake", {"north": report(25, HEADS[2])})
-    assert ledgers_of([saved], known) == known
-    note_first(known, "hill", report(2, HEADS[1]))  # of which nothing was known
-    assert known["hill"].head == HEADS[1]
+    assert ledgers_of([a_round("handshake", {"north": report(20, HEADS[2])})], known) == known
+
+
+def test_a_budget_that_was_raised_without_a_charge_is_known():
+    known = {"north": report(20, HEADS[0])}
+    note_report(known, "north", replace(report(20, HEADS[0]), budget=9.0))
+    assert known["north"].budget == 9.0
+
+
+def test_a_handshake_bears_all_heads_and_no_name():
+    """A site finds its own; it is not told who else is, or was, in a run of this coordinator."""
+    known = {"north": report(2, HEADS[1]), "hill": report(3, HEADS[2])}
+    asked = knowing_all(task_header(run="run-7", privacy=ASKED), known).privacy
+    assert asked.head_of(run="run-7", site="north") == HEADS[1]
+    assert asked.head_of(run="run-7", site="hill") == HEADS[2]
+    assert asked.head_of(run="run-7", site="west") == ""
+    assert not any(name in word for name in known for word in asked.heads)
+    other = knowing_all(task_header(run="run-8", privacy=ASKED), known).privacy
+    assert not asked.heads.keys() & other.heads.keys()
+    assert knowing_all(task_header(), known) == task_header()
 
 
 def test_the_heads_of_other_runs_are_known(tmp_path):

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from cardionets_core.errors import ConfigError
 from cardionets_core.privacy.ledger import Ledger
+from cardionets_core.privacy.population import found_mark
 from cardionets_core.privacy_config import SitePrivacy
 from cardionets_core.site_config import load_site_config
+from client.memory import answered_heads
 from simulations.faults.small import NANO
-from simulations.hospitals import Hospital, read_hospitals
+from simulations.hospitals import Hospital, forget_ledgers, read_hospitals
 from simulations.ledgers import with_ledgers
 from simulations.run import simulate
 from simulations.settings import compose_run, compose_simulation
@@ -85,8 +88,17 @@ def test_a_private_simulation_is_so_from_its_ledger_to_its_report(finished):
 
 
 def test_each_simulation_begins_with_new_ledgers(finished, tmp_path):
-    """The one before has left its mark on the same virtual hospital."""
+    """The one before has left its marks on the same virtual hospital, and its answers."""
     output, _, hospital = finished
+    cache, table = Path(hospital.config.data.cache), Path(hospital.config.data.manifest)
+    others = cache / "runs" / "not-private" / "answer.sealed"
+    others.parent.mkdir()
+    others.write_bytes(b"0" * 64 + b'{"update": {"privacy": null}}\n')
+    forget_ledgers([hospital], tmp_path)  # which has not made it
+    assert found_mark(cache, table) and answered_heads(cache / "runs")
+    forget_ledgers([hospital], output / "hospitals")
+    assert found_mark(cache, table) is None and not answered_heads(cache / "runs")
+    assert list(cache.rglob("*answer.sealed")) == [others]
     (own,) = with_ledgers([hospital], tmp_path, epsilon=3.0, made=output / "hospitals")
     with Ledger.read(own.config.privacy) as ledger:
         assert ledger.charges == () and ledger.budget == 3.0

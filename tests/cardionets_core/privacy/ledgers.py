@@ -23,6 +23,7 @@ class Hospital:
     patients: tuple[str, ...] = PATIENTS
     salt: str = SALT
     cache: Path | None = None
+    table: Path | None = None
 
     @property
     def path(self):
@@ -30,16 +31,22 @@ class Hospital:
 
     def init(self):
         return init_ledger(
-            self.settings, patients=self.patients, salt=self.salt, claim_folder=self.cache
+            self.settings,
+            patients=self.patients,
+            salt=self.salt,
+            claim_folder=self.cache,
+            table=self.table,
         )
 
-    def opened(self, expect_head=""):
+    def opened(self, expect_head="", answered=()):
         return Ledger.opened(
             self.settings,
             patients=self.patients,
             salt=self.salt,
             expect_head=expect_head,
+            answered=answered,
             claim_folder=self.cache,
+            table=self.table,
         )
 
     def charged(self, number, charge=CHARGE):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import stat
 import time
 from dataclasses import replace
@@ -16,7 +17,8 @@ from cardionets_core.privacy import ledger as ledger_module
 from cardionets_core.privacy import ledger_file
 from cardionets_core.privacy.accounting import Charge, epsilon_prv, epsilon_rdp
 from cardionets_core.privacy.ledger import Ledger
-from tests.cardionets_core.privacy.ledgers import CHARGE, hospital, key
+from cardionets_core.privacy.population import outgrown
+from tests.cardionets_core.privacy.ledgers import CHARGE, PATIENTS, hospital, key
 
 
 @pytest.fixture
@@ -273,6 +275,15 @@ def test_a_ledger_put_back_from_an_older_backup_is_found_by_its_mirrored_head(no
         assert ledger.head == newest
 
 
+def test_a_ledger_put_back_is_found_by_an_answer_that_the_site_has_kept(north, tmp_path):
+    older, head = north.copied(tmp_path / "backup"), north.charged(4)
+    with refused(match="lacks an entry that a kept answer of this site bears.*stands nowhere else"):
+        with older.opened(answered=[head]):
+            pass
+    with north.opened(answered=[head]) as ledger:
+        assert ledger.head == head
+
+
 def test_an_older_head_of_the_coordinator_is_an_ancestor(north):
     with north.opened() as ledger:
         head = ledger.head
@@ -296,6 +307,29 @@ def test_the_yaml_may_not_allow_more_than_was_recorded(north):
         north.having(epsilon=9.0).count()
     with refused(match=r"privacy.delta is 2e-05, but .* was made for 1e-05. Lower privacy.delta.$"):
         north.having(delta=2e-5).count()
+
+
+def test_patients_who_outgrow_delta_are_told_of_and_no_task_shows_it(tmp_path):
+    """40 patients at delta 1/50; eleven join, and later all but them leave."""
+    north = hospital(tmp_path).having(delta=1 / 50)
+    north.init()
+    fifty = replace(north, patients=tuple(f"p{n}" for n in range(50)))
+    fifty.charged(1)
+    assert outgrown(north.path, 1 / 50) == ""
+    joined = replace(north, patients=tuple(f"p{n}" for n in range(51)))
+    joined.charged(2)  # a coordinator that watched for the refusal would have counted them
+    said = r"delta is 0.02, and the ledger has come to 51 patients.*Set .* to 0.002 "
+    assert re.search(said, outgrown(north.path, 1 / 50))
+    replace(north, patients=PATIENTS[20:]).charged(3)
+    assert "51 patients" in outgrown(north.path, 1 / 50)  # it pays for those who left, too
+    assert outgrown(north.path, 0.002) == ""
+
+
+def test_a_declared_number_that_outgrows_delta_is_refused(tmp_path):
+    north = hospital(tmp_path).having(delta=1 / 50)
+    north.init()
+    with pytest.raises(ValueError, match=r"privacy.delta is 0.02; .* at most 1 / patients"):
+        north.having(patients=51)
 
 
 def test_the_yaml_may_allow_less(north):

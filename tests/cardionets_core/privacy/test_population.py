@@ -48,6 +48,67 @@ def test_a_second_ledger_in_another_folder_is_found_by_its_mark(north, tmp_path)
     assert not list(second.path.parent.iterdir())
 
 
+@pytest.fixture
+def east(tmp_path):
+    """A hospital whose table lies in a folder of its own, and that has a ledger."""
+    (tmp_path / "data").mkdir()
+    table = tmp_path / "data" / "manifest.csv"
+    table.write_text("patient_id\n")
+    made = replace(hospital(tmp_path / "of-east"), cache=tmp_path / "cache-east", table=table)
+    made.init()
+    return made
+
+
+def test_the_same_table_with_another_cache_and_another_folder_of_ledgers_is_found(east, tmp_path):
+    second = replace(hospital(tmp_path / "elsewhere"), cache=tmp_path / "other", table=east.table)
+    said = r".manifest.csv.privacy_ledger.json: the records here are charged to another ledger"
+    with refused(said):
+        second.init()
+    assert not list(second.path.parent.iterdir())
+    replace(second, table=None).init()  # made by a version that left no mark there
+    with refused(said):
+        second.charged(1)
+    table = east.table.with_name("of_children.csv")
+    third = replace(hospital(tmp_path / "third"), cache=tmp_path / "third-cache", table=table)
+    third.init()  # another table of that folder
+    assert third.charged(1) and east.charged(1)
+
+
+def test_a_mark_beside_the_table_is_left_as_far_as_that_can_be(east, monkeypatch):
+    """A folder for reading only, or a full disk of the records, stops no task."""
+    mark = population.table_mark(east.table)
+    mark.unlink()
+    put = population._put
+
+    def none_beside_the_table(path, data):
+        if path == mark:
+            raise PermissionError("read-only file system")
+        put(path, data)
+
+    monkeypatch.setattr(population, "_put", none_beside_the_table)
+    east.charged(1)
+    assert not mark.exists()
+    monkeypatch.setattr(population, "_put", put)
+    east.charged(2)
+    assert mark.exists() and population.found_mark(east.cache, east.table)
+
+
+def test_a_mark_that_is_another_accounts_stops_no_task(east, monkeypatch):
+    mark = population.table_mark(east.table)
+    mark.write_text("{")  # which nobody here may read
+    monkeypatch.setattr(population.os, "access", lambda path, mode: path != mark)
+    assert east.charged(1)
+
+
+def test_a_site_finds_a_mark_in_either_place(east):
+    cache = east.cache / population.MARK
+    assert population.found_mark(east.cache, east.table) == cache
+    cache.unlink()
+    assert population.found_mark(east.cache, east.table) == population.table_mark(east.table)
+    population.table_mark(east.table).unlink()
+    assert population.found_mark(east.cache, east.table) is None
+
+
 def test_the_same_records_with_another_ledger_are_refused(north, tmp_path):
     other = hospital(tmp_path / "elsewhere")
     other.init()

@@ -1,0 +1,36 @@
+"""What the sites' refusals mean for a run that ends for want of sites, and what helps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cardionets_core.errors import SITE_ERROR_CODES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SPENT = "privacy_spent"
+
+RESUME = "The run can be resumed from its last round."
+
+SPENT_WAYS = (
+    "To resume alone does not help: the same round would be refused again. The hospital alone can "
+    "raise its budget (`cardionets-site budget raise`, then privacy.epsilon in its YAML); then "
+    "resume. Or submit another run: one that costs less (fewer rounds or steps, a smaller rate, "
+    "more noise), or with a lower min_sites; start.checkpoint takes this run's weights over."
+)
+
+
+def next_steps(refused: Mapping[str, str], otherwise: str = RESUME) -> str:
+    """Return what the codes of the sites' own refusals say, site by site, and what to do.
+
+    Args:
+        refused: site -> code; codes that are not a site's own are left out.
+        otherwise: what to do where no privacy budget is spent.
+    """
+    said = [
+        f"{site}: {SITE_ERROR_CODES[code]}."
+        for site, code in sorted(refused.items())
+        if code in SITE_ERROR_CODES
+    ]
+    return " ".join([*said, SPENT_WAYS if SPENT in refused.values() else otherwise])
