@@ -15,10 +15,9 @@ from rich.text import Text
 
 from cardionets_core.cli import told_plainly
 from cardionets_core.errors import ConfigError
-from cardionets_core.site_config import load_site_config
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from rich.console import RenderableType
 
@@ -30,7 +29,7 @@ console = Console()
 if not console.is_terminal:
     console = Console(width=140)  # a log file has no edge, and ten columns need room
 
-USUAL_EPSILON, USUAL_BATCH, USUAL_EPOCHS = 8.0, 256, 50.0
+USUAL_BATCH, USUAL_EPOCHS = 256, 50.0
 
 FEW = (9, 3)
 """Numbers of phenotypes and diseases of which an evaluation's errors are told beside the run's."""
@@ -48,9 +47,6 @@ class _Asked:
 
     run: tuple[str, ...]
     stages: tuple[str, ...]
-    patients: int | None
-    epsilon: float | None
-    delta: float | None
     batch: int | None
     epochs: float | None
     releases: bool
@@ -113,13 +109,14 @@ def plan(
     plot: Annotated[Path, typer.Option(help="The picture to write.")] = Path("budget_plan.png"),
 ) -> None:
     """Say how much noise a training needs for a budget, and draw what it spends."""
-    asked = _Asked(
-        tuple(run or ()), tuple(stage or ()), patients, epsilon, delta, batch, epochs, releases
-    )
+    from client.budget_allowance import BudgetAsked, allowance
+
+    asked = _Asked(tuple(run or ()), tuple(stage or ()), batch, epochs, releases)
+    budget = BudgetAsked(patients, epsilon, delta)
     with told_plainly(), console.status("planning") as status:
         if not (math.isfinite(weights) and weights >= 0):
             raise ConfigError(f"--weights is {weights}; name a number, for instance 5e6.")
-        found = _found(asked, _allowed(asked, config, overrides or ()))
+        found = _found(asked, allowance(budget, config, overrides or ()))
         status.update("planning: the tighter accountant")
         lines = _lines(found, releases=releases)
         console.print(_table(found, round(weights)), *(Text(line) for line in lines), sep="\n")
@@ -129,72 +126,6 @@ def plan(
 
 
 # ------------------------------------------------------------------------------- what is planned
-
-
-def _allowed(asked: _Asked, config: Path | None, overrides: Sequence[str]) -> Allowance:
-    """Return what may be spent: of the flags, or of a site and at most what it allows."""
-    from cardionets_core.privacy.noise_plan import usual_delta
-    from cardionets_core.privacy.planning import Allowance
-
-    if config is not None:
-        return _at_most(_of_site(config, overrides), asked)
-    if asked.patients is None:
-        raise ConfigError("A plan needs --patients, or --config of a site that declares them.")
-    return Allowance(
-        patients=asked.patients,
-        epsilon=USUAL_EPSILON if asked.epsilon is None else asked.epsilon,
-        delta=usual_delta(asked.patients) if asked.delta is None else asked.delta,
-    )
-
-
-def _of_site(config: Path, overrides: Sequence[str]) -> Allowance:
-    """Return what a site allows; a ledger that is not made yet holds nothing."""
-    from cardionets_core.privacy.ledger import Ledger
-    from cardionets_core.privacy.plan import EVERYTHING
-    from cardionets_core.privacy.planning import Allowance
-
-    settings = load_site_config(config, overrides).privacy
-    own = Allowance(
-        patients=settings.patients,
-        epsilon=settings.epsilon,
-        delta=settings.delta,
-        modalities=settings.modalities or EVERYTHING,
-        max_rate=settings.max_rate,
-        min_noise=settings.min_noise,
-    )
-    if not (settings.ledger and Path(settings.ledger).exists()):
-        return own
-    with Ledger.read(settings) as ledger:
-        if ledger.budget > ledger.recorded:
-            raise ConfigError(
-                f"privacy.epsilon is {ledger.budget:g}, but {ledger.path} records "
-                f"{ledger.recorded:g}: every private task is refused. Lower privacy.epsilon, or "
-                "record it with `cardionets-site budget raise`; then plan."
-            )
-        return replace(own, spent=ledger.charges)
-
-
-def _at_most(site: Allowance, asked: _Asked) -> Allowance:
-    """Return what a site allows, or less of it, as was asked.
-
-    Raises:
-        ConfigError: more was asked than the site allows.
-    """
-    for name, typed, own in (
-        ("epsilon", asked.epsilon, site.epsilon),
-        ("delta", asked.delta, site.delta),
-    ):
-        if typed is not None and typed > own:
-            raise ConfigError(
-                f"--{name} {typed:g} is above the site's privacy.{name} {own:g}, and its ledger "
-                f"would refuse what is planned. Plan for {own:g} or less, or without --config."
-            )
-    patients = site.patients if asked.patients is None else asked.patients
-    if patients < 1:
-        raise ConfigError("The site declares no patients; set privacy.patients, or --patients.")
-    epsilon = site.epsilon if asked.epsilon is None else asked.epsilon
-    delta = site.delta if asked.delta is None else asked.delta
-    return replace(site, patients=patients, epsilon=epsilon, delta=delta)
 
 
 def _found(asked: _Asked, allowed: Allowance) -> _Found:

@@ -1,0 +1,96 @@
+"""What a noise plan may spend: as a person typed it, or as a site's YAML and ledger have it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cardionets_core.errors import ConfigError
+from cardionets_core.privacy.ledger import Ledger
+from cardionets_core.privacy.noise_plan import usual_delta
+from cardionets_core.privacy.plan import EVERYTHING
+from cardionets_core.privacy.planning import Allowance
+from cardionets_core.site_config import load_site_config
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+USUAL_EPSILON = 8.0
+
+
+@dataclass(frozen=True)
+class BudgetAsked:
+    """What a person typed of a budget; None where nothing was."""
+
+    patients: int | None
+    epsilon: float | None
+    delta: float | None
+
+
+def allowance(asked: BudgetAsked, config: Path | None, overrides: Sequence[str]) -> Allowance:
+    """Return what may be spent: of the flags, or of a site and at most what it allows.
+
+    Args:
+        asked: what a person typed.
+        config: YAML of a site, or None.
+        overrides: Hydra overrides of it.
+
+    Raises:
+        ConfigError: nobody says how many patients, or more is asked than the site allows.
+    """
+    if config is not None:
+        return _at_most(_of_site(config, overrides), asked)
+    if asked.patients is None:
+        raise ConfigError("A plan needs --patients, or --config of a site that declares them.")
+    return Allowance(
+        patients=asked.patients,
+        epsilon=USUAL_EPSILON if asked.epsilon is None else asked.epsilon,
+        delta=usual_delta(asked.patients) if asked.delta is None else asked.delta,
+    )
+
+
+def _of_site(config: Path, overrides: Sequence[str]) -> Allowance:
+    """Return what a site allows; a ledger that is not made yet holds nothing."""
+    settings = load_site_config(config, overrides).privacy
+    own = Allowance(
+        patients=settings.patients,
+        epsilon=settings.epsilon,
+        delta=settings.delta,
+        modalities=settings.modalities or EVERYTHING,
+        max_rate=settings.max_rate,
+        min_noise=settings.min_noise,
+    )
+    if not (settings.ledger and Path(settings.ledger).exists()):
+        return own
+    with Ledger.read(settings) as ledger:
+        if ledger.budget > ledger.recorded:
+            raise ConfigError(
+                f"privacy.epsilon is {ledger.budget:g}, but {ledger.path} records "
+                f"{ledger.recorded:g}: every private task is refused. Lower privacy.epsilon, or "
+                "record it with `cardionets-site budget raise`; then plan."
+            )
+        return replace(own, spent=ledger.charges)
+
+
+def _at_most(site: Allowance, asked: BudgetAsked) -> Allowance:
+    """Return what a site allows, or less of it, as was asked.
+
+    Raises:
+        ConfigError: more was asked than the site allows.
+    """
+    for name, typed, own in (
+        ("epsilon", asked.epsilon, site.epsilon),
+        ("delta", asked.delta, site.delta),
+    ):
+        if typed is not None and typed > own:
+            raise ConfigError(
+                f"--{name} {typed:g} is above the site's privacy.{name} {own:g}, and its ledger "
+                f"would refuse what is planned. Plan for {own:g} or less, or without --config."
+            )
+    patients = site.patients if asked.patients is None else asked.patients
+    if patients < 1:
+        raise ConfigError("The site declares no patients; set privacy.patients, or --patients.")
+    epsilon = site.epsilon if asked.epsilon is None else asked.epsilon
+    delta = site.delta if asked.delta is None else asked.delta
+    return replace(site, patients=patients, epsilon=epsilon, delta=delta)
