@@ -62,6 +62,7 @@ def init(config: Config, overrides: Overrides = None) -> None:
             patients=patients,
             salt=site.data.salt,
             claim_folder=Path(site.data.cache),
+            table=Path(site.data.manifest),
         )
     lines = (
         ("ledger", f"{settings.ledger} (with .head and .patients)"),
@@ -145,6 +146,7 @@ def _patients(site: SiteConfig) -> list[str]:
 
 
 def _shown(ledger: Ledger) -> RenderableType:
+    from cardionets_core.privacy.population import outgrown
     from cardionets_core.privacy.schedule import quoted
 
     spent = ledger.epsilon()
@@ -167,6 +169,9 @@ def _shown(ledger: Ledger) -> RenderableType:
         )
     if max(ledger.budget, spent) >= LARGE_EPSILON:
         lines.append(Text(f"From epsilon {LARGE_EPSILON:g} on nothing is said of who took part."))
+    too_large = outgrown(ledger.path, ledger.delta)
+    if too_large:
+        lines.append(Text(too_large, style="red"))
     if ledger.budget > ledger.recorded:
         lines.append(Text(_above_recorded(ledger), style="red"))
     newest = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(ledger.written))

@@ -40,6 +40,15 @@ def test_show_tells_what_is_counted_by_run_and_stage(site):
     assert "4 entries" in said
 
 
+def test_patients_who_outgrow_delta_are_shown(tmp_path):
+    """A task goes by the declared number; here 20 are declared, and 30 are in the table."""
+    site = hospital(tmp_path, patients=20, delta=1 / 30)
+    typed("init", "--config", site)
+    assert "publishing one whole" not in typed("show", "--config", site)[1]
+    said = typed("show", "--config", site, "privacy.delta=0.034")[1]
+    assert "the ledger has come to 30 patients" in said and "Set privacy.delta to 0.0033" in said
+
+
 def test_an_untouched_ledger_shows_that_nothing_is_spent(site):
     typed("init", "--config", site)
     assert "nothing is charged yet" in typed("show", "--config", site)[1]
