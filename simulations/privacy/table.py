@@ -60,17 +60,17 @@ SECTIONS: dict[str, Section] = {
         90,
     ),
     "attacks": Section(
-        "Attacks on a released model",
+        "Attacks on a released model, and copies by a generator",
         "simulations.privacy.figures_attacks:attacks",
-        270,
+        300,
     ),
     "ledger": Section(
-        "Ledger: crashes",
+        "Ledger: crashes of it and of a site in a private round",
         "simulations.privacy.figures_parts:ledger",
-        120,
+        150,
     ),
     "engines": Section(
-        "Engines: time and memory",
+        "Engines: agreement, time and memory",
         "simulations.privacy.figures_parts:engines",
         270,
     ),
@@ -82,7 +82,7 @@ SECTIONS: dict[str, Section] = {
     "utility": Section(
         "Utility: what noise costs in accuracy",
         "simulations.privacy.figures_parts:utility",
-        480,
+        420,
     ),
 }
 """Name -> section; all limits together are the most that the table takes: 25 minutes."""
