@@ -13,6 +13,7 @@ error and no privacy. `require_agreement` compares the whole with one patient at
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -104,7 +105,7 @@ def require_agreement(model: CardioNet, objective: Objective, trains: Sequence[s
 
 
 def _length(sums: Sums) -> float:
-    return sum(float(v.square().sum()) for v in sums.values()) ** 0.5
+    return math.sqrt(sum(float(v.square().sum()) for v in sums.values()))
 
 
 @dataclass(frozen=True)
