@@ -288,6 +288,7 @@ def _plan(overrides: list[str]) -> RunConfig:
     from cardionets_core.privacy.plan import check_private_plan
     from cardionets_core.training.stages import check_plan
     from server.central import check_central_plan
+    from server.start import pinned
 
     values = compose("run", overrides, package=CONF)
     values["name"] = values["name"] or time.strftime("run-%Y%m%d-%H%M%S")
@@ -296,7 +297,7 @@ def _plan(overrides: list[str]) -> RunConfig:
     check_private_plan(config)
     check_central_plan(config)
     check_local_parts(config)
-    return config
+    return pinned(config)
 
 
 def _tls(certificate: Path | None, key: Path | None, authority: Path | None) -> ServerTls | None:

@@ -14,6 +14,7 @@ from cardionets_core.runtime import versions
 from cardionets_core.vocabulary import PHENOTYPE_BY_NAME
 from server.privacy import card_lines, spent_by_site
 from server.quotes import schedule_of, warnings_of
+from server.start import start_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,6 +58,7 @@ def summarise_run(
         "machine": {"platform": platform.platform(), "cpus": os.cpu_count()},
         "seconds": round(seconds, 1),
         "strategy": {"name": config.strategy.name, "options": config.strategy.numbers()},
+        "start": start_of(config),
         "privacy": _privacy(config, state),
         "stages": [_stage(name, state) for name in config.stages],
         "sites": {name: _site(name, state) for name in sorted(state.sites)},
@@ -131,11 +133,24 @@ and a synthetic four-chamber cine.
 - Cine: {cine.size_px} px of {cine.pixel_mm:g} mm, {cine.phases} phases.
 - Stages: {", ".join(config.stages)}. Seed {config.seed}. Config SHA-256 `{summary["config_hash"]}`.
 - Weights SHA-256 `{summary["weights_sha256"]}`.
+- {start_line(config)}
 {card_lines(config, summary["privacy"]["sites"])}
 {memorisation_line(summary["metrics"], private=config.privacy.is_on)}
 - Held-out results with 95 % intervals: `summary.json`, key `metrics`.
 - Versions: {", ".join(f"{k} {v}" for k, v in summary["versions"].items())}.
 """
+
+
+def start_line(config: RunConfig) -> str:
+    """Return the model card's line on the weights that the run began with."""
+    start = config.start
+    if not start.is_on:
+        return "Began with random weights."
+    virtual = ", of a run on virtual hearts in part" if start.virtual else ""
+    return (
+        f"Began with {', '.join(start.parts)} of the weights with SHA-256\n  `{start.sha256}`"
+        f"{virtual}. What is said of privacy here does not cover who trained those."
+    )
 
 
 def memorisation_line(metrics: Mapping[str, Any], *, private: bool = False) -> str:
