@@ -249,13 +249,11 @@ def _handed(found: _Found, asked: _Asked) -> str:
     """Return what the coordinator is to type so that the run costs what was planned."""
     from cardionets_core.privacy.planning import run_words
 
-    words = [*run_words(asked.run), "privacy.mode=patient", f"privacy.noise={found.noise:g}"]
+    words = [*run_words(asked.run), "privacy.mode=patient", f"privacy.noise={found.noise}"]
     if asked.run and not asked.stages:
         return f"cardionets-coordinator run {shlex.join(words)}"
     rates = [
-        f"privacy.rate={s.rate:.6g}"
-        if s.name == ALONE
-        else f"privacy.stages.{s.name}.rate={s.rate:.6g}"
+        f"privacy.rate={s.rate}" if s.name == ALONE else f"privacy.stages.{s.name}.rate={s.rate}"
         for s in found.plan.stages
     ]
     steps = ", ".join(f"{s.name} {s.steps:,}" for s in found.plan.stages)
