@@ -203,5 +203,6 @@ def _apart(hearts: Batch, plan: RunConfig) -> str:
     between = float(np.median(nearest_distance(real[HALF : 2 * HALF], [real[:HALF]])))
     return (
         f", where real hearts of the other half lie at {between:.2f}. No target: a generator of so "
-        "few patients draws noise, and which half that resembles is chance"
+        "few patients draws noise, and which half that resembles is chance, for all of its cines "
+        "at once (the interval takes them as independent)"
     )
