@@ -87,6 +87,8 @@ def _quote_line(site: str, quote: Mapping[str, Any]) -> str:
     line += f" of {quote['budget']:g}, {quote['left']:.2f} not yet used"
     if cost.rdp > quote["budget"]:
         return f"{line}. It costs more than the site's whole budget: rounds will be refused"
+    if not quote["spent_by_others"]:
+        return f"{line}. It fits: nothing else has been charged"
     if cost.rdp > quote["left"]:
         return f"{line}. It may not fit: a round that does not is refused"
     return line

@@ -6,6 +6,7 @@ each ledger says of itself. docs/privacy.md, Ledger.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from cardionets_core.privacy.accounting import epsilon_rdp
@@ -55,9 +56,13 @@ def site_quote(
         report: what its ledger said last.
     """
     quote = quoted(planned_charges(config, record.modalities), report.delta)
+    greeted = [p.charge for p in planned(config, record.modalities) if p.stage == "handshake"]
+    # Epsilons do not add up. Of a ledger that holds nothing else, the whole schedule is known.
+    alone = math.isclose(report.epsilon, epsilon_rdp(greeted, report.delta), rel_tol=1e-6)
     told = {"budget": report.budget, "left": report.left} if report.budget else {}
     patients = record.counts.get("patients", 0)
-    return {"patients": patients, **_values(quote), "spent": report.epsilon, **told}
+    values = {"patients": patients, **_values(quote)}
+    return values | {"spent": report.epsilon, "spent_by_others": not alone} | told
 
 
 def quotes_of(config: RunConfig, updates: Mapping[str, Update]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from cardionets_core.messages import Update, update_from_records, update_to_records
 from cardionets_core.privacy.accounting import Charge, epsilon_rdp
-from cardionets_core.privacy.plan import EVERYTHING, planned_charges
+from cardionets_core.privacy.plan import EVERYTHING, planned, planned_charges
 from cardionets_core.privacy.schedule import quoted
 from cardionets_core.privacy_config import PrivacyReport
 from cardionets_core.run_config import CONF, compose, run_config_from
@@ -88,6 +88,15 @@ def test_a_site_that_the_schedule_does_not_fit_is_pointed_out(changes, says):
     (line, *_) = quote_lines(quotes_of(plan(), {"north": described("north", **changes)}))
     assert line.startswith("privacy north: 5,000 patients declared; the schedule costs epsilon ")
     assert says in line and ("fit" in says or line.endswith(says))
+
+
+def test_of_a_ledger_that_holds_the_handshake_alone_it_is_known_that_the_schedule_fits():
+    """The handshake is part of the schedule: it is not to be counted twice."""
+    greeted = [p.charge for p in planned(plan(), OFFERS) if p.stage == "handshake"]
+    whole = epsilon_rdp(planned_charges(plan(), OFFERS), 1e-5)
+    fresh = described("north", epsilon=epsilon_rdp(greeted, 1e-5), budget=whole + 0.01)
+    (line, *_) = quote_lines(quotes_of(plan(), {"north": fresh}))
+    assert fresh.privacy.left < whole and line.endswith("It fits: nothing else has been charged")
 
 
 def test_whoever_follows_a_run_sees_it():
