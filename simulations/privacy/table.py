@@ -62,12 +62,12 @@ SECTIONS: dict[str, Section] = {
     "attacks": Section(
         "Attacks on a released model, and copies by a generator",
         "simulations.privacy.figures_attacks:attacks",
-        300,
+        360,
     ),
     "ledger": Section(
         "Ledger: crashes of it and of a site in a private round",
         "simulations.privacy.figures_parts:ledger",
-        150,
+        90,
     ),
     "engines": Section(
         "Engines: agreement, time and memory",
