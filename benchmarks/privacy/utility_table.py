@@ -13,6 +13,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from simulations.privacy.drawings import draw_utility
+
 Row = dict[str, Any]
 
 COMMITTED = Path(__file__).with_name("utility.json")
@@ -75,9 +77,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", type=Path, nargs="*", default=[COMMITTED])
     parser.add_argument("--merged", type=Path, help="Write all rows here.")
+    parser.add_argument("--picture", type=Path, help="Draw them into this SVG.")
     given = parser.parse_args()
     rows = merged(given.files)
     print(HEAD, "|" + "---|" * HEAD.count(" | ") + "---|", *map(line, rows), sep="\n")
+    if given.picture:
+        given.picture.write_bytes(draw_utility(rows))
     if given.merged:
         given.merged.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 

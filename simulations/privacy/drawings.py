@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 FEWEST = 5e-3
 """Left edge of the false alarms: a smaller share is less than one of the attacked patients."""
 
-COLUMNS = 3
-MARKS, DASHES = "osD^v", ("-", "--", ":", "-.", (0, (1, 3)))
-"""Of the numbers of patients, in their order."""
+COLUMNS = 4
 
 
 def draw_attacks(attacks: Mapping[str, tuple[NDArray[np.float64], NDArray[np.bool_]]]) -> bytes:
@@ -56,46 +54,46 @@ def shares_found(
 
 
 def draw_utility(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Draw each stage's metric against epsilon, a line for each way to train it and size.
+    """Draw metric against epsilon: a panel per stage and number of patients, a line per lever.
 
     Args:
-        rows: of benchmarks/privacy/utility.py: `stage`, `lever`, `patients`, `metric`, `start` and
-            `values` (epsilon as text -> metric).
+        rows: of benchmarks/privacy/utility.py: `stage`, `lever`, `patients`, `metric`, `start`,
+            `batch_factor` and `values` (epsilon as text -> metric). Enlarged batches are left out.
     """
-    stages = list(dict.fromkeys((r["stage"], r["metric"].split(",")[0]) for r in rows))
-    height = -(-len(stages) // COLUMNS)
+    drawn = [r for r in rows if r["batch_factor"] == 1]
+    panels = list(dict.fromkeys((r["stage"], r["patients"]) for r in drawn))
+    levers = list(dict.fromkeys(r["lever"] for r in drawn))
+    height = -(-len(panels) // COLUMNS)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(3.4 * COLUMNS, 3.3 * height), layout="constrained")
-        panels = figure.subplots(height, COLUMNS, squeeze=False).ravel()
-        for axes, stage in zip(panels, stages, strict=False):
-            _stage(axes, stage, [r for r in rows if r["stage"] == stage[0]])
-        for axes in panels[len(stages) :]:
+        figure = Figure(figsize=(2.9 * COLUMNS, 2.7 * height), layout="constrained")
+        places = figure.subplots(height, COLUMNS, squeeze=False).ravel()
+        for axes, panel in zip(places, panels, strict=False):
+            _panel(axes, [r for r in drawn if (r["stage"], r["patients"]) == panel], levers)
+            axes.set_ylim(*_limits([r for r in drawn if r["stage"] == panel[0]]))
+        for axes in places[len(panels) :]:
             axes.set_axis_off()
         return svg(figure)
 
 
-def _stage(axes: Axes, stage: tuple[str, str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Draw one stage: the start, then epsilon from the smallest to none (inf)."""
+def _limits(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    """Return the range of a stage's metric, the same in each of its panels."""
+    values = [v for r in rows for v in (r["start"], *r["values"].values())]
+    margin = 0.06 * (max(values) - min(values))
+    return min(values) - margin, max(values) + margin
+
+
+def _panel(axes: Axes, rows: Sequence[Mapping[str, Any]], levers: Sequence[str]) -> None:
+    """Draw one stage at one number of patients: the start, then epsilon from 1 to none (inf)."""
     epsilons = sorted({float(e) for r in rows for e in r["values"]})
     places = ["start", *(f"{e:g}" for e in epsilons)]
-    levers = list(dict.fromkeys(r["lever"] for r in rows))
-    sizes = list(dict.fromkeys(r["patients"] for r in rows))
     for row in rows:
-        size = sizes.index(row["patients"]) % len(DASHES)
-        colour, mark = SERIES[levers.index(row["lever"])], MARKS[size]
+        colour = SERIES[levers.index(row["lever"]) % len(SERIES)]
         values = [row["values"].get(str(e), np.nan) for e in epsilons]
         # Not joined to the line: from the start to epsilon 1 there is no path.
-        axes.plot(places[:1], [row["start"]], mark, color=colour, markersize=4, fillstyle="none")
-        axes.plot(
-            places[1:],
-            values,
-            color=colour,
-            marker=mark,
-            linestyle=DASHES[size],
-            markersize=4,
-            linewidth=1.3,
-            label=f"{row['lever']}, {row['patients']} patients",
-        )
-    axes.set_title(f"{stage[0]}: {stage[1]}", color=INK)
+        axes.plot(places[:1], [row["start"]], "o", color=colour, markersize=4, fillstyle="none")
+        axes.plot(places[1:], values, "o-", color=colour, markersize=4, label=row["lever"])
+    first = rows[0]
+    axes.set_title(f"{first['stage']}, {first['patients']} patients", color=INK)
+    axes.set_ylabel(first["metric"].split(",")[0])
     axes.set_xlabel("Epsilon")
     axes.legend(fontsize=7)

@@ -29,18 +29,27 @@ def test_a_picture_is_kept_with_what_it_shows(tmp_path):
     assert kept(tmp_path / "no section drew here") == []
 
 
-def test_each_stage_of_the_utility_table_has_a_panel_and_each_row_a_line():
-    row = {"lever": "head", "patients": "500", "metric": "mean R2, main phenotypes", "start": 0.1}
-    values = {"inf": 0.3, "8.0": 0.2}
+def test_stages_have_panels_for_numbers_of_patients_and_levers_have_lines():
+    row = {
+        "lever": "head",
+        "patients": "500",
+        "metric": "mean R2, main phenotypes",
+        "start": 0.1,
+        "batch_factor": 1,
+        "values": {"inf": 0.3, "8.0": 0.2},
+    }
     rows = [
-        row | {"stage": "phenotypes", "values": values},
+        row | {"stage": "phenotypes"},
         row | {"stage": "phenotypes", "lever": "public", "values": {"inf": 0.4}},
-        row | {"stage": "diseases", "metric": "mean AUROC, 9 diseases", "values": values},
+        row | {"stage": "phenotypes", "patients": "2000"},
+        row | {"stage": "phenotypes", "patients": "2000", "lever": "left out", "batch_factor": 2},
+        row | {"stage": "diseases", "metric": "mean AUROC, 9 diseases"},
     ]
     words = draw_utility(rows).decode()
-    for title in ("phenotypes: mean R2", "diseases: mean AUROC", "public, 500 patients"):
-        assert f"<!-- {title} -->" in words
-    assert words.count("<!-- inf -->") == 2
+    titles = ("phenotypes, 500 patients", "phenotypes, 2000 patients", "diseases, 500 patients")
+    for text in (*titles, "mean R2", "mean AUROC", "public"):
+        assert f"<!-- {text} -->" in words
+    assert words.count("<!-- inf -->") == 3 and "left out" not in words
 
 
 @pytest.mark.parametrize("words", ["epsilon 3", "clipped, not noised"])
