@@ -21,6 +21,15 @@ SPENT_WAYS = (
 )
 
 
+PLAN = "privacy_plan"
+
+PLAN_WAYS = (
+    "To resume does not help: the same would be asked again. Submit a plan that these sites allow; "
+    "each site's log says what it does not. A plan with privacy.mode=none asks for no privacy at "
+    "all (plan=private does), and sites have least noise, largest rates and budgets of their own."
+)
+
+
 def next_steps(refused: Mapping[str, str], otherwise: str = RESUME) -> str:
     """Return what the codes of the sites' own refusals say, site by site, and what to do.
 
@@ -33,4 +42,6 @@ def next_steps(refused: Mapping[str, str], otherwise: str = RESUME) -> str:
         for site, code in sorted(refused.items())
         if code in SITE_ERROR_CODES
     ]
-    return " ".join([*said, SPENT_WAYS if SPENT in refused.values() else otherwise])
+    codes = set(refused.values())
+    ways = SPENT_WAYS if SPENT in codes else PLAN_WAYS if PLAN in codes else otherwise
+    return " ".join([*said, ways])

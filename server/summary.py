@@ -1,4 +1,4 @@
-"""summary.json and the model card: what a run says of itself (keys: docs/summary.md)."""
+"""summary.json: what a run says of itself (keys: docs/summary.md)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from cardionets_core.checkpoint import read_info
 from cardionets_core.config_tree import digest, to_mapping
 from cardionets_core.errors import CheckpointError
 from cardionets_core.runtime import versions
-from cardionets_core.vocabulary import PHENOTYPE_BY_NAME
-from server.privacy import card_lines, spent_by_site
+from server.model_card import model_card
+from server.privacy import spent_by_site
 from server.quotes import schedule_of, warnings_of
 from server.start import start_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from cardionets_core.run_config import RunConfig
@@ -54,6 +53,7 @@ def summarise_run(
         "config_hash": digest(config),
         "weights_sha256": _weights(folder),
         "preset": config.model.preset,
+        "virtual": config.virtual,
         "versions": versions(),
         "machine": {"platform": platform.platform(), "cpus": os.cpu_count()},
         "seconds": round(seconds, 1),
@@ -105,76 +105,3 @@ def _site(name: str, state: RunState) -> dict[str, Any]:
         "bytes_down": sum(r["bytes_down"].get(name, 0) for r in state.history),
         "bytes_up": sum(r["bytes_up"].get(name, 0) for r in state.history),
     }
-
-
-def model_card(config: RunConfig, state: RunState, summary: dict[str, Any]) -> str:
-    """Return a model card in Markdown: what it is, from whom it learned, what it is for."""
-    ecg, cine = config.model.ecg, config.model.cine
-    names = ", ".join(PHENOTYPE_BY_NAME[p].title for p in config.phenotypes[:6])
-    sites = "\n".join(
-        f"| {n} | {', '.join(s.modalities)} | {s.counts.get('patients', 0)} |"
-        for n, s in sorted(state.sites.items())
-    )
-    return f"""# Model card: {config.name}
-
-CardioNets, preset `{config.model.preset}`: a 12-lead ECG in; out come {len(config.phenotypes)} CMR
-phenotypes ({names} ...), {len(config.diseases)} disease probabilities
-and a synthetic four-chamber cine.
-
-**Research use only; not a medical device.** Trained by federated learning (strategy
-`{config.strategy.name}`); no record left a site.
-
-| site | modalities | patients |
-|---|---|---|
-{sites}
-
-- ECG: 12 leads, {ecg.sampling_rate_hz} Hz, {ecg.record_seconds:g} s, zero-phase Butterworth
-  order {ecg.filter_order}, {ecg.highpass_hz:g}-{ecg.lowpass_hz:g} Hz.
-- Cine: {cine.size_px} px of {cine.pixel_mm:g} mm, {cine.phases} phases.
-- Stages: {", ".join(config.stages)}. Seed {config.seed}. Config SHA-256 `{summary["config_hash"]}`.
-- Weights SHA-256 `{summary["weights_sha256"]}`.
-- {start_line(config)}
-{card_lines(config, summary["privacy"]["sites"])}
-{memorisation_line(summary["metrics"], private=config.privacy.is_on)}
-- Held-out results with 95 % intervals: `summary.json`, key `metrics`.
-- Versions: {", ".join(f"{k} {v}" for k, v in summary["versions"].items())}.
-"""
-
-
-def start_line(config: RunConfig) -> str:
-    """Return the model card's line on the weights that the run began with."""
-    start = config.start
-    if not start.is_on:
-        return "Began with random weights."
-    virtual = ", of a run on virtual hearts in part" if start.virtual else ""
-    return (
-        f"Began with {', '.join(start.parts)} of the weights with SHA-256\n  `{start.sha256}`"
-        f"{virtual}. What is said of privacy here does not cover who trained those."
-    )
-
-
-def memorisation_line(metrics: Mapping[str, Any], *, private: bool = False) -> str:
-    """Return the model card's line on how near generated cines come to training cines.
-
-    Args:
-        metrics: held-out results (docs/summary.md); empty without the stage `evaluate`.
-        private: the run was differentially private, and so looked at no generated cine.
-    """
-    memory = metrics.get("pooled", {}).get("generation", {}).get("memory", {})
-    ratio = memory.get("ratio") or {}
-    if ratio.get("value") is None and private:
-        return (
-            "- Memorisation of training cines by the generator: not measured, since distances to "
-            "patients' own cines\n  have no useful bound per patient and would be one more "
-            "release. What limits it is epsilon, above.\n  `make privacy`, section attacks, counts "
-            "copies of a small generator with and without privacy; to judge\n  this plan, run it "
-            "on public or virtual patients (docs/privacy.md, Audit)."
-        )
-    if ratio.get("value") is None:
-        return "- Memorisation of training cines by the generator: not measured."
-    low, high = ratio.get("low"), ratio.get("high")
-    interval = "" if low is None or high is None else f" ({low:.2f} to {high:.2f})"
-    return (
-        f"- Memorisation: generated cines lie {ratio['value']:.2f}{interval} times as far from the "
-        "nearest training cine\n  of their site as real held-out cines do; far below 1 is copying."
-    )

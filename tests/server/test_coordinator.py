@@ -20,6 +20,7 @@ from server.cli import app
 from server.following import follow, lines_of, require_run, row_of, waits_for
 from server.plan_file import write_config
 from server.progress import Progress
+from server.refusals import next_steps
 from server.status import Queue, Standing
 from server.status_file import Status, Submission, read_status, write_json, write_submission
 from server.supervisor import MARKER
@@ -210,3 +211,12 @@ def test_an_end_is_told_with_one_full_stop(tmp_path):
     progress.end(Status("INCOMPLETE", sites=("b",), reason="Site b was lost."))
     with pytest.raises(RunError, match=r"Site b was lost\. Go on with it: .* --resume run\.$"):
         follow(tmp_path / "run", 0, queue=Queue, say=print)
+
+
+def test_an_end_that_resuming_cannot_mend_does_not_advise_it(tmp_path):
+    write_config(tmp_path / "run", _plan("run"))
+    reason = f"0 of 2 sites answered. {next_steps({'a': 'privacy_plan'})}"
+    Progress(tmp_path / "run", flower_run=1).end(Status("INCOMPLETE", sites=("a",), reason=reason))
+    with pytest.raises(RunError, match="To resume does not help") as caught:
+        follow(tmp_path / "run", 0, queue=Queue, say=print)
+    assert "--resume" not in str(caught.value)
