@@ -87,7 +87,7 @@ def show(config: Config, overrides: Overrides = None) -> None:
     with told_plainly():
         site = load_site_config(config, overrides or ())
         with Ledger.read(site.privacy) as ledger:
-            shown = _shown(ledger)
+            shown = _shown(ledger, site.privacy.patients)
     console.print(shown)
 
 
@@ -95,6 +95,7 @@ def show(config: Config, overrides: Overrides = None) -> None:
 def raise_budget(
     config: Config,
     epsilon: Annotated[float, typer.Option(min=0, help="The new budget of all runs together.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing, also for a large one.")] = False,
 ) -> None:
     """Record a larger budget: an act of the hospital, kept in the ledger for good."""
     from cardionets_core.privacy.ledger import Ledger
@@ -102,12 +103,32 @@ def raise_budget(
     with told_plainly():
         site = load_site_config(config)
         with Ledger.read(site.privacy) as ledger:
+            ledger.check_raise(epsilon)
             before = ledger.recorded
-            ledger.raise_budget(epsilon)
-    typer.echo(f"recorded   epsilon {epsilon:g} (before: {before:g})")
+    typer.echo(f"budget     epsilon {before:g} -> {epsilon:g}")
     _tell_large(epsilon)
+    if epsilon >= LARGE_EPSILON and not yes:
+        _ask_to_record(epsilon)  # while the ledger is free: a task may need it
+    with told_plainly(), Ledger.read(site.privacy) as ledger:
+        ledger.raise_budget(epsilon)
+    typer.echo(f"recorded   epsilon {epsilon:g}: the ledger allows as much from now on, for good")
     if site.privacy.epsilon < epsilon:
         typer.echo(f"in force   epsilon {site.privacy.epsilon:g}, as privacy.epsilon in {config}")
+
+
+def _ask_to_record(epsilon: float) -> None:
+    """End the command unless a person wants a large budget.
+
+    Raises:
+        typer.Exit: they do not, or nobody is there to say so.
+    """
+    try:
+        if typer.confirm(f"Record epsilon {epsilon:g}? It cannot be taken back", default=False):
+            return
+    except typer.Abort:
+        typer.echo()
+    typer.echo(f"nothing was recorded; --yes records epsilon {epsilon:g} without a question")
+    raise typer.Exit(1)
 
 
 def _tell_large(epsilon: float) -> None:
@@ -145,21 +166,13 @@ def _patients(site: SiteConfig) -> list[str]:
 # ------------------------------------------------------------------------------------------ show
 
 
-def _shown(ledger: Ledger) -> RenderableType:
+def _shown(ledger: Ledger, declared: int) -> RenderableType:
     from cardionets_core.privacy.population import outgrown
     from cardionets_core.privacy.schedule import quoted
 
     spent = ledger.epsilon()
-    share = min(1.0, spent / ledger.budget)
-    colour = "green" if share < 0.7 else "yellow" if share < 1 else "red"
-    bar = ProgressBar(total=1.0, completed=share, width=BAR_WIDTH, complete_style=colour)
-    unused = max(0.0, ledger.budget - spent)
-    first = Text.assemble(
-        ("counted ", "bold"),
-        (f"{spent:.3f}", f"bold {colour}"),
-        f" of epsilon {ledger.budget:g} at delta {ledger.delta:g}; {unused:.3f} not yet used",
-    )
-    lines: list[RenderableType] = [first, bar, _spent_table(ledger), Text(COUNTED)]
+    lines: list[RenderableType] = [*_spent_of_budget(ledger, spent), _spent_table(ledger)]
+    lines.append(Text(COUNTED))
     if ledger.charges:
         quote = quoted(ledger.charges, ledger.delta)
         lines.append(
@@ -167,13 +180,13 @@ def _shown(ledger: Ledger) -> RenderableType:
             if quote.prv is not None
             else Text(f"No figure by PRV: {quote.why}.")
         )
-    if max(ledger.budget, spent) >= LARGE_EPSILON:
+    lines += _allowed(ledger)
+    if max(ledger.recorded, spent) >= LARGE_EPSILON:
         lines.append(Text(f"From epsilon {LARGE_EPSILON:g} on nothing is said of who took part."))
+    lines += _patients_told(ledger, declared)
     too_large = outgrown(ledger.path, ledger.delta)
     if too_large:
         lines.append(Text(too_large, style="red"))
-    if ledger.budget > ledger.recorded:
-        lines.append(Text(_above_recorded(ledger), style="red"))
     newest = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(ledger.written))
     lines.append(
         Text(f"{ledger.path}: {ledger.entries} entries, newest of {newest}\nhead {ledger.head}")
@@ -181,11 +194,52 @@ def _shown(ledger: Ledger) -> RenderableType:
     return Group(*lines)
 
 
-def _above_recorded(ledger: Ledger) -> str:
-    return (
-        f"privacy.epsilon is {ledger.budget:g}, but the ledger records {ledger.recorded:g}: every "
-        "private task is refused until one of the two changes (`budget raise`)."
+def _spent_of_budget(ledger: Ledger, spent: float) -> list[RenderableType]:
+    """Return what is counted of the budget that is in force, after what stops every task."""
+    budget = min(ledger.budget, ledger.recorded)
+    share = min(1.0, spent / budget)
+    colour = "green" if share < 0.7 else "yellow" if share < 1 else "red"
+    counted = Text.assemble(
+        ("counted ", "bold"),
+        (f"{spent:.3f}", f"bold {colour}"),
+        f" of epsilon {budget:g} at delta {ledger.delta:g}; {max(0.0, budget - spent):.3f} not "
+        "yet used",
     )
+    bar = ProgressBar(total=1.0, completed=share, width=BAR_WIDTH, complete_style=colour)
+    too_much = ledger.above_recorded()
+    if not too_much:
+        return [counted, bar]
+    return [Text(f"Every private task is refused: {too_much}", style="bold red"), counted, bar]
+
+
+def _allowed(ledger: Ledger) -> list[RenderableType]:
+    """Return what the ledger allows, where the YAML has less of it."""
+    if ledger.budget >= ledger.recorded:
+        return []
+    return [
+        Text(
+            f"The ledger allows up to epsilon {ledger.recorded:g}, for good; privacy.epsilon "
+            f"{ledger.budget:g} in the YAML is in force, and may go up to it without another word."
+        )
+    ]
+
+
+def _patients_told(ledger: Ledger, declared: int) -> list[RenderableType]:
+    """Return how many patients are declared, and whether the ledger has others."""
+    from cardionets_core.privacy.population import known
+    from client.checks.budget import is_far_off
+
+    there = known(ledger.path)
+    if there is None:
+        told = f"{ledger.path}.patients is missing: every private task is refused. Put back the "
+        return [Text(f"{told}newest backup of the ledger's three files.", style="red")]
+    told = f"patients: {declared:,} declared, {there:,} known to the ledger"
+    if declared != ledger.declared:
+        told += f"; {ledger.declared:,} were declared when it was made"
+    if not is_far_off(declared, there):
+        return [Text(told)]
+    told += ". Steps are divided and updates weighed by the declared number: correct "
+    return [Text(f"{told}privacy.patients if it is a slip.", style="yellow")]
 
 
 def _spent_table(ledger: Ledger) -> Table:

@@ -89,6 +89,7 @@ class Ledger:
         delta: of the guarantee.
         budget: the epsilon that may be spent: the site's own, which is at most the recorded one.
         recorded: the epsilon that the ledger's newest `open` or `raise` names.
+        declared: how many patients the site declared when the ledger was made.
         name: the ledger's own random name.
     """
 
@@ -104,6 +105,7 @@ class Ledger:
         self._is_bound = False
         raised = [e.body["epsilon"] for e in file.entries if e.body["kind"] in (OPEN, RAISE)]
         self.recorded = float(raised[-1])
+        self.declared = int(first["patients"])
         self._recorded_delta = float(first["delta"])
 
     @classmethod
@@ -134,7 +136,9 @@ class Ledger:
             PrivacyError: `privacy_ledger`.
         """
         with cls.read(settings) as ledger:
-            ledger._check_config()
+            too_much = ledger.above_recorded()
+            if too_much:
+                raise refuse(too_much)
             ledger._check_clock()
             ledger._check_heads({expect_head} - {""}, "the coordinator has seen")
             ledger._check_heads(answered, "a kept answer of this site bears")
@@ -238,7 +242,17 @@ class Ledger:
         """Record a larger budget: an explicit act of the hospital.
 
         Raises:
-            PrivacyError: it is no larger than the one that is recorded, or cannot be written.
+            PrivacyError: as `check_raise`, or it cannot be written.
+        """
+        self.check_raise(epsilon)
+        self._append(RAISE, epsilon=epsilon)
+        self.recorded = epsilon
+
+    def check_raise(self, epsilon: float) -> None:
+        """Refuse what `raise_budget` would, before a person is asked.
+
+        Raises:
+            PrivacyError: it is no budget, or no larger than the one that is recorded.
         """
         self._check_clock()
         if not math.isfinite(epsilon):
@@ -251,8 +265,6 @@ class Ledger:
                 f"{self.path} records epsilon {self.recorded:g} already; to spend less, lower "
                 "privacy.epsilon in the site's YAML."
             )
-        self._append(RAISE, epsilon=epsilon)
-        self.recorded = epsilon
 
     def accept_clock(self) -> None:
         """Record that the clock now says an earlier time, and that a person has looked why."""
@@ -263,18 +275,19 @@ class Ledger:
         stamp = now if kind == CLOCK else max(now, self.written)
         self._file.append({"kind": kind, "time": stamp, **values})
 
-    def _check_config(self) -> None:
-        """Refuse a site's YAML that allows more than was recorded by an explicit act."""
+    def above_recorded(self) -> str:
+        """Return why a YAML that allows more than an explicit act recorded is refused, or ''."""
         for name, stated, recorded in (
             ("epsilon", self.budget, self.recorded),
             ("delta", self.delta, self._recorded_delta),
         ):
             if stated > recorded * SAME:
                 way = "record it with `cardionets-site budget raise`" if name == "epsilon" else ""
-                raise refuse(
+                return (
                     f"privacy.{name} is {stated:g}, but {self.path} was made for {recorded:g}. "
                     f"Lower privacy.{name}{', or ' + way if way else ''}."
                 )
+        return ""
 
     def _check_clock(self) -> None:
         now = time.time()

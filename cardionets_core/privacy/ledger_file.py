@@ -37,6 +37,14 @@ LOCK_WAIT_S = 60.0
 
 _LOOK_S = 0.02
 
+WITHOUT_BACKUP = (
+    "Without such a backup nobody can know what was spent. Count the whole budget of that ledger "
+    "as spent (it never let in more); these patients then take part in no further private run. "
+    "Make no other ledger for them (by another place, cache or data.salt, or without the mark): it "
+    "would promise the same budget a second time. docs/privacy.md, Ledger, has what is left to do."
+)
+"""What a hospital is told that has lost a ledger and has no backup of its newest state."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -137,8 +145,8 @@ def check_new(path: Path) -> None:
     if path.exists() or head_file(path).exists():
         what = "exists" if path.exists() else f"is gone, but its {head_file(path).name} is here"
         raise refuse(
-            f"{path} {what}: what was spent must not be forgotten. Go on with that ledger (from a "
-            "backup of its newest state, if it is gone)."
+            f"{path} {what}: what was spent must not be forgotten. Go on with that ledger"
+            + ("." if path.exists() else f", from the newest backup of it. {WITHOUT_BACKUP}")
         )
 
 

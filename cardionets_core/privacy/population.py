@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cardionets_core.durable import move_into_place
-from cardionets_core.privacy.ledger_file import refuse
+from cardionets_core.privacy.ledger_file import WITHOUT_BACKUP, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -99,6 +99,18 @@ def bound(path: Path, own: Population) -> None:
         write(path, Population(own.ledger, own.salt, own.digests | kept.digests))
 
 
+def known(path: Path) -> int | None:
+    """Return how many patients a ledger has come to, those who left included.
+
+    For people at the hospital alone; None where the file of patients is missing.
+
+    Raises:
+        PrivacyError: the file was changed, or cannot be read.
+    """
+    kept = read(_file(path))
+    return None if kept is None else len(kept.digests)
+
+
 def outgrown(path: Path, delta: float) -> str:
     """Return why delta is too large for the patients of a ledger, those who left included.
 
@@ -108,8 +120,7 @@ def outgrown(path: Path, delta: float) -> str:
     Raises:
         PrivacyError: the file of patients was changed, or cannot be read.
     """
-    kept = read(_file(path))
-    patients = 0 if kept is None else len(kept.digests)
+    patients = known(path) or 0
     if delta * patients <= 1:
         return ""
     return (
@@ -149,7 +160,7 @@ def check_strangers(path: Path, own: Population) -> None:
 
 def table_mark(table: Path) -> Path:
     """Return where a ledger's mark is beside the site's table."""
-    return table.with_name(f".{table.name}.{MARK}")
+    return table.parent / f".{table.name}.{MARK}"  # also of "/", which has no name to change
 
 
 def found_mark(cache: Path, table: Path) -> Path | None:
@@ -215,11 +226,29 @@ def _is_marked(mark: Path, path: Path, ledger: str = "") -> bool:
             f"{mark} cannot be read: {error}. Mend its rights; if it was changed, remove it."
         ) from error
     if other != ledger:
-        raise refuse(
+        raise refuse(_charged_elsewhere(mark, str(place), str(path)))
+    return True
+
+
+def _charged_elsewhere(mark: Path, place: str, path: str) -> str:
+    """Return what is told of a mark that names another ledger: one that is there, or is lost."""
+    there = os.path.exists(place)  # Path.exists raises where a folder is barred
+    if there and place != path:
+        return (
             f"{mark}: the records here are charged to another ledger, {place}. Set privacy.ledger "
             f"to it instead of {path}."
         )
-    return True
+    lost = (
+        f"an earlier ledger, in whose place {path} was made"
+        if there
+        else f"the ledger {place}, which cannot be found"
+    )
+    return (
+        f"{mark}: the records here are charged to {lost}. If its disk is only not mounted, mount "
+        "it; if it was moved, set privacy.ledger to where it is now; if it is lost, put back the "
+        "newest backup of its three files (itself, .head, .patients), made after the last private "
+        f"task. {WITHOUT_BACKUP}"
+    )
 
 
 def _is_marked_beside(table: Path, path: Path, ledger: str = "") -> bool:

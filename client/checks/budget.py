@@ -154,6 +154,11 @@ def _metrics(config: SiteConfig, plan: RunConfig) -> list[Finding]:
     ]
 
 
+def is_far_off(declared: int, there: int) -> bool:
+    """Return whether a declared number of patients is worth a word beside the real one."""
+    return max(there / declared, declared / max(there, 1)) > FAR
+
+
 def _declared(config: SiteConfig, there: int) -> list[Finding]:
     privacy = config.privacy
     if not privacy.modalities:
@@ -166,7 +171,7 @@ def _declared(config: SiteConfig, there: int) -> list[Finding]:
                 next_step="Declare what this hospital offers, for instance [ecg, diseases].",
             )
         ]
-    if max(there / privacy.patients, privacy.patients / max(there, 1)) <= FAR:
+    if not is_far_off(privacy.patients, there):
         return []
     return [
         warning(

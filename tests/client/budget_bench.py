@@ -36,9 +36,11 @@ def hospital(folder: Path, **privacy: Any) -> Path:
     return folder / "north.yaml"
 
 
-def typed(*words: object) -> tuple[int, str]:
-    """Return exit code and all that was printed, in one line of words."""
-    result = CliRunner().invoke(app, ["budget", *map(str, words)], env={"COLUMNS": "140"})
+def typed(*words: object, answers: str = "") -> tuple[int, str]:
+    """Return exit code and all that was printed, in one line of words; `answers` are typed in."""
+    result = CliRunner().invoke(
+        app, ["budget", *map(str, words)], input=answers, env={"COLUMNS": "140"}
+    )
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.exit_code, " ".join(result.output.split())

@@ -62,9 +62,14 @@ def test_show_without_a_ledger_says_what_to_do(site):
 def test_raise_is_recorded_and_the_yaml_still_rules(site):
     typed("init", "--config", site)
     code, said = typed("show", "--config", site, "privacy.epsilon=6")
-    assert "privacy.epsilon is 6, but the ledger records 4" in said
+    assert said.startswith("Every private task is refused: privacy.epsilon is 6, but ")
+    assert "was made for 4. Lower privacy.epsilon, or record it" in said
+    assert "counted 0.000 of epsilon 4 at delta 1e-05; 4.000 not yet used" in said
     code, said = typed("raise", "--config", site, "--epsilon", 6)
-    assert code == 0 and "epsilon 6 (before: 4)" in said and "in force epsilon 4" in said
+    assert code == 0 and "epsilon 4 -> 6" in said and "in force epsilon 4" in said
+    shown = typed("show", "--config", site)[1]
+    assert shown.startswith("counted 0.000 of epsilon 4 ")
+    assert "The ledger allows up to epsilon 6, for good; privacy.epsilon 4" in shown
     code, said = typed("raise", "--config", site, "--epsilon", 5)
     assert code == 2 and "records epsilon 6 already" in said
 
@@ -90,18 +95,98 @@ def test_a_number_that_is_no_budget_is_told(words, said, site):
     assert (site.parent / "ledger.jsonl").read_bytes() == before
 
 
+@pytest.mark.parametrize("answer", ["", "\n", "n\n"], ids=["nobody", "return", "no"])
+def test_a_large_budget_is_recorded_only_when_a_person_says_yes(site, answer):
+    typed("init", "--config", site)
+    before = (site.parent / "ledger.jsonl").read_bytes()
+    code, said = typed("raise", "--config", site, "--epsilon", 100, answers=answer)
+    assert code == 1 and "epsilon 4 -> 100" in said and "It cannot be taken back [y/N]" in said
+    assert "nothing was recorded; --yes records epsilon 100 without a question" in said
+    assert (site.parent / "ledger.jsonl").read_bytes() == before
+
+
+def test_a_large_budget_that_is_meant_is_recorded(site):
+    typed("init", "--config", site)
+    code, said = typed("raise", "--config", site, "--epsilon", 30, answers="y\n")
+    assert code == 0 and "Record epsilon 30?" in said and "recorded epsilon 30" in said
+    code, said = typed("raise", "--config", site, "--epsilon", 1e9, "--yes")
+    assert code == 0 and "Record epsilon" not in said and "30 -> 1e+09" in said
+    assert "The ledger allows up to epsilon 1e+09" in typed("show", "--config", site)[1]
+
+
+def test_nobody_is_asked_for_a_budget_that_would_be_refused(site):
+    typed("init", "--config", site)
+    typed("raise", "--config", site, "--epsilon", 60, "--yes")
+    code, said = typed("raise", "--config", site, "--epsilon", 50, answers="y\n")
+    assert code == 2 and "records epsilon 60 already" in said and "Record epsilon" not in said
+
+
+def test_a_ledger_is_free_while_a_person_thinks(site, monkeypatch):
+    """A task that comes meanwhile is charged, and not refused for want of the lock."""
+    typed("init", "--config", site)
+
+    def thinks(*_, **__):
+        spend(site, "spring", "ecg_masked", 1, Charge(2.0, 0.1, 20))
+        return True
+
+    monkeypatch.setattr("client.budget_cli.typer.confirm", thinks)
+    assert typed("raise", "--config", site, "--epsilon", 40)[0] == 0
+    with Ledger.read(load_site_config(site).privacy) as ledger:
+        assert (len(ledger.charges), ledger.recorded) == (1, 40.0)
+
+
+def test_show_holds_the_declared_patients_against_the_ledgers(site):
+    typed("init", "--config", site)
+    said = typed("show", "--config", site)[1]
+    assert "patients: 30 declared, 30 known to the ledger" in said and "slip" not in said
+    assert "when it was made" not in said
+    said = typed("show", "--config", site, "privacy.patients=40")[1]
+    assert "30 were declared when it was made" in said and "slip" not in said
+    said = typed("show", "--config", site, "privacy.patients=5000")[1]
+    assert "patients: 5,000 declared, 30 known to the ledger; 30 were declared when" in said
+    assert "correct privacy.patients if it is a slip" in said
+    (site.parent / "ledger.jsonl.patients").unlink()
+    assert (
+        ".patients is missing: every private task is refused" in typed("show", "--config", site)[1]
+    )
+
+
+def test_a_delta_above_the_recorded_one_is_shown_first(site):
+    typed("init", "--config", site)
+    said = typed("show", "--config", site, "privacy.delta=1e-4")[1]
+    assert said.startswith("Every private task is refused: privacy.delta is 0.0001, but ")
+
+
+@pytest.mark.parametrize(
+    "change", [(), ("privacy.ledger={}/other.jsonl",), ("data.salt=new",), ("data.cache={}/new",)]
+)
+def test_a_ledger_that_is_lost_cannot_be_made_anew(site, change):
+    """Not with other settings either: what was spent would be forgotten."""
+    typed("init", "--config", site)
+    for name in ("ledger.jsonl", "ledger.jsonl.head", "ledger.jsonl.patients"):
+        (site.parent / name).unlink()
+    code, said = typed("init", "--config", site, *(word.format(site.parent) for word in change))
+    assert (
+        code == 2 and f"charged to the ledger {site.parent}/ledger.jsonl, which cannot be" in said
+    )
+    for step in ("mounted", "moved", "newest backup of its three files", "no further private run"):
+        assert step in said
+    assert "another ledger," not in said and not list(site.parent.glob("*.jsonl*"))
+
+
 def test_a_budget_that_hides_nobody_says_so(site):
     said = typed("init", "--config", site)[1]
     assert "WARNING" not in said
-    said = typed("raise", "--config", site, "--epsilon", 50)[1]
+    said = typed("raise", "--config", site, "--epsilon", 50, "--yes")[1]
     assert "epsilon 50 says nothing of who took part" in said
+    assert "From epsilon 30 on nothing" in typed("show", "--config", site)[1]  # the YAML may go up
     shown = typed("show", "--config", site, "privacy.epsilon=50")[1]
     assert "From epsilon 30 on nothing is said of who took part" in shown
 
 
 def test_show_says_why_there_is_no_prv(site):
     typed("init", "--config", site)
-    assert typed("raise", "--config", site, "--epsilon", 90)[0] == 0
+    assert typed("raise", "--config", site, "--epsilon", 90, "--yes")[0] == 0
     config = load_site_config(site, ["privacy.epsilon=90"])
     patients = [f"p{n}" for n in range(30)]
     with Ledger.opened(config.privacy, patients=patients, salt=config.data.salt) as ledger:

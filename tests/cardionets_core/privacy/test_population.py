@@ -48,6 +48,37 @@ def test_a_second_ledger_in_another_folder_is_found_by_its_mark(north, tmp_path)
     assert not list(second.path.parent.iterdir())
 
 
+def lost(made):
+    """Lose a ledger's three files."""
+    for path in made.path.parent.glob(f"{made.path.name}*"):
+        path.unlink()
+
+
+def test_a_mark_of_a_lost_ledger_says_so_and_what_is_left_to_do(north, tmp_path):
+    lost(north)
+    said = (
+        rf"charged to the ledger {north.path}, which cannot be found.*not mounted.*was moved.*"
+        r"newest backup of its three files.*whole budget.*as spent.*no further private run"
+    )
+    with refused(said):
+        north.init()
+    with refused(said):
+        replace(hospital(tmp_path / "elsewhere"), cache=north.cache).init()
+
+
+def test_a_ledger_that_was_made_in_the_place_of_another_is_told_apart(north):
+    lost(north)
+    replace(north, cache=None).init()
+    with refused(rf"charged to an earlier ledger, in whose place {north.path} was made.*backup"):
+        north.charged(1)
+
+
+def test_a_ledger_that_was_moved_goes_on(north, tmp_path):
+    moved = north.copied(tmp_path / "new-disk")
+    lost(north)
+    assert moved.charged(1)
+
+
 @pytest.fixture
 def east(tmp_path):
     """A hospital whose table lies in a folder of its own, and that has a ledger."""
