@@ -181,7 +181,7 @@ def _shown(ledger: Ledger, declared: int) -> RenderableType:
             else Text(f"No figure by PRV: {quote.why}.")
         )
     lines += _allowed(ledger)
-    if max(ledger.recorded, spent) >= LARGE_EPSILON:
+    if max(ledger.budget, spent) >= LARGE_EPSILON:
         lines.append(Text(f"From epsilon {LARGE_EPSILON:g} on nothing is said of who took part."))
     lines += _patients_told(ledger, declared)
     too_large = outgrown(ledger.path, ledger.delta)
@@ -216,12 +216,13 @@ def _allowed(ledger: Ledger) -> list[RenderableType]:
     """Return what the ledger allows, where the YAML has less of it."""
     if ledger.budget >= ledger.recorded:
         return []
-    return [
-        Text(
-            f"The ledger allows up to epsilon {ledger.recorded:g}, for good; privacy.epsilon "
-            f"{ledger.budget:g} in the YAML is in force, and may go up to it without another word."
-        )
-    ]
+    told = (
+        f"The ledger allows up to epsilon {ledger.recorded:g}, for good; privacy.epsilon "
+        f"{ledger.budget:g} in the YAML is in force, and may go up to it without another word."
+    )
+    if ledger.recorded >= LARGE_EPSILON:
+        told += f" From {LARGE_EPSILON:g} on nothing would be said of who took part."
+    return [Text(told)]
 
 
 def _patients_told(ledger: Ledger, declared: int) -> list[RenderableType]:

@@ -284,7 +284,7 @@ class Ledger:
             if stated > recorded * SAME:
                 way = "record it with `cardionets-site budget raise`" if name == "epsilon" else ""
                 return (
-                    f"privacy.{name} is {stated:g}, but {self.path} was made for {recorded:g}. "
+                    f"privacy.{name} is {stated:g}, but {self.path} allows {recorded:g}. "
                     f"Lower privacy.{name}{', or ' + way if way else ''}."
                 )
         return ""

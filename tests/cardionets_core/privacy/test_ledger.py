@@ -303,9 +303,9 @@ def test_a_head_of_nowhere_is_refused(north, head):
 
 
 def test_the_yaml_may_not_allow_more_than_was_recorded(north):
-    with refused(match=r"privacy.epsilon is 9, but .* was made for 8. Lower .*budget raise"):
+    with refused(match=r"privacy.epsilon is 9, but .* allows 8. Lower .*budget raise"):
         north.having(epsilon=9.0).count()
-    with refused(match=r"privacy.delta is 2e-05, but .* was made for 1e-05. Lower privacy.delta.$"):
+    with refused(match=r"privacy.delta is 2e-05, but .* allows 1e-05. Lower privacy.delta.$"):
         north.having(delta=2e-5).count()
 
 
@@ -345,7 +345,7 @@ def test_a_larger_budget_is_an_entry(north):
     assert north.having(epsilon=12.0).charged(4)
     body = json.loads(north.path.read_text().splitlines()[-2])["body"]
     assert (body["kind"], body["epsilon"]) == ("raise", 12.0)
-    with refused(match="was made for 12"):
+    with refused(match="allows 12"):
         north.having(epsilon=12.5).count()
     with Ledger.read(north.settings) as ledger:
         with refused(match="records epsilon 12 already"):
