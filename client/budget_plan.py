@@ -118,7 +118,7 @@ def plan(
             raise ConfigError(f"--weights is {weights}; name a number, for instance 5e6.")
         found = _found(asked, allowance(budget, config, overrides or ()))
         status.update("planning: the tighter accountant")
-        lines = _lines(found, releases=releases)
+        lines = _lines(found, releases=releases) + _left_out(found)
         console.print(_table(found, round(weights)), *(Text(line) for line in lines), sep="\n")
         console.print(Text(f"hand over  {_handed(found, asked)}"), soft_wrap=True)
         _draw(found, plot, told=status.update)
@@ -207,7 +207,23 @@ def _ratio(value: float) -> Text:
     return Text(f"{value:.2g}", style=style)
 
 
+def _left_out(found: _Found) -> list[str]:
+    """Return the stages that this site takes no part in, and another one may have to pay."""
+    from cardionets_core.training.stages import STAGES
+
+    there = {stage.name for stage in found.plan.stages} | {name for name, _ in found.plan.kept}
+    missing = [name for name in found.config.stages if name in STAGES and name not in there]
+    if not missing:
+        return []
+    return [
+        f"left out: {', '.join(missing)}, for which this site declares no records; a hospital that "
+        "does pays for them, too, and may need more noise"
+    ]
+
+
 def _lines(found: _Found, *, releases: bool) -> list[str]:
+    from cardionets_core.privacy.accounting import epsilon_rdp
+
     plan, noise = found.plan, found.noise
     lines = [
         f"{plan.patients:,} patients, budget epsilon {plan.epsilon:g} at delta {plan.delta:g}; "
@@ -215,15 +231,19 @@ def _lines(found: _Found, *, releases: bool) -> list[str]:
         f"noise {noise:g} for every stage: {plan.quote(noise).words()}. The ledger's gate is RDP; "
         "PRV is to be quoted if all of it stands before round 1",
     ]
-    if plan.before:
+    if plan.spent:
+        lines.append(f"of it {epsilon_rdp(plan.spent, plan.delta):.3f} is counted already")
+    if plan.kept:
         lines.append(
-            f"of it {plan.epsilon_before():.3f} is counted already, or goes to sums and to stages "
-            "with a noise of their own"
+            f"of it {plan.epsilon_before():.3f} goes to sums and stages with a noise of their own"
+            + (", with what is counted already" if plan.spent else "")
         )
-    if noise == plan.least:
-        lines.append(
-            f"noise {noise:g} is the site's privacy.min_noise; the budget would do with less"
-        )
+    lines.append(
+        f"noise {noise:g} is the site's privacy.min_noise; the budget would do with less"
+        if noise == plan.least
+        else "the whole budget is planned: a round that is charged again after a crash would end "
+        "the run (privacy_spent); plan with a smaller --epsilon to leave room"
+    )
     if not releases:
         lines.append("without the sums of handshake and evaluation, which a run charges, too")
     if any(name == "evaluate" for name, _ in plan.kept):
@@ -236,12 +256,14 @@ def _metrics_line(found: _Found) -> str:
     from cardionets_core.privacy.expected_errors import errors_of_site
 
     noise, told = found.config.privacy.evaluation_noise, []
-    for phenotypes, diseases in (FEW, (len(found.config.phenotypes), len(found.config.diseases))):
+    own = (len(found.config.phenotypes), len(found.config.diseases))
+    for what, (phenotypes, diseases) in (("this run's", own), ("with only", FEW)):
         errors = errors_of_site(
             noise=noise, declared=found.plan.patients, phenotypes=phenotypes, diseases=diseases
         )
         lost = f" (no usable {' or '.join(errors.unusable)})" if errors.unusable else ""
-        told.append(f"{errors.words()}, {phenotypes} phenotypes and {diseases} diseases{lost}")
+        asked = f"{what} {phenotypes} phenotypes and {diseases} diseases"
+        told.append(f"{errors.words()}, {asked}{lost}")
     return f"an evaluation with evaluation_noise {noise:g} has {'; '.join(told)}"
 
 

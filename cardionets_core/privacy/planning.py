@@ -74,6 +74,7 @@ def run_to_plan(words: Sequence[str]) -> RunConfig:
             if word.startswith(begin):
                 raise ConfigError(f"--run {word}: {why}; leave it out.")
     values = compose("run", ["name=plan", *run_words(words)], package=CONF)
+    values.pop("start", None)  # a hospital has no checkpoint, and the noise needs none
     config = run_config_from(values)
     config = replace(config, privacy=replace(config.privacy, mode="patient"))
     check_plan(config)

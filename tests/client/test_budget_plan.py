@@ -103,6 +103,26 @@ def test_a_site_plans_only_what_it_would_let_in(site, plain):
     assert "records 6: every private task is refused" in said("privacy.epsilon=9")
 
 
+def test_a_run_that_starts_from_a_checkpoint_is_planned_without_it(plain):
+    words = ("--run", "plan=private_from_public", "--patients", 600, *plain)
+    code, said = typed("plan", *words)
+    assert code == 0 and "hand over cardionets-coordinator run plan=private_from_public" in said
+    assert re.search(r"phenotypes [\d.]+ 76.8 0.128 96 ", said)
+
+
+def test_what_a_site_takes_no_part_in_and_what_is_counted_are_said(site, plain):
+    words = ("plan", "--config", site, "--run", "plan=private", *plain)
+    said = typed(*words)[1]
+    left = "left out: contrastive, phenotypes, for which this site declares no records"
+    assert left in said and "counted already" not in said and "leave room" in said
+    typed("init", "--config", site)
+    charge = Charge(2.0, 0.1, 20)
+    spend(site, "spring", "ecg_masked", 1, charge)
+    said = typed(*words)[1]
+    assert f"of it {epsilon_rdp([charge], 1e-5):.3f} is counted already" in said
+    assert "with what is counted already" in said
+
+
 def test_noise_of_at_least_what_the_site_lets_in(site, plain):
     words = ("--config", site, "--batch", 3, "--epochs", 1, "privacy.min_noise=2.5", *plain)
     code, said = typed("plan", *words)
