@@ -14,14 +14,46 @@ from cardionets_core.data.dataset import Scaler
 from cardionets_core.errors import CheckpointError, ConfigError, nearest
 from cardionets_core.local_parts import is_local
 from cardionets_core.models.cardionet import PARTS, build_model
-from cardionets_core.training.stages import STAGES
+from cardionets_core.training.stages import HEADS, STAGES
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from cardionets_core.model_config import ModelConfig
     from cardionets_core.packing import Arrays, Groups
     from cardionets_core.run_config import RunConfig
 
 READOUTS = {"phenotype_head": "readout", "ecg_projector": "regress", "cmr_projector": "regress"}
 """Part -> its layers that end in z-scored phenotypes (models/heads.py)."""
+
+MADE_OF = {
+    "ecg_encoder": ("ecg", "ecg_encoder"),
+    "ecg_decoder": ("ecg", "ecg_encoder", "ecg_decoder"),
+    "ecg_projector": ("ecg", "ecg_encoder", "alignment"),
+    "cmr_encoder": ("cine", "cmr_encoder"),
+    "cmr_decoder": ("cine", "cmr_encoder", "cmr_decoder"),
+    "cmr_projector": ("cine", "cmr_encoder", "alignment"),
+    "tokenizer": ("cine", "tokenizer"),
+    "generator": ("ecg", "ecg_encoder", "cine", "tokenizer", "alignment", "generator"),
+    "phenotype_head": ("ecg", "ecg_encoder", "phenotype_head"),
+    "disease_head": ("ecg", "ecg_encoder", "disease_head"),
+}
+"""Part -> sections of ModelConfig that its weights were trained for: shapes alone do not tell."""
+
+FREE = {
+    "ecg": ("test_crops",),
+    "generator": ("noise_draws", "mask_ratio_min", "ar_steps", "head_steps", "guidance"),
+}
+"""Section -> keys that say how training or sampling is done, and not what the weights mean."""
+
+BUILT_ON = {
+    "ecg_decoder": ("ecg_encoder",),
+    "ecg_projector": ("ecg_encoder",),
+    "cmr_decoder": ("cmr_encoder",),
+    "cmr_projector": ("cmr_encoder",),
+    "generator": ("tokenizer", "ecg_encoder", "ecg_projector"),
+}
+"""Part -> the parts whose outputs it was trained on."""
 
 
 def pinned(config: RunConfig) -> RunConfig:
@@ -39,10 +71,10 @@ def pinned(config: RunConfig) -> RunConfig:
     groups = to_groups(read_tensors(folder, info))
     parts = start.parts or tuple(p for p in PARTS if p in groups)
     for part in parts:
-        _require_fit(config, info, groups, part)
+        _require_fit(config, info, groups, part, taken=parts)
     said = info.provenance
     done = {*said.get("stages_done", ()), *said.get("start", {}).get("stages", ())}
-    stages = tuple(n for n in STAGES if n in done and set(STAGES[n].trains) & set(parts))
+    stages = tuple(n for n in STAGES if n in done and set(STAGES[n].trains) <= set(parts))
     # Of a checkpoint that does not say so, nobody knows that no virtual heart trained it.
     virtual = said.get("virtual") is not False
     found = replace(
@@ -124,7 +156,16 @@ def rescaled(arrays: Arrays, layer: str, before: Scaler, after: Scaler) -> Array
     }
 
 
-def _require_fit(config: RunConfig, info: CheckpointInfo, groups: Groups, part: str) -> None:
+def _shared(config: RunConfig, part: str) -> tuple[str, ...]:
+    """Return the encoder that a head without one of its own reads."""
+    if part not in HEADS.values() or getattr(config.model, part).encoder == "own":
+        return ()
+    return ("ecg_encoder",)
+
+
+def _require_fit(
+    config: RunConfig, info: CheckpointInfo, groups: Groups, part: str, *, taken: Collection[str]
+) -> None:
     """Refuse a part that is not there, that stays at the sites, or that means something else."""
     where = f"start.checkpoint={config.start.checkpoint}"
     if part not in PARTS:
@@ -141,12 +182,24 @@ def _require_fit(config: RunConfig, info: CheckpointInfo, groups: Groups, part: 
             f"start.parts: {part}.{own[0]} stays at the sites (local_parts), which begin it "
             f"themselves. {_others(config, info, groups, part)}"
         )
+    alone = [p for p in (*BUILT_ON.get(part, ()), *_shared(config, part)) if p not in taken]
+    if alone:
+        raise ConfigError(
+            f"start.parts: {part} speaks of what {' and '.join(alone)} gives and means nothing "
+            f"beside another one; take {'it' if len(alone) == 1 else 'them'}, too."
+        )
     different = _difference(config, info, groups[part], part)
     if different:
         raise ConfigError(
             f"{where}: its {part} does not fit this run's model: {different}. "
             f"{_others(config, info, groups, part)}"
         )
+
+
+def _meaning(model: ModelConfig, section: str) -> dict[str, Any]:
+    """Return those values of a section that trained weights depend on."""
+    values = vars(getattr(model, section))
+    return {k: v for k, v in values.items() if k not in FREE.get(section, ())}
 
 
 def _others(config: RunConfig, info: CheckpointInfo, groups: Groups, unfit: str) -> str:
@@ -167,8 +220,11 @@ def _difference(config: RunConfig, info: CheckpointInfo, arrays: Arrays, part: s
         here = tuple(due[name].shape) if name in due else "absent"
         if there != here:
             return f"{name} is {there} there and {here} here"
-    if (info.model.ecg, info.model.cine) != (model.ecg, model.cine):
-        return "it was trained on ECGs or cines of another shape or rate (model.ecg, model.cine)"
+    for section in MADE_OF[part]:
+        earlier, own = _meaning(info.model, section), _meaning(model, section)
+        for key, value in earlier.items():
+            if value != own[key]:
+                return f"model.{section}.{key} is {value} there and {own[key]} here"
     if part in READOUTS and not info.scaler_mean:
         return "its run ended before it knew the phenotypes' mean and sd"
     if part in READOUTS and info.phenotypes != config.phenotypes:

@@ -20,7 +20,7 @@ from cardionets_core.privacy.plan import check_private_plan
 from cardionets_core.run_config import CONF, RunConfig, StageConfig, compose, run_config_from
 from cardionets_core.start_config import StartConfig
 from cardionets_core.training.stages import STAGES, check_plan
-from server.start import READOUTS, pinned, rescaled, start_in_units_of, start_weights
+from server.start import BUILT_ON, READOUTS, pinned, rescaled, start_in_units_of, start_weights
 from server.state import fresh_state, save_state
 from server.training import _prepared
 
@@ -28,8 +28,8 @@ EARLIER = RunConfig(
     name="earlier",
     seed=3,
     model=ModelConfig(),
-    stages=("handshake", "phenotypes"),
-    stage={"phenotypes": StageConfig(rounds=1)},
+    stages=("handshake", "contrastive", "phenotypes"),
+    stage={"contrastive": StageConfig(rounds=1), "phenotypes": StageConfig(rounds=1)},
     phenotypes=("lv_edv", "lv_ef"),
     diseases=("heart_failure",),
 )
@@ -46,7 +46,7 @@ def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("earlier") / "checkpoint"
     state = fresh_state(EARLIER)
     mean, sd = tuple(SCALER.mean), tuple(SCALER.sd)
-    save_state(replace(state, scaler_mean=mean, scaler_sd=sd, stage=2), EARLIER, folder)
+    save_state(replace(state, scaler_mean=mean, scaler_sd=sd, stage=3), EARLIER, folder)
     return folder
 
 
@@ -77,9 +77,13 @@ def test_a_plan_that_starts_from_nothing_stays_as_it_is():
     assert pinned(LATER) is LATER
 
 
-def test_what_was_trained_before_counts_if_it_is_taken(checkpoint):
-    assert pinned(starting(checkpoint)).start.stages == ("phenotypes",)
-    assert pinned(starting(checkpoint, "ecg_encoder")).start.stages == ()
+def test_what_was_trained_before_counts_if_all_that_it_trained_is_taken(checkpoint):
+    assert pinned(starting(checkpoint)).start.stages == ("contrastive", "phenotypes")
+    ecg_side = pinned(starting(checkpoint, "ecg_encoder", "ecg_projector"))
+    assert ecg_side.start.stages == ()
+    cmr_side = ("cmr_encoder", "cmr_projector")
+    both = pinned(starting(checkpoint, "ecg_encoder", "ecg_projector", *cmr_side))
+    assert both.start.stages == ("contrastive",)
 
 
 def test_the_later_checkpoint_says_what_it_began_with_and_not_where_that_lay(checkpoint, tmp_path):
@@ -194,10 +198,46 @@ def test_other_diseases_are_refused(checkpoint):
     assert "its diseases are others" in refusal(starting(checkpoint, config=other))
 
 
-def test_another_sampling_rate_is_refused_although_the_shapes_fit(checkpoint):
-    ecg = replace(LATER.model.ecg, highpass_hz=LATER.model.ecg.highpass_hz + 0.1)
-    other = replace(LATER, model=replace(LATER.model, ecg=ecg))
-    assert "model.ecg" in refusal(starting(checkpoint, config=other))
+@pytest.mark.parametrize(
+    ("part", "section", "changes"),
+    [
+        ("ecg_encoder", "ecg", {"highpass_hz": 0.8}),
+        ("ecg_encoder", "ecg_encoder", {"heads": 4}),
+        ("generator", "generator", {"view": "sax"}),
+        ("generator", "generator", {"patch": (2, 4, 2)}),
+        ("cmr_encoder", "cine", {"pixel_mm": 2.0}),
+    ],
+)
+def test_another_meaning_is_refused_although_the_shapes_fit(checkpoint, part, section, changes):
+    model = replace(LATER.model, **{section: replace(getattr(LATER.model, section), **changes)})
+    parts = {part, *BUILT_ON.get(part, ())}
+    text = refusal(starting(checkpoint, *parts, config=replace(LATER, model=model)))
+    (key,) = changes
+    assert f"model.{section}.{key} is" in text
+
+
+def test_how_the_generator_is_sampled_is_free(checkpoint):
+    sampled = replace(LATER.model.generator, ar_steps=3, guidance=1.5)
+    other = replace(LATER, model=replace(LATER.model, generator=sampled))
+    assert "generator" in pinned(starting(checkpoint, config=other)).start.parts
+
+
+@pytest.mark.parametrize(
+    ("part", "needed"),
+    [("ecg_projector", "ecg_encoder"), ("generator", "tokenizer and ecg_encoder and ecg_project")],
+)
+def test_a_part_is_not_taken_without_what_it_reads(checkpoint, part, needed):
+    assert f"{part} speaks of what {needed}" in refusal(starting(checkpoint, part))
+
+
+def test_a_head_that_shares_the_encoder_is_not_taken_without_it(checkpoint, tmp_path):
+    head = replace(EARLIER.model.disease_head, encoder="shared")
+    shared = replace(EARLIER, model=replace(EARLIER.model, disease_head=head))
+    save_state(fresh_state(shared), shared, tmp_path)
+    later = replace(shared, seed=4)
+    assert "disease_head speaks of" in refusal(starting(tmp_path, "disease_head", config=later))
+    both = starting(tmp_path, "disease_head", "ecg_encoder", config=later)
+    assert pinned(both).start.parts == ("disease_head", "ecg_encoder")
 
 
 def test_a_readout_without_units_is_refused(tmp_path):
@@ -207,7 +247,8 @@ def test_a_readout_without_units_is_refused(tmp_path):
 
 def test_what_stays_at_the_sites_cannot_be_begun_for_them(checkpoint):
     config = replace(LATER, local_parts=("ecg_decoder",))
-    assert "stays at the sites" in refusal(starting(checkpoint, "ecg_decoder", config=config))
+    begun = starting(checkpoint, "ecg_encoder", "ecg_decoder", config=config)
+    assert "stays at the sites" in refusal(begun)
 
 
 def test_a_checkpoint_that_changed_after_planning_is_refused(checkpoint):
