@@ -110,6 +110,11 @@ def _alternatives(axes: Any, plan: NoisePlan, noise: float) -> None:
         batches = sorted({round(s.batch(plan.patients)) for s in other.stages})
         label = "batch " + " and ".join(f"{b:,}" for b in batches)
         axes.plot(*zip(*needed, strict=True), color=colour, marker="o", markersize=3, label=label)
+    before = epsilon_rdp(plan.before, plan.delta)
+    if before > EPSILONS[0]:
+        axes.axvspan(EPSILONS[0] * 0.8, before, color="#f1f3f5", zorder=0)
+        told = f"{before:.2g} are counted\nor go to sums"
+        axes.text(EPSILONS[0] * 0.85, noise, told, fontsize=7.5, color="#55606b", va="center")
     axes.plot([plan.epsilon], [noise], "o", color=LIMIT, markersize=7, zorder=3)
     axes.annotate(
         "this plan", (plan.epsilon, noise), textcoords="offset points", xytext=(-9, -12),

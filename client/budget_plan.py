@@ -107,6 +107,9 @@ def plan(
         float, typer.Option(help="Trainable weights, for noise to signal; e.g. 5e6.")
     ] = 0.0,
     plot: Annotated[Path, typer.Option(help="The picture to write.")] = Path("budget_plan.png"),
+    no_plot: Annotated[
+        bool, typer.Option("--no-plot", help="Draw none: it takes longest.")
+    ] = False,
 ) -> None:
     """Say how much noise a training needs for a budget, and draw what it spends."""
     from client.budget_allowance import BudgetAsked, allowance
@@ -121,6 +124,8 @@ def plan(
         lines = _lines(found, releases=releases) + _left_out(found)
         console.print(_table(found, round(weights)), *(Text(line) for line in lines), sep="\n")
         console.print(Text(f"hand over  {_handed(found, asked)}"), soft_wrap=True)
+        if no_plot:
+            return
         _draw(found, plot, told=status.update)
     console.print(f"plot       {plot}", soft_wrap=True)
 

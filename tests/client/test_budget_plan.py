@@ -46,7 +46,7 @@ def test_the_words_to_hand_over_are_a_run_that_costs_what_was_asked(plain):
 def test_stages_by_hand_are_charged_as_a_run_charges_and_drawn(tmp_path, monkeypatch):
     for name, value in (("POINTS_GATE", 4), ("POINTS_QUOTE", 2), ("BATCHES", {1.0: "blue"})):
         monkeypatch.setattr(budget_picture, name, value)
-    monkeypatch.setattr(budget_picture, "EPSILONS", (8.0,))
+    monkeypatch.setattr(budget_picture, "EPSILONS", (0.5, 8.0))  # sums alone cost more than 0.5
     plot = tmp_path / "plan.png"
     code, said = typed(
         "plan", *FEW, "--stage", "masked=2", "--stage", "contrastive=1,batch=80",
@@ -105,8 +105,12 @@ def test_a_site_plans_only_what_it_would_let_in(site, plain):
 
 def test_a_run_that_starts_from_a_checkpoint_is_planned_without_it(plain):
     words = ("--run", "plan=private_from_public", "--patients", 600, *plain)
-    code, said = typed("plan", *words)
-    assert code == 0 and "hand over cardionets-coordinator run plan=private_from_public" in said
+    code, said = typed("plan", *words, "--no-plot")
+    assert (
+        code == 0
+        and not plain[1].exists()
+        and "hand over cardionets-coordinator run plan=private_from_public" in said
+    )
     assert re.search(r"phenotypes [\d.]+ 76.8 0.128 96 ", said)
 
 
