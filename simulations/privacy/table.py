@@ -227,7 +227,8 @@ def verdict(outcomes: list[Outcome], planned: Sequence[str]) -> str:
     count = {s: sum(e.state == s for e in entries) for s in get_args(State)}
     controls = sum(e.row.control and e.state == "met" for e in entries)
     aimed = sum(e.state in ("met", "not met", "failed") for e in entries)
-    words = [f"{count['met']} of {aimed} targets met ({controls} of them controls that failed)"]
+    told = f" ({controls} of them controls that failed)" if controls else ""
+    words = [f"{count['met']} of {aimed} targets met{told}"]
     for state in ("not met", "failed", "not measured"):
         if count[state]:
             names = dict.fromkeys(e.section for e in entries if e.state == state)

@@ -13,6 +13,7 @@ from cardionets_core.privacy.plan import (
     planned,
     planned_charges,
 )
+from cardionets_core.privacy_config import SitePrivacy
 from cardionets_core.run_config import CONF, compose, run_config_from
 from cardionets_core.training.stages import check_plan
 
@@ -27,6 +28,18 @@ def test_the_private_plan_is_one():
     config = plan()
     check_plan(config)
     check_private_plan(config)
+
+
+@pytest.mark.parametrize("name", ["private", "private_from_public"])
+def test_a_hospital_of_epsilon_8_can_pay_a_preset_and_one_round_of_it_again(name):
+    words = ["name=x", f"plan={name}", "start.parts=[]"]
+    config = run_config_from(compose("run", words, package=CONF))
+    assert config.privacy.mode == "patient"
+    once_more = Charge(
+        config.privacy.noise, config.privacy.rate, config.stage["diseases"].max_steps
+    )
+    charges = [*planned_charges(config, EVERYTHING), once_more]
+    assert 4.0 < epsilon_rdp(charges, 1e-5) < SitePrivacy().epsilon == 8.0
 
 
 @pytest.mark.parametrize(
