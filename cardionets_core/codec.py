@@ -8,9 +8,11 @@ What a codec rounds off is not lost. The site keeps it and adds it to its next u
 so that the sum of all decoded updates stays within one rounding step of the sum of the true ones
 (error feedback: Seide et al. 2014; Karimireddy et al. 2019, arXiv 1901.09847, Algorithm 1).
 
-Arrays of fewer than BLOCK values (biases, gains, measured statistics) travel as float32: they are
-0.1 to 1.3 % of a model's values, and rounding harms them most. Integers and float64 travel as they
-are. The receiver decodes only what the task asked for, and trusts neither sizes nor scales.
+Arrays of fewer than BLOCK values (biases, gains) travel as float32: they are 0.1 to 1.3 % of a
+model's values, and rounding harms them most. So do measured statistics of any size (measured.py).
+Integers and float64 travel as they are. Names, dtypes and shapes alone decide, never values, so
+both sides decide alike. The receiver decodes only what the task asked for, and trusts neither sizes
+nor scales.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cardionets_core.errors import SiteError, WireError
+from cardionets_core.measured import RANGES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,7 +74,7 @@ def encode(
     for part, arrays in groups.items():
         wire[part], kept = {}, residual.get(part, {})
         for name, array in arrays.items():
-            if not _is_encoded(array):
+            if not _is_encoded(part, name, array):
                 wire[part][name] = array
                 continue
             values = array + kept[name] if name in kept else array
@@ -102,7 +105,7 @@ def _decode_part(part: str, arrays: Arrays, codec: Codec) -> Arrays:
             continue
         dtype = str(array.dtype)
         # An array that the codec would have encoded must be encoded, and no other may be.
-        wanted = ENCODED.get(codec, "float32") if array.size >= BLOCK else "float32"
+        wanted = ENCODED.get(codec, "float32") if _is_shortened(part, name, array) else "float32"
         if dtype in ("float32", *ENCODED.values()) and dtype != wanted:
             raise WireError(f"array {name!r} of {part!r} is {dtype}; {codec} sends it as {wanted}")
         if dtype == "int8":
@@ -112,8 +115,13 @@ def _decode_part(part: str, arrays: Arrays, codec: Codec) -> Arrays:
     return decoded
 
 
-def _is_encoded(array: NDArray[Any]) -> bool:
-    return array.dtype == np.float32 and array.size >= BLOCK
+def _is_encoded(part: str, name: str, array: NDArray[Any]) -> bool:
+    return array.dtype == np.float32 and _is_shortened(part, name, array)
+
+
+def _is_shortened(part: str, name: str, array: NDArray[Any]) -> bool:
+    """Return whether float32 values of this array are encoded; known to both sides."""
+    return array.size >= BLOCK and (part, name) not in RANGES
 
 
 def _encode_array(values: NDArray[Any], codec: Codec) -> Arrays:

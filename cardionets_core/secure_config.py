@@ -30,7 +30,8 @@ class SecureAggregationConfig:
         enabled: whether they are.
         threshold: sites that a sum must be over, and that must be there to open it; more than half
             of those that are asked. 0: two thirds of them, and one more.
-        clip: C; each site clips every value of its update to +-C before it is rounded.
+        clip: C; each site clips every value of its update to +-C before it is rounded. What is
+            measured rather than learned has ranges of its own (measured.py).
         clips: part -> a C of its own.
     """
 

@@ -211,7 +211,7 @@ def _costs(folder: Path) -> Iterator[dict[str, Any]]:
     mean = session.play()[PART]["w"]
     error = float(np.abs(mean - session.float_mean()).max())
     weight = sum(session.studies[s] for s in session.came)
-    bound = session.quantiser().error(PART, weight)
+    bound = session.quantiser().error(PART, "w", weight)
     yield _row(
         f"off from the float64 mean of the clipped updates, clip {CLIP:g}",
         f"<= {bound:.2g}",

@@ -21,6 +21,7 @@ import torch
 
 from cardionets_core.evaluation.forward import evaluating
 from cardionets_core.evaluation.sums import Floats
+from cardionets_core.measured import LARGEST_RMS
 from cardionets_core.privacy.metrics import Part, bounds_of, kept_share, noise_of, released
 from cardionets_core.privacy.units import PatientIndex
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 MEASURED = "tokenizer"
 """The part whose statistics are measured rather than learned."""
 
-LOG_REACH = math.log(100.0)
+LOG_REACH = math.log(LARGEST_RMS)
 """The rms of a patient's channel is clipped to 1/100 .. 100."""
 
 APART, CENTRE_APART = 1.5, 0.6

@@ -19,6 +19,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "model_config",
             "strategy_config",
             "screening_config",
+            "measured",
             "wire_config",
             "privacy_config",
             "secure_config",

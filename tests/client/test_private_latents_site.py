@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import cardionets_core.codec
 import client.private_training
 from cardionets_core.checkpoint import part_arrays
 from cardionets_core.codec import decode
@@ -138,7 +139,10 @@ def test_where_it_is_not_asked_for_the_constants_stay_and_nothing_is_charged(sit
     assert charges(site) == (STEPS,) and not any(a.any() for a in statistics(update))
 
 
-def test_a_codec_shortens_what_was_released_and_asks_for_no_more(site_of, nano_model, monkeypatch):
+@pytest.mark.parametrize("codec", ["bfloat16", "int8"])
+def test_a_codec_leaves_what_was_released(codec, site_of, nano_model, monkeypatch):
+    """The server's sums are those of the site, to a float32; and nothing more is charged."""
+    monkeypatch.setattr(cardionets_core.codec, "BLOCK", 1)  # as if the arrays were large
     site, noised = site_of(), []
     release = client.private_training.release_latent_statistics
 
@@ -149,11 +153,12 @@ def test_a_codec_shortens_what_was_released_and_asks_for_no_more(site_of, nano_m
 
     noted.calls = 0
     monkeypatch.setattr(client.private_training, "release_latent_statistics", noted)
-    update = serve(training(nano_model, plan=replace(PLAN, codec="bfloat16")), site)
+    update = serve(training(nano_model, plan=replace(PLAN, codec=codec)), site)
     assert noted.calls == 1 and charges(site) == (STEPS, RELEASE)
-    sent = decode(update.delta, "bfloat16")["tokenizer"]
+    sent = decode(update.delta, codec)["tokenizer"]
+    assert update.delta["tokenizer"]["decoder.layers.0.weight"].dtype != np.float32
     for name, value, constant in zip(STATISTICS, noised, (0.0, 1.0), strict=True):
-        np.testing.assert_allclose(sent[name], value - constant, rtol=0.01, atol=0.01)
+        np.testing.assert_array_equal(sent[name], value - np.float32(constant))
 
 
 def test_a_budget_for_the_steps_alone_covers_neither(site_of, nano_model):

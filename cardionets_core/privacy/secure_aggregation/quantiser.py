@@ -12,7 +12,7 @@ so the sum over n sites lies within +-(2^31 - 1) and never wraps. The weighted m
 Rounding is to nearest even, not at random: a message that is asked for twice must be the same bit
 for bit (two vectors under one mask would give away their difference), and steps of C / L, 2^-28 for
 10 sites and C = 1, are finer than what float32 keeps of most weights, so a bias of half a step is
-of no account.
+of no account. Arrays that are measured rather than learned have a C of their own (measured.py).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cardionets_core.errors import SiteError, WireError
+from cardionets_core.measured import RANGES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,7 +50,7 @@ class Quantiser:
 
     Attributes:
         sites: n, the most sites that add to a sum.
-        clip: C, the range of a part's values; `clips` names parts with one of their own.
+        clip: C, the range of learned values; `clips` names parts with one of their own.
         clips: part -> C.
         largest: W, the largest weight of a site.
     """
@@ -78,10 +79,10 @@ class Quantiser:
             raise SiteError("refused_task")
         flat = np.empty(size_of(update) + CHECKS, dtype=np.uint32)
         clipped = start = 0
-        for part, array in _arrays(update):
-            end = start + array.size
-            factor = weight / self.largest * self.levels / self._clip(part)
-            clipped += _quantise(array, flat[start:end], factor, self._clip(part))
+        for part, name, array in _arrays(update):
+            end, clip = start + array.size, self.clip_of(part, name)
+            factor = weight / self.largest * self.levels / clip
+            clipped += _quantise(array, flat[start:end], factor, clip)
             start = end
         flat[start:] = 1
         return flat, clipped
@@ -97,20 +98,21 @@ class Quantiser:
         mean: Groups = {part: {} for part in like}
         signed, start = total.view(np.int32), 0
         for part in sorted(like):
-            step = self._clip(part) / self.levels * self.largest / weight
             for name in sorted(like[part]):
+                step = self.clip_of(part, name) / self.levels * self.largest / weight
                 array = like[part][name]
                 values = signed[start : start + array.size].astype(np.float64)
                 mean[part][name] = (values * step).reshape(array.shape)
                 start += array.size
         return mean
 
-    def error(self, part: str, weight: int) -> float:
+    def error(self, part: str, name: str, weight: int) -> float:
         """Return the most by which a mean of this total weight is off, from rounding alone."""
-        return self.sites * self._clip(part) / (2 * self.levels) * self.largest / weight
+        return self.sites * self.clip_of(part, name) / (2 * self.levels) * self.largest / weight
 
-    def _clip(self, part: str) -> float:
-        return self.clips.get(part, self.clip)
+    def clip_of(self, part: str, name: str) -> float:
+        """Return C of one array: a measured one has a range, whatever the plan says of its part."""
+        return RANGES.get((part, name), self.clips.get(part, self.clip))
 
 
 def size_of(groups: Groups) -> int:
@@ -128,8 +130,8 @@ def check_sum(total: Residues, sites: int) -> None:
         raise WireError("the sum does not unmask: a site used other keys than it had shared")
 
 
-def _arrays(groups: Groups) -> list[tuple[str, NDArray[np.floating]]]:
-    return [(p, groups[p][n].reshape(-1)) for p in sorted(groups) for n in sorted(groups[p])]
+def _arrays(groups: Groups) -> list[tuple[str, str, NDArray[np.floating]]]:
+    return [(p, n, groups[p][n].reshape(-1)) for p in sorted(groups) for n in sorted(groups[p])]
 
 
 def _quantise(

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cardionets_core.errors import SiteError, WireError
+from cardionets_core.measured import RANGES
 from cardionets_core.privacy.secure_aggregation.quantiser import (
     CHECKS,
     Quantiser,
@@ -53,7 +54,7 @@ def test_the_mean_is_that_of_the_clipped_updates_within_the_stated_error(
         for name, got in mean[part].items():
             clipped = [np.clip(u[part][name].astype(np.float64), -bound, bound) for u in updates]
             expected = np.average(clipped, axis=0, weights=weights)
-            error = quantiser.error(part, sum(weights)) + 1e-12 * bound
+            error = quantiser.error(part, name, sum(weights)) + 1e-12 * bound
             assert np.abs(got - expected).max() <= error
 
 
@@ -84,7 +85,53 @@ def test_golden_residues_by_hand():
 
 def test_it_is_finer_than_float32_keeps_the_weights():
     quantiser = Quantiser(10, 1.0, {}, 100)
-    assert quantiser.error("p", 1000) < np.spacing(np.float32(0.05))
+    assert quantiser.error("p", "w", 1000) < np.spacing(np.float32(0.05))
+
+
+SDS = np.geomspace(0.05, 30.0, 8)
+MEASURED = [name for _, name in RANGES]
+
+
+def statistics_of(sd):
+    """Return how far the statistics of latents of these sds, [C], lie from 0 and 1."""
+    delta = {"latent_mean": 0.3 * sd, "latent_square": 1.09 * sd**2 - 1, "w": 0.1 * sd}
+    return {"tokenizer": {name: array.astype(np.float32) for name, array in delta.items()}}
+
+
+def sd_of(mean):
+    return np.sqrt(1 + mean["latent_square"] - mean["latent_mean"] ** 2)
+
+
+@pytest.mark.parametrize("clips", [{}, {"tokenizer": 0.01}, {"tokenizer": 100.0}])
+@pytest.mark.parametrize("sites", [2, 10, 20])
+def test_the_sd_of_the_latents_is_within_a_hundredth_whatever_clips_are_asked(sites, clips):
+    """The site of the fewest studies has a tenth of those of the largest."""
+    rng = np.random.default_rng(sites)
+    weights = [100, 10, *rng.integers(10, 100, sites - 2).tolist()]
+    updates = [statistics_of(SDS * rng.uniform(0.8, 1.25, len(SDS))) for _ in weights]
+    quantiser = Quantiser(sites, 4.0, clips, 100)
+    got = quantiser.mean(total_of(quantiser, updates, weights), updates[0], sum(weights))
+    true = {
+        name: np.average([u["tokenizer"][name] for u in updates], axis=0, weights=weights)
+        for name in MEASURED
+    }
+    np.testing.assert_allclose(sd_of(got["tokenizer"]), sd_of(true), rtol=0.01)
+
+
+def test_statistics_have_the_whole_range_of_a_release_and_weights_that_of_their_part():
+    largest = {"latent_mean": -200.0, "latent_square": 1e4, "w": 1.0}
+    update = {"tokenizer": {n: np.full(3, x, np.float32) for n, x in largest.items()}}
+    quantiser = Quantiser(3, 4.0, {"tokenizer": 0.5}, 10)
+    residues, clipped = quantiser.residues(update, 10)
+    mean = quantiser.mean(residues, update, 10)["tokenizer"]
+    assert clipped == 3  # the weights alone
+    for name, expected in (largest | {"w": 0.5}).items():
+        np.testing.assert_allclose(mean[name], expected, rtol=1e-8)
+
+
+def test_the_size_of_a_sum_is_that_of_the_arrays():
+    sizes = {len(Quantiser(3, 4.0, {}, 1).residues(statistics_of(x * SDS), 1)[0]) for x in (0, 1)}
+    assert sizes == {3 * len(SDS) + CHECKS}
 
 
 def test_the_same_update_gives_the_same_residues():
