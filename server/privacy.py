@@ -213,16 +213,13 @@ def _card_words(spent: Mapping[str, Any]) -> str:
     """Return what a model card says of one site's ledger.
 
     The schedule's figure is a promise by itself; beyond it only the budget is (docs/privacy.md,
-    Accountants).
+    Accountants), and the PRV figure, which is there to be quoted, is left out.
     """
-    prv = spent["planned_prv"]
-    by_prv = f"{prv:.2f} (PRV)" if prv is not None else f"no PRV: {spent['no_prv']}"
     of_budget = f" of its budget {spent['budget']:g}" if spent["budget"] else ""
     told = (
-        f"this run's schedule epsilon {by_prv}, {spent['planned_rdp']:.2f} (Renyi); the site's "
-        f"ledger, all runs, counts {spent['epsilon']:.2f}{of_budget} (Renyi) at delta "
-        f"{spent['delta']:g}, entry "
-        f"{spent['entries']} `{spent['head'][:12]}`."
+        f"this run's schedule epsilon {_by_prv(spent)}{spent['planned_rdp']:.2f} (Renyi); the "
+        f"site's ledger, all runs, counts {spent['epsilon']:.2f}{of_budget} (Renyi) at delta "
+        f"{spent['delta']:g}, entry {spent['entries']} `{spent['head'][:12]}`."
     )
     if spent["beyond_plan"]:
         told += (
@@ -232,3 +229,11 @@ def _card_words(spent: Mapping[str, Any]) -> str:
     if spent["epsilon"] >= LARGE_EPSILON:
         told += " So large an epsilon says nothing of who took part."
     return told
+
+
+def _by_prv(spent: Mapping[str, Any]) -> str:
+    if spent["beyond_plan"]:
+        return ""
+    if spent["planned_prv"] is None:
+        return f"no PRV: {spent['no_prv']}, "
+    return f"{spent['planned_prv']:.2f} (PRV), "

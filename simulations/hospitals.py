@@ -80,15 +80,17 @@ def forget_ledgers(hospitals: Sequence[Hospital], made: Path) -> None:
     Made-up patients, and public records that were prepared here, begin anew with every simulation.
 
     Args:
-        hospitals: of the simulation; those with data of their own are left alone.
+        hospitals: of the simulation; those with data of their own, a cache or a table that lies
+            elsewhere, are left alone.
         made: folder of the hospitals that simulations write.
     """
     for hospital in hospitals:
         data = hospital.config.data
-        cache = Path(data.cache)
-        if hospital.config.privacy.ledger or not cache.resolve().is_relative_to(made.resolve()):
+        cache, table = Path(data.cache), Path(data.manifest)
+        own = all(p.resolve().is_relative_to(made.resolve()) for p in (cache, table))
+        if hospital.config.privacy.ledger or not own:
             continue
-        while (mark := found_mark(cache, Path(data.manifest))) is not None:
+        while (mark := found_mark(cache, table)) is not None:
             mark.unlink()
         drop_private_answers(cache / "runs")
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from cardionets_core.errors import IncompleteError
-from cardionets_core.privacy.accounting import epsilon_rdp
+from cardionets_core.privacy.accounting import Charge, epsilon_rdp
 from cardionets_core.privacy.plan import planned
 from cardionets_core.privacy_config import PrivacyReport
 from cardionets_core.run_config import CONF, compose, run_config_from
@@ -101,6 +101,41 @@ def test_an_evaluation_that_nobody_can_pay_ends_the_run_before_it_trains():
         judged(config, sites, reports)
     reports["a"] = report(config, budget=20.0)
     assert judged(replace(config, min_sites=1), sites, reports) == {"b": "evaluate"}
+
+
+def uneven(evaluation_noise, least=1):
+    """Return a plan whose training needs `least` sites, while both have to evaluate.
+
+    With evaluation noise 10, nine rounds and the evaluation cost 5.25 and ten rounds 5.45.
+    """
+    words = ("stages=[handshake,ecg_masked,evaluate]", "phenotypes=[lv_edv,lv_ef]")
+    steps = ("stage.ecg_masked.rounds=10", "stage.ecg_masked.max_steps=20")
+    few = ("diseases=[atrial_fibrillation]", f"stage.ecg_masked.min_sites={least}")
+    noise = ("privacy.noise=1", f"privacy.evaluation_noise={evaluation_noise}")
+    return plan(*words, *steps, *few, *noise)
+
+
+def test_what_is_left_of_a_refused_round_may_pay_a_later_stage():
+    """North answers nine rounds, refuses the tenth and can still evaluate: 5.25 of 5.35."""
+    config, sites = uneven(10), {"hill": site(), "north": site()}
+    sums, ten, scores = (row.charge for row in planned(config, OFFERS))
+    nine = replace(ten, steps=180)
+    assert epsilon_rdp([sums, nine, scores], DELTA) < 5.35 < epsilon_rdp([sums, ten], DELTA)
+    reports = {"hill": report(config, budget=20.0), "north": report(config, budget=5.35)}
+    assert judged(config, sites, reports) == {"north": "ecg_masked"}  # told, and not stopped
+    with pytest.raises(IncompleteError, match="stage ecg_masked cannot be played"):
+        judged(uneven(10, least=2), sites, reports)
+
+
+def test_a_later_stage_of_which_one_round_is_above_a_budget_still_ends_the_run():
+    """One release of the evaluation costs more than north has, whatever it refuses before."""
+    config, sites = uneven(1), {"hill": site(), "north": site()}
+    sums = planned(config, OFFERS)[0].charge
+    assert epsilon_rdp([sums, Charge(1.0, 1.0, 1)], DELTA) > 4.5
+    reports = {"hill": report(config, budget=20.0), "north": report(config, budget=4.0)}
+    with pytest.raises(IncompleteError, match="stage evaluate cannot be played to its end: 1 of 2"):
+        judged(config, sites, reports)
+    assert judged(replace(config, min_sites=1), sites, reports) == {"north": "ecg_masked"}
 
 
 def test_a_part_needs_owners_who_can_pay():

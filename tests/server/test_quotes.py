@@ -152,6 +152,20 @@ def test_entries_that_the_schedule_does_not_hold_are_counted(last, more):
     assert spent["a"]["planned_prv"] == spent["a"]["planned_epsilon"] < spent["a"]["planned_rdp"]
     card = card_lines(config, spent)
     assert ("entries that the schedule does not" in card) == bool(more)
+    assert ("(PRV)" in card) == (not more)  # it is of the schedule alone
+
+
+def test_a_card_quotes_no_prv_where_a_round_was_charged_twice():
+    """The site died before it kept its answer to round 2 of 4: five entries after the handshake."""
+    config = plan("stages=[handshake,diseases]")
+    record = SiteRecord(OFFERS, {"patients": 300}, {})
+    cards = {}
+    for name, entries in {"once": (2, 3, 4, 5, 6), "twice": (2, 3, 5, 6, 7)}.items():
+        state = RunState(weights={}, sites={"a": record}, history=history_of(*entries))
+        cards[name] = card_lines(config, spent_by_site(config, state))
+    assert "(PRV), " in cards["once"] and "quote the site's budget" not in cards["once"]
+    assert "PRV" not in cards["twice"] and "It holds 1 entries" in cards["twice"]
+    assert "quote the site's budget" in cards["twice"] and "(Renyi); the site's" in cards["twice"]
 
 
 def test_what_a_ledger_has_left_crosses_the_wire():

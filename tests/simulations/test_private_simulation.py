@@ -10,7 +10,7 @@ import pytest
 
 from cardionets_core.errors import ConfigError
 from cardionets_core.privacy.ledger import Ledger
-from cardionets_core.privacy.population import found_mark
+from cardionets_core.privacy.population import found_mark, table_mark
 from cardionets_core.privacy_config import SitePrivacy
 from cardionets_core.site_config import load_site_config
 from client.memory import answered_heads
@@ -95,6 +95,13 @@ def test_each_simulation_begins_with_new_ledgers(finished, tmp_path):
     others.parent.mkdir()
     others.write_bytes(b"0" * 64 + b'{"update": {"privacy": null}}\n')
     forget_ledgers([hospital], tmp_path)  # which has not made it
+    elsewhere = tmp_path / "records" / table.name  # of a hospital of its own: its mark stays
+    elsewhere.parent.mkdir()
+    table_mark(elsewhere).write_text("of its ledger")
+    data = replace(hospital.config.data, manifest=str(elsewhere))
+    own_table = replace(hospital, config=replace(hospital.config, data=data))
+    forget_ledgers([own_table], output / "hospitals")
+    assert table_mark(elsewhere).exists()
     assert found_mark(cache, table) and answered_heads(cache / "runs")
     forget_ledgers([hospital], output / "hospitals")
     assert found_mark(cache, table) is None and not answered_heads(cache / "runs")
