@@ -11,10 +11,9 @@ from cardionets_core.privacy.ledger import Ledger
 from cardionets_core.privacy.noise_plan import usual_delta
 from cardionets_core.privacy.plan import EVERYTHING
 from cardionets_core.privacy.planning import Allowance
-from cardionets_core.site_config import load_site_config
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from cardionets_core.privacy_config import SitePrivacy
 
 USUAL_EPSILON = 8.0
 
@@ -28,19 +27,20 @@ class BudgetAsked:
     delta: float | None
 
 
-def allowance(asked: BudgetAsked, config: Path | None, overrides: Sequence[str]) -> Allowance:
+def allowance(asked: BudgetAsked, site: SitePrivacy | None) -> Allowance:
     """Return what may be spent: of the flags, or of a site and at most what it allows.
 
     Args:
         asked: what a person typed.
-        config: YAML of a site, or None.
-        overrides: Hydra overrides of it.
+        site: privacy settings of a site, or None.
 
     Raises:
         ConfigError: nobody says how many patients, or more is asked than the site allows.
     """
-    if config is not None:
-        return _at_most(_of_site(config, overrides), asked)
+    if asked.patients is not None and asked.patients < 1:
+        raise ConfigError(f"--patients is {asked.patients}; patients must be at least 1.")
+    if site is not None:
+        return _at_most(_of_site(site), asked)
     if asked.patients is None:
         raise ConfigError("A plan needs --patients, or --config of a site that declares them.")
     return Allowance(
@@ -50,9 +50,8 @@ def allowance(asked: BudgetAsked, config: Path | None, overrides: Sequence[str])
     )
 
 
-def _of_site(config: Path, overrides: Sequence[str]) -> Allowance:
+def _of_site(settings: SitePrivacy) -> Allowance:
     """Return what a site allows; a ledger that is not made yet holds nothing."""
-    settings = load_site_config(config, overrides).privacy
     own = Allowance(
         patients=settings.patients,
         epsilon=settings.epsilon,

@@ -112,14 +112,22 @@ def plan(
     ] = False,
 ) -> None:
     """Say how much noise a training needs for a budget, and draw what it spends."""
+    from cardionets_core.privacy.planning import with_noise
+    from cardionets_core.site_config import load_site_config
     from client.budget_allowance import BudgetAsked, allowance
+    from client.budget_gate import require_admitted
 
     asked = _Asked(tuple(run or ()), tuple(stage or ()), batch, epochs, releases)
     budget = BudgetAsked(patients, epsilon, delta)
     with told_plainly(), console.status("planning") as status:
         if not (math.isfinite(weights) and weights >= 0):
             raise ConfigError(f"--weights is {weights}; name a number, for instance 5e6.")
-        found = _found(asked, allowance(budget, config, overrides or ()))
+        site = None if config is None else load_site_config(config, overrides or ())
+        found = _found(asked, allowance(budget, None if site is None else site.privacy))
+        if site is not None:
+            count, small = found.plan.patients, found.plan.delta
+            planned = replace(site, privacy=replace(site.privacy, patients=count, delta=small))
+            require_admitted(with_noise(found.config, found.noise), planned, releases=releases)
         status.update("planning: the tighter accountant")
         lines = _lines(found, releases=releases) + _left_out(found)
         console.print(_table(found, round(weights)), *(Text(line) for line in lines), sep="\n")
@@ -273,18 +281,21 @@ def _metrics_line(found: _Found) -> str:
 
 
 def _handed(found: _Found, asked: _Asked) -> str:
-    """Return what the coordinator is to type so that the run costs what was planned."""
-    from cardionets_core.privacy.planning import run_words
+    """Return what the coordinator is to type so that the run costs what was planned, at most."""
+    from cardionets_core.privacy.planning import run_words, words_of_stages
 
-    words = [*run_words(asked.run), "privacy.mode=patient", f"privacy.noise={found.noise}"]
-    if asked.run and not asked.stages:
-        return f"cardionets-coordinator run {shlex.join(words)}"
-    rates = [
-        f"privacy.rate={s.rate}" if s.name == ALONE else f"privacy.stages.{s.name}.rate={s.rate}"
-        for s in found.plan.stages
-    ]
+    last = ("privacy.mode=patient", f"privacy.noise={found.noise}")
     steps = ", ".join(f"{s.name} {s.steps:,}" for s in found.plan.stages)
-    return f"{shlex.join([*words[-2:], *rates])}, with rounds x max_steps: {steps}"
+    if not asked.run and not asked.stages:
+        rates = [f"privacy.rate={s.rate}" for s in found.plan.stages]
+        return f"{shlex.join([*last, *rates])}, with rounds x max_steps: {steps}"
+    words = words_of_stages(asked.run, found.config) if asked.stages else run_words(asked.run)
+    run = f"cardionets-coordinator run {shlex.join([*words, *last])}"
+    if not asked.releases:
+        run += f" (with the sums it costs more than epsilon {found.plan.epsilon:g})"
+    elif asked.stages:
+        run += f" (rounds and max_steps may be others, with rounds x max_steps: {steps})"
+    return run
 
 
 def _draw(found: _Found, plot: Path, *, told: Callable[[str], None]) -> None:

@@ -82,10 +82,15 @@ def admit_private(privacy: SitePrivacy, header: TaskHeader, *, mark: Path | None
             )
             raise SiteError("privacy_plan")
         return
-    reason = _not_allowed(privacy, asked) or _not_private(privacy, header, asked)
+    reason = not_admitted(privacy, header, asked)
     if reason:
         log.warning("refused: %s", reason)
         raise SiteError("privacy_plan")
+
+
+def not_admitted(privacy: SitePrivacy, header: TaskHeader, asked: PrivateTask) -> str:
+    """Return why this hospital refuses a private task; nothing where it lets it in."""
+    return _not_allowed(privacy, asked) or _not_private(privacy, header, asked)
 
 
 def _not_allowed(privacy: SitePrivacy, asked: PrivateTask) -> str:

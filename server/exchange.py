@@ -18,10 +18,11 @@ from cardionets_core.messages import (
     Update,
 )
 from cardionets_core.packing import Groups, fingerprint
+from cardionets_core.privacy.plan import private_task
 from cardionets_core.runtime import derive_seed
 from server.attendance import Attendance
 from server.memory import generations, named
-from server.privacy import Ledgers, knowing, note_report, private_task
+from server.privacy import Ledgers, knowing, note_report
 from server.rounds import Expected, RoundResult, run_round
 
 if TYPE_CHECKING:

@@ -12,11 +12,12 @@ from cardionets_core.errors import IncompleteError, RunError
 from cardionets_core.evaluation.sums import merge
 from cardionets_core.faults import fault_place
 from cardionets_core.messages import Task, Update
+from cardionets_core.privacy.plan import private_task
 from server.attendance import DESCRIBE_S, NAME_TAKEN
 from server.budgets import require_budgets, short_sites, short_words
 from server.exchange import Run, header, round_record
 from server.mail import pause_s
-from server.privacy import keeps_to, knowing, knowing_all, note_report, private_task, told_of
+from server.privacy import keeps_to, knowing, knowing_all, note_report, told_of
 from server.quotes import quotes_of
 from server.refusals import next_steps
 from server.rounds import RoundResult

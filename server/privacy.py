@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from cardionets_core.privacy.plan import measuring_noise, planned_charges
+from cardionets_core.privacy.plan import planned_charges
 from cardionets_core.privacy.schedule import quoted
 from cardionets_core.privacy_config import (
     LARGE_EPSILON,
@@ -34,27 +34,6 @@ Ledgers = dict[str, PrivacyReport]
 
 ALIKE = 2**40
 """A batch size under which all sites take one step; see `judged_alike`."""
-
-
-def private_task(config: RunConfig, stage: str, action: str, number: int = 1) -> PrivateTask | None:
-    """Return what a task of a round asks of privacy; None where the run is not private."""
-    request = config.privacy
-    if not request.is_on:
-        return None
-    if action != "train":
-        noise = request.sums_noise if action == "describe" else request.evaluation_noise
-        return PrivateTask(noise=noise, rate=1.0, clip=1.0, steps=1, profile=request.profile)
-    return PrivateTask(
-        noise=request.of(stage, "noise"),
-        rate=request.of(stage, "rate"),
-        clip=request.of(stage, "clip"),
-        steps=config.stage[stage].max_steps,
-        contrastive=request.contrastive,
-        bucket_size=request.bucket_size,
-        # Once, at the end: no training of the tokenizer itself reads its statistics.
-        latent_noise=measuring_noise(config, stage) * (number == config.stage[stage].rounds),
-        profile=request.profile,
-    )
 
 
 def knowing(head: TaskHeader, report: PrivacyReport | None) -> TaskHeader:

@@ -16,7 +16,7 @@ from cardionets_core.privacy.latents import MEASURED
 from cardionets_core.privacy.metrics import release_charge
 from cardionets_core.privacy.noise_plan import USUAL_DELTA
 from cardionets_core.privacy.secure_aggregation.plan import check_secure_plan
-from cardionets_core.privacy_config import LARGE_EPSILON, Modality
+from cardionets_core.privacy_config import LARGE_EPSILON, Modality, PrivateTask
 from cardionets_core.training.stages import STAGES
 
 if TYPE_CHECKING:
@@ -114,6 +114,27 @@ def measuring_noise(config: RunConfig, stage: str) -> float:
     """Return the noise on what the last round of a stage measures, too; 0 where it does not."""
     measures = stage in STAGES and MEASURED in STAGES[stage].trains
     return config.privacy.latent_noise if measures else 0.0
+
+
+def private_task(config: RunConfig, stage: str, action: str, number: int = 1) -> PrivateTask | None:
+    """Return what a task of a round asks of privacy; None where the run is not private."""
+    request = config.privacy
+    if not request.is_on:
+        return None
+    if action != "train":
+        noise = request.sums_noise if action == "describe" else request.evaluation_noise
+        return PrivateTask(noise=noise, rate=1.0, clip=1.0, steps=1, profile=request.profile)
+    return PrivateTask(
+        noise=request.of(stage, "noise"),
+        rate=request.of(stage, "rate"),
+        clip=request.of(stage, "clip"),
+        steps=config.stage[stage].max_steps,
+        contrastive=request.contrastive,
+        bucket_size=request.bucket_size,
+        # Once, at the end: no training of the tokenizer itself reads its statistics.
+        latent_noise=measuring_noise(config, stage) * (number == config.stage[stage].rounds),
+        profile=request.profile,
+    )
 
 
 def _check_profile(config: RunConfig) -> None:

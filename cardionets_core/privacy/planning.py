@@ -122,6 +122,33 @@ def with_stages(config: RunConfig, words: Sequence[str], *, patients: int, batch
     return replace(config, stages=order, stage=stages, privacy=request)  # type: ignore[arg-type]
 
 
+def words_of_stages(run: Sequence[str], config: RunConfig) -> tuple[str, ...]:
+    """Return the overrides of a run whose stages were named by hand (`with_stages`).
+
+    A round is about one pass over the patients; all rounds together are at most the planned steps.
+
+    Args:
+        run: overrides that were typed; what they say of the stages' order is left out.
+        config: what `with_stages` made of them.
+    """
+    words = [word for word in run_words(run) if not word.startswith("stages=")]
+    words.append(f"stages=[{','.join(config.stages)}]")
+    request = config.privacy
+    for name in (n for n in config.stages if n in STAGES):
+        settings, rate = config.stage[name], request.of(name, "rate")
+        steps = settings.rounds * settings.max_steps
+        each = max(1, steps // max(1, round(steps * rate)))
+        words += [
+            f"stage.{name}.rounds={steps // each}",
+            f"stage.{name}.max_steps={each}",
+            f"privacy.stages.{name}.rate={rate}",
+        ]
+    if MIXING_STAGES & set(config.stages):
+        words.append(f"privacy.contrastive={request.contrastive}")
+        words.append(f"privacy.bucket_size={request.bucket_size}")
+    return tuple(words)
+
+
 def plan_of(
     config: RunConfig, allowed: Allowance, *more: StageNeed, releases: bool = True
 ) -> NoisePlan:

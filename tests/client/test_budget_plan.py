@@ -59,7 +59,7 @@ def test_stages_by_hand_are_charged_as_a_run_charges_and_drawn(tmp_path, monkeyp
     charges = [Charge(noise, 0.1, 40), Charge(noise, 0.2, 5), Charge(5, 1, 1), Charge(3, 1, 2)]
     assert 0.97 * 8 < epsilon_rdp(charges, 1e-5) <= 8
     assert "an error of about" in said and "over 80 test patients" in said
-    assert f"privacy.noise={noise:g} privacy.stages.masked.rate=0.1" in said
+    assert f"privacy.noise={noise:g}" in said and "privacy.stages.masked.rate=0.1" in said
     assert "rounds x max_steps: masked 20, contrastive 5" in said
     with Image.open(plot) as picture:
         assert picture.size[0] > 1000 and len(picture.getcolors(10**6)) > 20
@@ -137,7 +137,7 @@ def test_noise_of_at_least_what_the_site_lets_in(site, plain):
     "words, said",
     [
         ((), "needs --patients, or --config"),
-        (("--patients", "0"), "a batch of 256 of 0 patients is not possible"),
+        (("--patients", "0"), "--patients is 0; patients must be at least 1"),
         (("--patients", "100"), "training: a batch of 256 of 100 patients is not possible"),
         ((*FEW, "--delta", "0.01"), "at most 1 / patients (0.0025)"),
         ((*FEW, "--delta", "nan"), "delta is nan"),

@@ -11,7 +11,7 @@ import pytest
 from cardionets_core.errors import ConfigError, WireError
 from cardionets_core.messages import Update, update_from_records, update_to_records
 from cardionets_core.privacy.accounting import Charge
-from cardionets_core.privacy.plan import planned_charges
+from cardionets_core.privacy.plan import planned_charges, private_task
 from cardionets_core.privacy_config import PrivacyReport, PrivateTask
 from cardionets_core.run_config import CONF, compose, run_config_from
 from server.norms import travel
@@ -24,7 +24,6 @@ from server.privacy import (
     ledgers_of,
     note_report,
     passes_of,
-    private_task,
     told_of,
 )
 from server.state import SiteRecord
