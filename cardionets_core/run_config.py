@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -232,16 +234,21 @@ def compose(config_name: str, overrides: Sequence[str], *, package: str) -> dict
     Raises:
         ConfigError: an override that Hydra cannot read, or a choice that does not exist.
     """
+    words = tuple(_forced(word, package) for word in overrides)
+    return deepcopy(_composed(config_name, words, package))
+
+
+@lru_cache(maxsize=64)  # what a package holds does not change, and Hydra takes a tenth of a second
+def _composed(config_name: str, words: tuple[str, ...], package: str) -> dict[str, Any]:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_module
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    words = [_forced(word, package) for word in overrides]
     try:
         with initialize_config_module(package, version_base="1.3"):
-            config = hydra_compose(config_name, overrides=words)
+            config = hydra_compose(config_name, overrides=list(words))
             values = OmegaConf.to_container(config, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
         first = str(error).strip().splitlines()[0].rstrip(".")
