@@ -10,6 +10,7 @@ import numpy as np
 
 from cardionets_core.errors import IncompleteError
 from cardionets_core.evaluation.evaluate import solve_probes, summarise
+from cardionets_core.evaluation.options import trained_sections
 from cardionets_core.evaluation.summary import residual_sd
 from cardionets_core.evaluation.sums import merge
 from cardionets_core.privacy.evaluation import private_options
@@ -51,14 +52,6 @@ RESUMED = "Look into the sites' logs; the run can be resumed, and evaluates agai
 
 log = logging.getLogger("cardionets.server")
 
-SECTION_STAGES: dict[Section, tuple[str, ...]] = {
-    "phenotypes": ("phenotypes",),
-    "diseases": ("diseases",),
-    "retrieval": ("contrastive", "distill"),
-    "generation": ("generative",),
-}
-"""Section of the evaluation -> stages of which one must have trained what it scores."""
-
 
 def run_evaluation(run: Run, state: RunState) -> RunState:
     """Run both rounds of the evaluate stage and return the state with its metrics.
@@ -89,9 +82,7 @@ def run_evaluation(run: Run, state: RunState) -> RunState:
 
 def evaluation_options(config: RunConfig) -> EvaluationOptions:
     """Return the run's options without the sections that no stage has trained for."""
-    trained = {*config.stages, *config.start.stages}
-    sections = tuple(s for s in config.evaluation.sections if trained & set(SECTION_STAGES[s]))
-    options = replace(config.evaluation, sections=sections)
+    options = trained_sections(config.evaluation, (*config.stages, *config.start.stages))
     return private_options(options) if config.privacy.is_on else options
 
 

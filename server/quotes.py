@@ -10,7 +10,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from cardionets_core.privacy.accounting import epsilon_rdp
-from cardionets_core.privacy.expected_errors import errors_of_plan
+from cardionets_core.privacy.expected_errors import errors_of_plan, scored_outputs
 from cardionets_core.privacy.noise_plan import USUAL_DELTA
 from cardionets_core.privacy.plan import EVERYTHING, planned, planned_charges
 from cardionets_core.privacy.schedule import Quote, quoted
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
     from cardionets_core.messages import Update
+    from cardionets_core.privacy.expected_errors import ExpectedErrors
     from cardionets_core.privacy_config import PrivacyReport
     from cardionets_core.run_config import RunConfig
     from server.state import SiteRecord
@@ -92,15 +93,24 @@ def warnings_of(config: RunConfig, sites: Collection[SiteRecord | Update]) -> li
     told = [] if config.privacy.profile == "membership" else [f"{NOT_MEMBERSHIP}."]
     scored = [site.counts.get("patients", 0) for site in sites if "ecg" in site.modalities]
     errors = errors_of_plan(config, sum(scored), sites=len(scored)) if scored else None
-    if errors is not None and errors.unusable:
-        what = "no usable metric" if errors.leaves_nothing else f"no {' or '.join(errors.unusable)}"
-        told.append(
-            f"privacy.evaluation_noise={config.privacy.evaluation_noise:g} leaves {what}: expect "
-            f"{errors.words()} of all sites (a fifth of those declared), at best. Ask for fewer "
-            f"than {len(config.phenotypes)} phenotypes and {len(config.diseases)} diseases, "
-            "for less noise, or leave `evaluate` out and judge on public patients."
-        )
-    return told
+    return told if errors is None else [*told, *_evaluation_warning(config, errors)]
+
+
+def _evaluation_warning(config: RunConfig, errors: ExpectedErrors) -> list[str]:
+    if not errors.asked:
+        return [
+            "evaluate has nothing to score, as no stage trains phenotypes or diseases, and every "
+            "site is charged for its two releases all the same. Leave `evaluate` out."
+        ]
+    if not errors.unusable:
+        return []
+    what = "no usable metric" if errors.leaves_nothing else f"no {' or '.join(errors.unusable)}"
+    return [
+        f"privacy.evaluation_noise={config.privacy.evaluation_noise:g} leaves {what}: expect "
+        f"{errors.words()} of all sites (a fifth of those declared), at best. Ask for fewer than "
+        f"{scored_outputs(config)} (the plan's {' and '.join(f'`{k}`' for k in errors.asked)}), "
+        "for less noise, or leave `evaluate` out and judge on public patients."
+    ]
 
 
 def beyond_plan(

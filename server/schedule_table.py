@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cardionets_core.privacy.accounting import epsilon_rdp
-from cardionets_core.privacy.expected_errors import patients_for
+from cardionets_core.privacy.expected_errors import patients_for, scored_outputs
 from cardionets_core.privacy.noise_plan import USUAL_DELTA
 from cardionets_core.privacy.plan import EVERYTHING, LATENTS, planned, planned_charges
 from cardionets_core.privacy.schedule import quoted
@@ -70,8 +70,8 @@ def _lines(config: RunConfig) -> list[str]:
     if needed := patients_for(config):
         lines.append(
             "The evaluation's metrics become usable from about "
-            f"{float(f'{needed:.2g}'):,.0f} test patients on at one site ({len(config.phenotypes)} "
-            f"phenotypes, {len(config.diseases)} diseases)."
+            f"{float(f'{needed:.2g}'):,.0f} test patients on at one site "
+            f"({scored_outputs(config)})."
         )
     return lines
 

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, get_args
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 Section = Literal["phenotypes", "diseases", "retrieval", "generation"]
 """What can be scored; a run without the stage that trains a part leaves its section out."""
 
 SECTIONS: tuple[str, ...] = get_args(Section)
+
+SECTION_STAGES: dict[Section, tuple[str, ...]] = {
+    "phenotypes": ("phenotypes",),
+    "diseases": ("diseases",),
+    "retrieval": ("contrastive", "distill"),
+    "generation": ("generative",),
+}
+"""Section of the evaluation -> stages of which one must have trained what it scores."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +77,17 @@ class EvaluationOptions:
             )
         if self.ridge <= 0 or self.fusion_ridge <= 0:
             raise ValueError("ridge and fusion_ridge must be above 0")
+
+
+def trained_sections(options: EvaluationOptions, stages: Collection[str]) -> EvaluationOptions:
+    """Return the options without the sections that none of the stages has trained for.
+
+    Args:
+        options: of the plan.
+        stages: of the run, and of the run whose weights it began with.
+    """
+    kept = (s for s in options.sections if not set(SECTION_STAGES[s]).isdisjoint(stages))
+    return replace(options, sections=tuple(kept))
 
 
 def _at_least(name: str, value: int, least: int) -> None:

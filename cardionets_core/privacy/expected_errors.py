@@ -17,7 +17,7 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 
 from cardionets_core.evaluation.metrics import auroc
-from cardionets_core.evaluation.options import EvaluationOptions
+from cardionets_core.evaluation.options import EvaluationOptions, trained_sections
 from cardionets_core.privacy.evaluation import BINS, ERRORS, score_bounds
 from cardionets_core.privacy.metrics import Prior, moments, noise_of, to_total
 
@@ -52,12 +52,16 @@ class ExpectedErrors:
         r2: of a phenotype.
         patients: test patients of all sites together.
         sites: releases in the sum.
+        measured: of how many patients have a phenotype.
+        diagnosed: of how many patients have, or do not have, a disease.
     """
 
     auroc: float
     r2: float
     patients: int
     sites: int
+    measured: float
+    diagnosed: float
 
     @property
     def unusable(self) -> tuple[str, ...]:
@@ -68,8 +72,13 @@ class ExpectedErrors:
     @property
     def leaves_nothing(self) -> bool:
         """Whether no metric is usable."""
-        asked = sum(not math.isnan(v) for v in (self.auroc, self.r2))
-        return len(self.unusable) == asked > 0
+        return len(self.unusable) == len(self.asked) > 0
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """Sections that are scored."""
+        told = {"phenotypes": self.r2, "diseases": self.auroc}
+        return tuple(name for name, error in told.items() if not math.isnan(error))
 
     def words(self) -> str:
         """Return it for a person."""
@@ -108,11 +117,14 @@ def expected_errors(
         # counts R2 times, that of the squared errors once, and that of the squares 1 - R2 times.
         square = ERRORS.reach**2 * spread["phenotypes/ecg/squared_error"]
         r2 = math.hypot(1.0, EXPLAINED, 1.0 - EXPLAINED) * square / patients
-    return ExpectedErrors(area, r2, patients, sites)
+    counts = (spread.get(name, math.nan) for name in ("phenotypes/known", "diseases/classes"))
+    return ExpectedErrors(area, r2, patients, sites, *counts)
 
 
 def errors_of_plan(config: RunConfig, patients: int, *, sites: int = 1) -> ExpectedErrors | None:
     """Return the errors of a plan's evaluation for declared patients; None without an evaluation.
+
+    A head that no stage trains is not scored, and takes no share of the noise.
 
     Args:
         config: the plan.
@@ -122,13 +134,24 @@ def errors_of_plan(config: RunConfig, patients: int, *, sites: int = 1) -> Expec
     if "evaluate" not in config.stages or not config.privacy.is_on:
         return None
     return expected_errors(
-        config.evaluation,
+        _scored(config),
         noise=config.privacy.evaluation_noise,
         patients=round(TEST_SHARE * patients),
         phenotypes=len(config.phenotypes),
         diseases=len(config.diseases),
         sites=sites,
     )
+
+
+def scored_outputs(config: RunConfig) -> str:
+    """Return how many outputs of which kind a plan's evaluation scores, in words."""
+    counts = {"phenotypes": len(config.phenotypes), "diseases": len(config.diseases)}
+    asked = _scored(config).sections
+    return " and ".join(f"{count} {name}" for name, count in counts.items() if name in asked)
+
+
+def _scored(config: RunConfig) -> EvaluationOptions:
+    return trained_sections(config.evaluation, (*config.stages, *config.start.stages))
 
 
 def errors_of_site(
@@ -157,7 +180,7 @@ def patients_for(config: RunConfig) -> int:
     K equal sites together need about sqrt(K) times as many, so each of them 1 / sqrt(K).
     """
     patients = 50
-    while found := errors_of_plan(config, round(patients / TEST_SHARE)):
+    while (found := errors_of_plan(config, round(patients / TEST_SHARE))) and found.asked:
         if not found.unusable:
             return patients
         patients = round(1.25 * patients)

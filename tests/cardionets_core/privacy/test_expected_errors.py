@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,11 +20,16 @@ from cardionets_core.privacy.expected_errors import (
     errors_of_site,
     expected_errors,
     patients_for,
+    scored_outputs,
     spread_error,
 )
 from cardionets_core.privacy.metrics import Part, Prior, moment_parts, moments, noise_of, released
 from cardionets_core.privacy.rng import PrivacyRandom
 from cardionets_core.run_config import CONF, compose, run_config_from
+from cardionets_core.start_config import StartConfig
+from server.evaluation import evaluation_options
+from server.quotes import warnings_of
+from server.state import SiteRecord
 
 BOTH = EvaluationOptions(sections=("phenotypes", "diseases"))
 NOISE, PATIENTS, PHENOTYPES, DISEASES, RELEASES = 2.0, 3000, 40, 20, 6
@@ -99,6 +105,8 @@ def test_r2_by_hand():
     assert std["phenotypes/ecg/squared_error"] == pytest.approx(3 * math.sqrt(82) / 2)
     found = expected_errors(BOTH, noise=3.0, patients=2000, phenotypes=82, diseases=12)
     by_hand = 3 * 9 * (3 * math.sqrt(82) / 2) * math.sqrt(1 + 0.25 + 0.25) / 2000
+    assert found.measured == pytest.approx(3 * 3 * math.sqrt(82))
+    assert found.diagnosed == pytest.approx(3 * 3 * math.sqrt(12))
     assert found.r2 == pytest.approx(by_hand) and found.r2 == pytest.approx(0.225, abs=0.001)
 
 
@@ -129,3 +137,36 @@ def test_a_plan_says_how_many_test_patients_it_needs():
     assert patients_for(plan("phenotypes=[lv_ef]", "diseases=[atrial_fibrillation]")) < needed / 3
     assert patients_for(plan("stages=[handshake,diseases]")) == 0
     assert errors_of_plan(plan("privacy.mode=none"), 1000) is None
+
+
+def test_a_head_that_no_stage_trains_takes_no_share_of_the_noise():
+    """Neither at the sites, which are asked by the server's options, nor in what is expected."""
+    config = plan("stages=[handshake,diseases,evaluate]")
+    options = evaluation_options(config)
+    assert options.sections == errors_of_plan(config, 1000).asked == ("diseases",)
+    asked = plan("stages=[handshake,diseases,evaluate]", "evaluation.sections=[diseases]")
+    assert errors_of_plan(config, 1000).auroc == errors_of_plan(asked, 1000).auroc
+    assert patients_for(config) == patients_for(asked) < patients_for(plan())
+    assert scored_outputs(config) == "12 diseases"
+    assert scored_outputs(plan()) == "82 phenotypes and 12 diseases"
+    noise = {
+        len(found.sections): noise_of(score_bounds(found, phenotypes=82, diseases=12), 1.0)
+        for found in (options, evaluation_options(plan()))
+    }
+    ratio = noise[2]["diseases/histogram"] / noise[1]["diseases/histogram"]
+    assert ratio == pytest.approx(math.sqrt(9 / 3))  # groups of a release
+
+
+def test_heads_of_an_earlier_run_are_scored():
+    config = plan("stages=[handshake,diseases,evaluate]")
+    begun = replace(config, start=StartConfig(checkpoint="x", stages=("phenotypes",)))
+    assert errors_of_plan(begun, 1000).asked == ("phenotypes", "diseases")
+
+
+def test_an_evaluation_of_nothing_is_warned_of():
+    config = plan("stages=[handshake,ecg_masked,evaluate]")
+    site = SiteRecord(("ecg",), {"patients": 1000}, {})
+    assert errors_of_plan(config, 1000).asked == () and patients_for(config) == 0
+    assert any("has nothing to score" in text for text in warnings_of(config, [site]))
+    (text,) = warnings_of(plan("stages=[handshake,diseases,evaluate]"), [site])
+    assert "fewer than 12 diseases (the plan's `diseases`)" in text and "phenotypes" not in text
