@@ -67,7 +67,7 @@ def read_facts(folder: Path, hospitals: Sequence[Hospital]) -> Facts:
     """Read what the report is drawn from.
 
     Raises:
-        RunError: there is no summary.
+        RunError: there is no summary, or no plan.
         CheckpointError: the checkpoint cannot be read.
     """
     path = folder / "summary.json"
@@ -76,7 +76,8 @@ def read_facts(folder: Path, hospitals: Sequence[Hospital]) -> Facts:
     summary = json.loads(path.read_text())
     if summary["status"] != "COMPLETED":
         raise RunError(f"{folder} is {summary['status']}; only a finished run has a report.")
-    return Facts(folder, summary, read_info(folder / "checkpoint"), tuple(hospitals))
+    info, config = read_info(folder / "checkpoint"), load_config(folder)
+    return Facts(folder, summary, info, tuple(hospitals), config)
 
 
 def _log(folder: Path, page: Path) -> None:

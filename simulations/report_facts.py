@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from cardionets_core.privacy.expected_errors import errors_of_plan
 from cardionets_core.vocabulary import COHORT_DISCLAIMER
 from simulations.report_page import (
     Block,
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cardionets_core.checkpoint import CheckpointInfo
+    from cardionets_core.privacy.expected_errors import ExpectedErrors
+    from cardionets_core.run_config import RunConfig
     from simulations.hospitals import Hospital
 
 STAGES: dict[str, tuple[str, str]] = {
@@ -39,6 +42,12 @@ STAGES: dict[str, tuple[str, str]] = {
 }
 """Stage -> name for people, what the model learns in it."""
 
+Scored = Literal["phenotypes", "diseases"]
+"""Sections of the evaluation that score outputs by name, with privacy and without."""
+
+METRICS: dict[Scored, str] = {"phenotypes": "R2", "diseases": "AUROC"}
+"""Section -> its metric in `ExpectedErrors.unusable`."""
+
 RESEARCH_ONLY = "Research use only; not a medical device."
 
 NUMBER_WORDS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten")
@@ -53,12 +62,14 @@ class Facts:
         summary: its summary.json (docs/summary.md).
         info: its checkpoint.json.
         hospitals: those that took part, as the simulator knows them.
+        config: its plan.
     """
 
     folder: Path
     summary: dict[str, Any]
     info: CheckpointInfo
     hospitals: tuple[Hospital, ...]
+    config: RunConfig
 
     @property
     def sites(self) -> list[str]:
@@ -74,14 +85,39 @@ class Facts:
         """Results of one site; empty where it was not evaluated."""
         return dict(self.summary["metrics"].get("sites", {}).get(site, {}))
 
-    def known(self, section: Literal["phenotypes", "diseases"], names: Sequence[str]) -> list[str]:
+    def known(self, section: Scored, names: Sequence[str]) -> list[str]:
         """Return those of the model's outputs that anybody could score; all before an evaluation.
 
-        An output for which no site had a label has learned nothing and must not be shown.
+        An output for which no site had a label has learned nothing and must not be shown. Noised
+        counts do not tell which these are: all are returned then.
         """
+        if self.errors() is not None:
+            return list(names)
         found = self.pooled.get(section, {})
         scored = found.get("by_phenotype" if section == "phenotypes" else "by_disease")
         return [n for n in names if scored is None or n in scored]
+
+    def errors(self, *sites: str) -> ExpectedErrors | None:
+        """Return what noise is expected to do to a private evaluation; None where there is none.
+
+        Args:
+            sites: scored by themselves; none for all of them pooled.
+        """
+        told = [self.summary["sites"][name] for name in sites or self.sites]
+        declared = [s["counts"].get("patients", 0) for s in told if "ecg" in s["modalities"]]
+        if not declared:
+            return None
+        return errors_of_plan(self.config, sum(declared), sites=len(declared))
+
+    def drowned(self, section: Scored, *sites: str) -> bool:
+        """Return whether noise is expected to leave nothing of a section's scores.
+
+        Args:
+            section: of the evaluation.
+            sites: scored by themselves; none for all of them pooled.
+        """
+        errors = self.errors(*sites)
+        return errors is not None and METRICS[section] in errors.unusable
 
     def title(self, site: str) -> str:
         """Return a site's name for people."""
@@ -174,19 +210,29 @@ def _highlights(facts: Facts) -> list[tuple[str, str]]:
     sites, rounds = facts.summary["sites"].values(), facts.summary["rounds"]
     patients = sum(s["counts"].get("patients", 0) for s in sites)
     items = [(f"{patients:,}", f"patients at {counted(len(facts.sites), 'hospital')}")]
-    average = facts.pooled.get("phenotypes", {}).get("average", {})
+    noised = "" if facts.errors() is None else " (noised)"
+    average = _average(facts, "phenotypes")
     if "ecg" in average:
         count = len(facts.known("phenotypes", facts.info.phenotypes))
-        items.append((_value(average["ecg"]["r2"]), f"mean R² of {count} phenotypes, ECG alone"))
+        words = f"mean R² of {count} phenotypes, ECG alone{noised}"
+        items.append((_value(average["ecg"]["r2"]), words))
     if "ecg_covariates" in average:
         items.append((_value(average["ecg_covariates"]["r2"]), "the same, ECG + age, sex and size"))
-    average = facts.pooled.get("diseases", {}).get("average", {})
+    average = _average(facts, "diseases")
     if "ecg" in average:
-        items.append((_value(average["ecg"]["auroc"]), "mean AUROC of the diseases, ECG alone"))
+        words = f"mean AUROC of the diseases, ECG alone{noised}"
+        items.append((_value(average["ecg"]["auroc"]), words))
     items.append(
         (duration(facts.summary["seconds"]), f"for {counted(len(rounds), 'round')} of messages")
     )
     return items
+
+
+def _average(facts: Facts, section: Scored) -> dict[str, Any]:
+    """Return the mean scores of a section, none where noise leaves nothing of them."""
+    if facts.drowned(section):
+        return {}
+    return dict(facts.pooled.get(section, {}).get("average", {}))
 
 
 def _value(estimate: dict[str, float | None]) -> str:

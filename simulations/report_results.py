@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from cardionets_core.vocabulary import DISEASES, MAIN_PHENOTYPES, PHENOTYPE_BY_NAME
 from simulations.report_facts import STAGES, Facts
 from simulations.report_figures import draw_calibration, draw_phenotypes, drawn_r2, left_edge
+from simulations.report_noise import noise_texts, not_scored
 from simulations.report_page import (
     NONE,
     SPACE,
@@ -52,26 +53,31 @@ def missing(facts: Facts, stage: str, needs: str) -> Text:
         return Text("This run has no evaluation stage, so nothing was scored.")
     if not facts.trained(stage):
         return Text(f"This run has no stage {STAGES[stage][0]!r}, so there is nothing to score.")
-    return Text(f"Nothing was scored: no site had enough held-out {needs}.")
+    reason = not_scored(facts, stage)
+    return Text(reason or f"Nothing was scored: no site had enough held-out {needs}.")
 
 
 # -------------------------------------------------------------------------------------- phenotypes
 
 
 def phenotype_section(facts: Facts) -> Section:
-    """Return R2 of the phenotypes, pooled and per site."""
+    """Return R2 of the phenotypes, pooled and per site; no number where noise leaves nothing."""
+    title, noise = "CMR measurements from the ECG", noise_texts(facts, "phenotypes")
     found = facts.pooled.get("phenotypes", {})
     if not found:
         reason = missing(facts, "phenotypes", "patients with CMR measurements")
-        return Section("phenotypes", "CMR measurements from the ECG", (reason,))
+        return Section("phenotypes", title, (reason,))
+    if facts.drowned("phenotypes"):
+        return Section("phenotypes", title, noise)
     names = list(found["by_phenotype"])
     main = [n for n in MAIN_PHENOTYPES if n in found["by_phenotype"]]
     blocks: list[Block] = [
-        Text(_phenotype_verdict(found), tone="key"),
+        *noise,
+        Text(_phenotype_verdict(found, noised=bool(noise)), tone="key"),
         Text(
             "R² is the share of the differences between patients that is explained: 0 is no better "
             "than giving everyone the average, 1 is exact, below 0 is worse than the average."
-            + (" In brackets the 95 % interval over patients." if _has_intervals(found) else ""),
+            + (f" In brackets the 95 % interval {_cause(noise)}." if _has_intervals(found) else ""),
             tone="note",
         ),
         Picture(
@@ -84,14 +90,19 @@ def phenotype_section(facts: Facts) -> Section:
     ]
     for site in facts.sites:
         own = facts.at_site(site).get("phenotypes", {})
-        if own:
+        if own and not facts.drowned("phenotypes", site):
             table = _phenotype_table(own, main, "Scored against this site's own spread.", facts)
             mean = number(own["average"]["ecg"]["r2"]["value"])
-            title = f"{facts.title(site)}: mean R² {mean} from the ECG alone"
-            blocks.append(Group(title, (table,), folded=True))
+            heading = f"{facts.title(site)}: mean R² {mean} from the ECG alone"
+            blocks.append(Group(heading, (table,), folded=True))
     everything = _phenotype_table(found, names, "All sites pooled.", facts)
     blocks.append(Group(f"All {len(names)} phenotypes", (everything,), folded=True))
-    return Section("phenotypes", "CMR measurements from the ECG", tuple(blocks))
+    return Section("phenotypes", title, tuple(blocks))
+
+
+def _cause(noise: Sequence[Text]) -> str:
+    """Return what an interval of R2 is over; of a private one see privacy/intervals.py."""
+    return "of the noise alone, for these same patients" if noise else "over patients"
 
 
 def _figure_caption(found: Mapping[str, Any], names: Sequence[str]) -> str:
@@ -117,7 +128,12 @@ def _has_intervals(found: Mapping[str, Any]) -> bool:
     return any(_is_interval(score.get("r2", {})) for score in scores)
 
 
-def _phenotype_verdict(found: Mapping[str, Any]) -> str:
+def _phenotype_verdict(found: Mapping[str, Any], *, noised: bool) -> str:
+    if noised:  # references from age, sex and size are not available, and a sign proves nothing
+        return (
+            f"Averaged over {len(found['by_phenotype'])} phenotypes, the noised R² is "
+            f"{_mean_r2(found, 'ecg')} from the ECG alone."
+        )
     shown = {p: _mean_r2(found, p) for p in ("ecg", "covariates", "ecg_covariates")}
     text = (
         f"Averaged over {len(found['by_phenotype'])} phenotypes, R² is {shown['ecg']} from the ECG "
@@ -152,7 +168,8 @@ def _phenotype_table(
     ]
     means = (stacked(found["average"].get(p, {}).get("r2")) for p in PREDICTORS)
     rows.append(Row(f"Mean of all {len(by_name)}", ("", *means, ""), kind="total"))
-    columns = ("Phenotype", "Patients", *PREDICTORS.values(), "Typical error, ECG")
+    noised = "" if facts.errors() is None else " (noised)"
+    columns = ("Phenotype", f"Patients{noised}", *PREDICTORS.values(), "Typical error, ECG")
     caption += " R² with its 95 % interval" if _has_intervals(found) else " R²"
     caption += "; typical error is the mean absolute error of ECG only."
     return Table(caption, columns, tuple(rows))
@@ -171,18 +188,23 @@ def _error(row: Mapping[str, Any], name: str, facts: Facts) -> str:
 
 
 def disease_section(facts: Facts) -> Section:
-    """Return AUROC of the diseases beside prevalence, and calibration."""
+    """Return AUROC of the diseases beside prevalence, and calibration; none that noise leaves."""
+    title, noise = "Diseases from the ECG", noise_texts(facts, "diseases")
     found = facts.pooled.get("diseases", {})
     if not found:
         reason = missing(facts, "diseases", "patients with diagnoses")
-        return Section("diseases", "Diseases from the ECG", (reason,))
+        return Section("diseases", title, (reason,))
+    if facts.drowned("diseases"):
+        return Section("diseases", title, noise)
     known = {n: r for n, r in found["by_disease"].items() if 0 < r["present"] < r["patients"]}
     blocks: list[Block] = [
+        *noise,
         Text(_disease_verdict(facts, found, list(known)), tone="key"),
         Text(
             "AUROC: 0.5 is chance, 1 is perfect. The pooled value also rewards telling hospitals "
             "apart where a disease is more frequent in one of them, so read it beside the values "
-            "of the sites. Prevalence is the true one; no controls were sampled away.",
+            f"of the sites. Prevalence is {'noised' if noise else 'the true one'}; no controls "
+            "were sampled away.",
             tone="note",
         ),
         _disease_table(facts, found),
@@ -201,30 +223,39 @@ def disease_section(facts: Facts) -> Section:
                 "means what it says.",
             )
         )
-    return Section("diseases", "Diseases from the ECG", tuple(blocks))
+    return Section("diseases", title, tuple(blocks))
 
 
 def _disease_verdict(facts: Facts, found: Mapping[str, Any], scored: Sequence[str]) -> str:
     average = {p: found["average"].get(p, {}).get("auroc") for p in ("ecg", "covariates")}
     plain = {p: interval({"value": (a or {}).get("value")}) for p, a in average.items()}
+    noised = facts.errors() is not None
+    of = counted(len(scored), "disease")
     text = (
-        f"Mean AUROC over {counted(len(scored), 'disease')} with both sick and healthy held-out "
-        "patients: "
+        f"Mean noised AUROC over {of} of whose sick and healthy the noise leaves some: "
+        f"{plain['ecg']} from the ECG."
+        if noised
+        else f"Mean AUROC over {of} with both sick and healthy held-out patients: "
         f"{plain['ecg']} from the ECG, {plain['covariates']} from age, sex and body size."
     )
     shown = facts.known("diseases", facts.info.diseases)
     others = [DISEASES.get(n, n) for n in shown if n not in scored]
     if others:
+        why = "no held-out patient has it, or all have"
+        if noised:
+            why = "of its noised counts of sick and healthy patients one is 0"
         text += (
             f" The model gives a probability of {listed(others)}, too, which cannot be scored: "
-            "no held-out patient has it, or all have."
+            f"{why}."
         )
     return text
 
 
 def _disease_table(facts: Facts, found: Mapping[str, Any]) -> Table:
     own = {s: facts.at_site(s).get("diseases", {}).get("by_disease", {}) for s in facts.sites}
-    own = {s: table for s, table in own.items() if table}
+    own = {s: t for s, t in own.items() if t and not facts.drowned("diseases", s)}
+    noised = "" if facts.errors() is None else " (noised)"
+    nobody = "noised count 0" if noised else "not recorded"
     rows = [
         Row(
             DISEASES.get(name, name),
@@ -233,19 +264,21 @@ def _disease_table(facts: Facts, found: Mapping[str, Any]) -> Table:
                 percent(row["prevalence"], 1),
                 _auroc(row, "ecg"),
                 _auroc(row, "covariates"),
-                *(_auroc(table.get(name, {}), "ecg", count=True) for table in own.values()),
+                *(_auroc(table.get(name, {}), "ecg", none=nobody) for table in own.values()),
                 number(row["ecg"]["ece"], 3),
             ),
         )
         for name, row in found["by_disease"].items()
     ]
     columns = (
-        "Disease", "Present", "Prevalence", "ECG, pooled", "Age, sex, size, pooled",
-        *(f"ECG, {facts.title(s)}" for s in own), "Calibration error",
+        "Disease", f"Present{noised}", f"Prevalence{noised}", "ECG, pooled",
+        "Age, sex, size, pooled", *(f"ECG, {facts.title(s)}" for s in own), "Calibration error",
     )  # fmt: skip
     rows_of = found["by_disease"].values()
     pooled = [row.get(p, {}).get("auroc") or {} for row in rows_of for p in _POOLED]
     with_interval = " with its 95 % interval" if any(map(_is_interval, pooled)) else ""
+    if with_interval and noised:
+        with_interval += " (over patients and noise)"
     caption = (
         f"AUROC{with_interval} on held-out patients; at a site n counts those who have the "
         "disease. Calibration error: mean distance between probability and frequency."
@@ -253,8 +286,9 @@ def _disease_table(facts: Facts, found: Mapping[str, Any]) -> Table:
     return Table(caption, columns, tuple(rows))
 
 
-def _auroc(row: Mapping[str, Any], predictor: str, *, count: bool = False) -> str:
+def _auroc(row: Mapping[str, Any], predictor: str, *, none: str = "") -> str:
+    """Return an AUROC for a cell; a site's with its counts, or `none` where it counted nobody."""
     if not row:
-        return "not recorded" if count else NONE
+        return none or NONE
     shown = stacked(row.get(predictor, {}).get("auroc"))
-    return f"{shown}\nn = {row['present']} of {row['patients']}" if count else shown
+    return f"{shown}\nn = {row['present']} of {row['patients']}" if none else shown

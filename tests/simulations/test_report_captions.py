@@ -21,6 +21,8 @@ def _facts(section: str, found: dict[str, Any], names: tuple[str, ...]) -> Any:
         info=info,
         at_site=lambda site: {},
         known=lambda section, names: list(names),
+        errors=lambda *sites: None,
+        drowned=lambda *asked: False,
     )
 
 
