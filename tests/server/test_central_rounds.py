@@ -21,6 +21,7 @@ WORDS = (
 )
 
 
+@pytest.mark.slow  # mechanism, noise and cost line by themselves: test_central
 def test_a_run_says_what_it_cost_and_draws_fresh_noise(federate, ecg_hospitals, nano, tmp_path):
     """Two runs whose first rounds differ in nothing but their noise end them with other weights."""
     sites = {name: ecg_hospitals[name] for name in ("hill", "north")}

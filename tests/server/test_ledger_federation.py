@@ -134,6 +134,7 @@ def raised(site, epsilon):
     write_yaml(site, values)
 
 
+@pytest.mark.slow  # its parts: test_budget_quorum, and the refusal of a site in test_private_site
 def test_a_budget_that_another_run_spends_ends_this_one_and_the_others_pay_once(
     federate, nano, sites_with, tmp_path, monkeypatch
 ):

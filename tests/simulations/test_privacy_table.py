@@ -80,10 +80,10 @@ def test_a_section_that_ends_early_keeps_its_rows_and_says_why(sections, tmp_pat
 
 
 def test_a_section_that_hangs_is_ended_at_its_limit(sections, tmp_path):
-    sections["hangs"] = replace(sections["hangs"], limit_s=3.0)
+    sections["hangs"] = replace(sections["hangs"], limit_s=1.5)
     (outcome,) = table.measure(["hangs"], tmp_path)
     assert outcome.entries[-1].state == "failed"
-    assert "limit of 3 s" in outcome.entries[-1].row.measured
+    assert "limit of 1.5 s" in outcome.entries[-1].row.measured
     assert outcome.seconds < 100
 
 
