@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from opacus.accountants.analysis.gdp import eps_from_mu
 from sklearn.metrics import roc_curve
 
 from simulations.privacy.drawings import draw_attacks, draw_utility, shares_found
+from simulations.privacy.figures_attacks import DELTA, most_auc
 from simulations.privacy.pictures import Drawn, keep, kept
 
 
@@ -57,3 +59,10 @@ def test_every_attack_has_a_line(words):
     member = np.array([[True, False, True, False]])
     drawn = draw_attacks({words: (np.array([[3.0, 1.0, 2.0, 0.0]]), member)})
     assert f"<!-- {words} -->".encode() in drawn
+
+
+def test_what_epsilon_leaves_a_membership_attack_is_that_of_two_normals_one_apart():
+    """Opacus knows mu of a full-batch step; its epsilon at that mu gives back Phi(mu / sqrt 2)."""
+    epsilon = eps_from_mu(mu=1.0, delta=DELTA)
+    apart = np.random.default_rng(0).normal(size=(2, 200_000)) + np.array([[1.0], [0.0]])
+    assert most_auc(epsilon) == pytest.approx((apart[0] > apart[1]).mean(), abs=0.005)
