@@ -11,9 +11,6 @@ access. The last lines compare the time to load a batch with the time of a train
 from __future__ import annotations
 
 import argparse
-import os
-import platform
-import sys
 import tempfile
 import time
 import warnings
@@ -35,8 +32,8 @@ from cardionets_core.data.transforms import prepare_ecg
 from cardionets_core.model_config import EcgSpec, ModelConfig
 from cardionets_core.models.cardionet import build_model
 from cardionets_core.run_config import model_preset
-from cardionets_core.runtime import versions
 from cardionets_core.training.objectives import make_objective
+from simulations.measured import print_conditions
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -49,10 +46,10 @@ def main() -> None:
     """Write a virtual hospital, time every way to its ECGs, print the table."""
     options = _arguments()
     torch.set_num_threads(1)
-    print(f"command   python {' '.join(sys.argv)}")
-    print(f"machine   {platform.platform()}, {os.cpu_count()} cores, one used")
-    print(f"versions  {versions()}")
-    print(f"seed      {options.seed}; preset {options.preset}; {options.patients} ECGs of preset C")
+    print_conditions()
+    print(
+        f"seed       {options.seed}; one core; preset {options.preset}; {options.patients} ECGs of C"
+    )
     model = model_preset(options.preset)
     with tempfile.TemporaryDirectory() as place:
         root = Path(place) / "site"

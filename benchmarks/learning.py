@@ -13,27 +13,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
 from statistics import mean, pstdev
 from typing import Any
 
-from cardionets_core.runtime import versions
 from cardionets_core.vocabulary import MAIN_PHENOTYPES
+from simulations.measured import print_conditions
 
 
 def main() -> None:
     """Run the federation once per seed, or read finished runs, and print the table."""
     options = _arguments()
-    print(f"command   python {' '.join(sys.argv)}")
-    print(f"machine   {platform.platform()}, {os.cpu_count()} cores")
-    print(f"versions  {versions()}")
+    print_conditions()
     folders = [Path(r) for r in options.runs] or [_run(s, options) for s in options.seeds]
     summaries = [json.loads((f / "summary.json").read_text()) for f in folders]
-    print(f"seeds     {[s['seed'] for s in summaries]}")
+    print(f"seeds      {[s['seed'] for s in summaries]}")
     rows = [margins(s["metrics"]["pooled"]) for s in summaries]
     print(f"\n{'measure':<44}{'ours':>9}{'peer':>9}{'difference':>12}{'ratio':>8}   peer")
     for key in rows[0]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -24,8 +23,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from cardionets_core.runtime import versions
 from cardionets_core.vocabulary import LEADS
+from simulations.measured import print_conditions
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -39,10 +38,10 @@ COMMAND = (sys.executable, "-c", "from cardionets_core.cli import app; app()", "
 def main() -> None:
     """Write the records, prepare them twice, print what it took."""
     options = _arguments()
-    print(f"command   python {' '.join(sys.argv)}")
-    print(f"machine   {platform.platform()}, {os.cpu_count()} cores, {options.workers} workers")
-    print(f"versions  {versions()}")
-    print(f"seed      {options.seed}; {options.records} records at {options.rate} Hz")
+    print_conditions()
+    print(
+        f"seed       {options.seed}; {options.workers} workers; {options.records} records at {options.rate} Hz"
+    )
     with tempfile.TemporaryDirectory(dir=options.place) as place:
         source, out = Path(place) / "ecg", Path(place) / "prepared"
         _write(source, options)

@@ -11,23 +11,20 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import shutil
 import sys
 from pathlib import Path
 
-from cardionets_core.runtime import versions
 from simulations.faults.round_phases import Comparison, RoundTimes, compare, median_phases
 from simulations.faults.small import NANO
+from simulations.measured import print_conditions
 
 
 def main() -> None:
     """Print the table."""
     options = _arguments()
     sys.stdout.reconfigure(line_buffering=True)  # minutes pass between the lines
-    print(f"command    python {' '.join(sys.argv)}")
-    print(f"machine    {platform.platform()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}")
-    print(f"versions   {versions()}")
+    print_conditions()
     print("seeds      run 1; hospitals by their names")
     preset = NANO if options.preset == "nano" else (f"model={options.preset}",)
     for sites in options.sites:

@@ -1,6 +1,6 @@
 """What a measured table says of itself: the command, the machine, the versions, on screen and page.
 
-`make faults` and `make privacy` print tables of different rows under the same head.
+`make faults`, `make privacy` and the benchmarks print different rows under the same head.
 """
 
 from __future__ import annotations
@@ -34,19 +34,26 @@ class Conditions:
         }
 
 
-def conditions(module: str) -> Conditions:
+def conditions(module: str = "") -> Conditions:
     """Return the command, the machine and the versions of this process.
 
     Args:
-        module: what `python -m` was given.
+        module: what `python -m` was given; empty: a script was started by its path.
     """
     load = os.getloadavg()[0]
+    started = ("-m", module) if module else sys.argv[:1]
     return Conditions(
-        command=f"python -m {module} {' '.join(sys.argv[1:])}".strip(),
+        command=" ".join(("python", *started, *sys.argv[1:])),
         machine=f"{platform.platform()}, {os.cpu_count()} CPUs, load {load:.1f} at the start",
         versions=versions(),
         started=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     )
+
+
+def print_conditions() -> None:
+    """Print what stands above the figures of a script in benchmarks/."""
+    for name, value in conditions().lines().items():
+        print(f"{name:<10} {value}")
 
 
 def conditions_section(above: Conditions) -> Section:

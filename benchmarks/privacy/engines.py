@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -35,9 +34,10 @@ from cardionets_core.privacy.mechanism import MIXING_STAGES, Mechanism
 from cardionets_core.privacy.rng import PrivacyRandom
 from cardionets_core.privacy.step import CHUNK
 from cardionets_core.run_config import model_preset
-from cardionets_core.runtime import return_freed_memory, versions
+from cardionets_core.runtime import return_freed_memory
 from cardionets_core.training.loop import freeze_all_but
 from cardionets_core.training.objectives import KINDS, make_objective
+from simulations.measured import print_conditions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -81,9 +81,7 @@ def main() -> None:
     if options.one:
         print(json.dumps(asdict(_measure(*options.one, options))))
         return
-    print(f"command   python {' '.join(sys.argv)}")
-    print(f"machine   {platform.platform()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    print(f"versions  {versions()}")
+    print_conditions()
     print(f"\n{'stage':<13}{'engine':<13}{'s/step':>9}{'ratio':>7}{'MiB':>8}{'ratio':>7}")
     for cost in costs(options.preset, options.patients, options.repeats, device=options.device):
         cells = f"{cost.seconds:>9.3f}{cost.ratio:>7.2f}{cost.mib:>8.0f}{cost.memory_ratio:>7.2f}"

@@ -22,9 +22,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
-import platform
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,10 +38,10 @@ from cardionets_core.privacy.accounting import epsilon_rdp
 from cardionets_core.privacy.latents import latent_moments, latent_parts, settled
 from cardionets_core.privacy.metrics import bounds_of, noise_of, release_charge, released
 from cardionets_core.privacy.rng import PrivacyRandom
-from cardionets_core.runtime import versions
 from cardionets_core.training.loop import train_locally
 from cardionets_core.training.objectives import make_objective
 from cardionets_core.training.stages import STAGES
+from simulations.measured import print_conditions
 
 if TYPE_CHECKING:
     from cardionets_core.evaluation.sums import Floats
@@ -61,9 +58,8 @@ def main() -> None:
     """Train and print."""
     given = _arguments()
     torch.set_num_threads(1)
-    print(f"command    python {' '.join(sys.argv)}")
-    print(f"machine    {platform.platform()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}")
-    print(f"versions   {versions()}; seeds {given.seeds}; noise cannot be seeded")
+    print_conditions()
+    print(f"seeds      {given.seeds}; noise cannot be seeded")
     for noise in given.noises:
         print(f"noise {noise:g} alone: epsilon {epsilon_rdp([release_charge(noise)], DELTA):.2f}")
     with tempfile.TemporaryDirectory() as scratch:

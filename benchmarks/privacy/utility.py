@@ -17,9 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import platform
-import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
@@ -38,10 +35,10 @@ from cardionets_core.privacy.objectives import private_objective
 from cardionets_core.privacy.rng import PrivacyRandom
 from cardionets_core.privacy.step import train_privately
 from cardionets_core.privacy_config import PrivateTask
-from cardionets_core.runtime import versions
 from cardionets_core.training.loop import train_locally
 from cardionets_core.training.objectives import make_objective
 from cardionets_core.training.stages import STAGES
+from simulations.measured import print_conditions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -116,9 +113,8 @@ def main() -> None:
     """Train and print."""
     given = _arguments()
     torch.set_num_threads(1)
-    print(f"command    python {' '.join(sys.argv)}")
-    print(f"machine    {platform.platform()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}")
-    print(f"versions   {versions()}; seed {given.seed}; noise cannot be seeded")
+    print_conditions()
+    print(f"seed       {given.seed}; noise cannot be seeded")
     print(f"\n{'patients':<10}{'stage':<13}{'lever':<9}{'metric':<26}   start", end="")
     print("".join(f"{f'eps {e:g}':>10}" for e in given.epsilons), "  noise", flush=True)
     rows = []
