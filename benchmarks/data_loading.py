@@ -47,9 +47,8 @@ def main() -> None:
     options = _arguments()
     torch.set_num_threads(1)
     print_conditions()
-    print(
-        f"seed       {options.seed}; one core; preset {options.preset}; {options.patients} ECGs of C"
-    )
+    ecgs = f"{options.patients} ECGs of preset C"
+    print(f"seed       {options.seed}; one core; preset {options.preset}; {ecgs}")
     model = model_preset(options.preset)
     with tempfile.TemporaryDirectory() as place:
         root = Path(place) / "site"

@@ -39,9 +39,8 @@ def main() -> None:
     """Write the records, prepare them twice, print what it took."""
     options = _arguments()
     print_conditions()
-    print(
-        f"seed       {options.seed}; {options.workers} workers; {options.records} records at {options.rate} Hz"
-    )
+    records = f"{options.records} records at {options.rate} Hz"
+    print(f"seed       {options.seed}; {options.workers} workers; {records}")
     with tempfile.TemporaryDirectory(dir=options.place) as place:
         source, out = Path(place) / "ecg", Path(place) / "prepared"
         _write(source, options)
