@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,6 +45,14 @@ def with_ledger(config: SiteConfig, folder: Path, **privacy: object) -> SiteConf
         table=Path(config.data.manifest),
     )
     return config
+
+
+def copy_with_ledger(prepared: SiteConfig, folder: Path, **privacy: object) -> SiteConfig:
+    """Return a prepared hospital with a table, a cache and a ledger of its own in `folder`."""
+    cache = str(shutil.copytree(prepared.data.cache, folder / "cache"))
+    table = str(shutil.copy(prepared.data.manifest, folder / "manifest.csv"))
+    own = replace(prepared, data=replace(prepared.data, cache=cache, manifest=table))
+    return with_ledger(own, folder, **privacy)
 
 
 def make_private(site: Path, **privacy: object) -> Path:

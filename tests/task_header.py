@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cardionets_core.messages import TaskHeader
+from cardionets_core.messages import TaskHeader, TrainPlan
 from cardionets_core.model_config import ModelConfig
 
 
@@ -27,3 +27,17 @@ def task_header(**fields: Any) -> TaskHeader:
         "diseases": (),
     }
     return TaskHeader(**(header | fields))
+
+
+def brief_plan(**fields: Any) -> TrainPlan:
+    """Return a plan of one step over 32 studies with `fields` set."""
+    plan: dict[str, Any] = {
+        "local_epochs": 1,
+        "batch_size": 32,
+        "lr": 1e-3,
+        "weight_decay": 0.0,
+        "clip_norm": 1.0,
+        "max_steps": 1,
+        "progress": 0.0,
+    }
+    return TrainPlan(**(plan | fields))

@@ -8,9 +8,11 @@ import pytest
 import yaml
 
 from cardionets_core.run_config import CONF, compose, run_config_from
-from cardionets_core.site_config import write_yaml
+from cardionets_core.site_config import load_site_config, write_yaml
+from client.site import Site
 from tests.client.site_bench import Bench
-from tests.narrow_hospital import NARROW_RUN, narrowed
+from tests.narrow_hospital import DISEASES, NARROW_RUN, PHENOTYPES, narrowed
+from tests.task_header import task_header
 
 GOOD_PATIENTS = 40
 
@@ -36,6 +38,20 @@ def nano_model(nano_plan):
     """Sizes of a model of a few thousand weights, with heads for what a narrow table holds."""
     values = compose("run", ["name=x", *nano_plan, *NARROW_RUN], package=CONF)
     return run_config_from(values).sized_model()
+
+
+@pytest.fixture(scope="session")
+def prepare_hospital(tmp_path_factory, write_hospital, nano_model):
+    """Return (patients, ecg_only or cmr_only) -> YAML of a narrow hospital that is prepared."""
+
+    def make(**patients):
+        folder = tmp_path_factory.mktemp("prepared")
+        path = narrowed(write_hospital(folder, "west", "A", **patients))
+        header = task_header(model=nano_model, phenotypes=PHENOTYPES, diseases=DISEASES)
+        Site(load_site_config(path)).dataset(header)
+        return path
+
+    return make
 
 
 @pytest.fixture(scope="module")

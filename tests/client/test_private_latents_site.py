@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +13,7 @@ import client.private_training
 from cardionets_core.checkpoint import part_arrays
 from cardionets_core.codec import decode
 from cardionets_core.errors import PrivacyError, SiteError
-from cardionets_core.messages import Task, TrainPlan
+from cardionets_core.messages import Task
 from cardionets_core.models.cardionet import build_model
 from cardionets_core.packing import fingerprint
 from cardionets_core.privacy.accounting import Charge
@@ -23,35 +22,22 @@ from cardionets_core.privacy_config import PrivateTask
 from cardionets_core.site_config import load_site_config
 from client.local_training import serve
 from client.site import Site
-from tests.narrow_hospital import DISEASES, PHENOTYPES, narrowed
-from tests.private_site import with_ledger
-from tests.task_header import task_header
+from tests.narrow_hospital import DISEASES, PHENOTYPES
+from tests.private_site import copy_with_ledger
+from tests.task_header import brief_plan, task_header
 
 pytestmark = pytest.mark.usefixtures("torch_as_it_was")
 
 STATISTICS = ("latent_mean", "latent_square")
 PRIVATE = PrivateTask(noise=2.0, rate=0.2, clip=1.0, steps=1, latent_noise=5.0)
 STEPS, RELEASE = Charge(2.0, 0.2, 1), Charge(5.0, 1.0, 1)
-PLAN = TrainPlan(
-    local_epochs=1,
-    batch_size=32,
-    lr=1e-3,
-    weight_decay=0.0,
-    clip_norm=1.0,
-    max_steps=1,
-    progress=0.0,
-    budget_s=600.0,
-)
+PLAN = brief_plan(budget_s=600.0)
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory, write_hospital, nano_model):
+def prepared(prepare_hospital):
     """A hospital with cines of 12 patients, prepared; not to be changed."""
-    path = write_hospital(tmp_path_factory.mktemp("west"), "west", "A", patients=12, cmr_only=True)
-    config = load_site_config(narrowed(path))
-    known = {"phenotypes": PHENOTYPES, "diseases": DISEASES}
-    Site(config).dataset(task_header(model=nano_model, **known))
-    return config
+    return load_site_config(prepare_hospital(patients=12, cmr_only=True))
 
 
 @pytest.fixture
@@ -59,11 +45,7 @@ def site_of(prepared, tmp_path):
     """Return (**privacy) -> the hospital with table, cache and ledger of its own."""
 
     def make(**privacy):
-        data = prepared.data
-        cache = str(shutil.copytree(data.cache, tmp_path / "cache"))
-        table = str(shutil.copy(data.manifest, tmp_path / "manifest.csv"))
-        own = replace(prepared, data=replace(data, cache=cache, manifest=table))
-        return Site(with_ledger(own, tmp_path, modalities=["cine"], **privacy))
+        return Site(copy_with_ledger(prepared, tmp_path, modalities=["cine"], **privacy))
 
     return make
 

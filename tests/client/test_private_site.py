@@ -15,7 +15,7 @@ from cardionets_core.checkpoint import part_arrays
 from cardionets_core.errors import PrivacyError, SiteError, WireError
 from cardionets_core.evaluation.options import EvaluationOptions
 from cardionets_core.local_parts import split
-from cardionets_core.messages import Task, TrainPlan, Update, update_to_records
+from cardionets_core.messages import Task, Update, update_to_records
 from cardionets_core.models.cardionet import build_model
 from cardionets_core.packing import fingerprint
 from cardionets_core.privacy.ledger import Ledger
@@ -26,9 +26,9 @@ from client.local_training import serve
 from client.memory import LOCAL, RESIDUAL, RunMemory
 from client.release import RELEASED, released
 from client.site import Site
-from tests.narrow_hospital import DISEASES, PHENOTYPES, narrowed
-from tests.private_site import with_ledger
-from tests.task_header import task_header
+from tests.narrow_hospital import DISEASES, PHENOTYPES
+from tests.private_site import copy_with_ledger
+from tests.task_header import brief_plan, task_header
 
 pytestmark = pytest.mark.usefixtures("torch_as_it_was")
 
@@ -36,26 +36,13 @@ TRAINS = ("ecg_encoder", "ecg_decoder")
 DECLARED = 100
 PRIVATE = PrivateTask(noise=2.0, rate=0.2, clip=1.0, steps=2)
 RELEASE = PrivateTask(noise=10.0, rate=1.0, clip=1.0, steps=1)
-PLAN = TrainPlan(
-    local_epochs=1,
-    batch_size=32,
-    lr=1e-3,
-    weight_decay=0.0,
-    clip_norm=1.0,
-    max_steps=2,
-    progress=0.0,
-    budget_s=600.0,
-)
+PLAN = brief_plan(max_steps=2, budget_s=600.0)
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory, write_hospital, nano_model):
+def prepared(prepare_hospital):
     """A hospital with ECGs of 24 patients, prepared; not to be changed."""
-    path = write_hospital(tmp_path_factory.mktemp("west"), "west", "A", patients=24, ecg_only=True)
-    config = load_site_config(narrowed(path))
-    known = {"phenotypes": PHENOTYPES, "diseases": DISEASES}
-    Site(config).dataset(task_header(model=nano_model, **known))
-    return config
+    return load_site_config(prepare_hospital(patients=24, ecg_only=True))
 
 
 @pytest.fixture
@@ -63,11 +50,8 @@ def site_of(prepared, tmp_path):
     """Return (folder, **privacy) -> the same hospital with table, cache and ledger of its own."""
 
     def make(folder=tmp_path, **privacy):
-        data = prepared.data
-        cache = str(shutil.copytree(data.cache, folder / "cache"))
-        table = str(shutil.copy(data.manifest, folder / "manifest.csv"))
-        own = replace(prepared, data=replace(data, cache=cache, manifest=table))
-        return Site(with_ledger(own, folder, **{"modalities": ["ecg", "phenotypes"], **privacy}))
+        offers = {"modalities": ["ecg", "phenotypes"], **privacy}
+        return Site(copy_with_ledger(prepared, folder, **offers))
 
     return make
 

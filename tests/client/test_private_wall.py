@@ -19,7 +19,6 @@ from cardionets_core.messages import (
     CONFIG,
     REFUSAL,
     Task,
-    TrainPlan,
     payload_bytes,
     task_to_records,
 )
@@ -29,37 +28,24 @@ from cardionets_core.privacy.ledger import Ledger
 from cardionets_core.privacy_config import PrivateTask
 from cardionets_core.site_config import SITE_CONFIG_ENV, load_site_config, write_yaml
 from client.client_app import answer
-from client.site import Site
-from tests.narrow_hospital import DISEASES, PHENOTYPES, narrowed
+from tests.narrow_hospital import DISEASES, PHENOTYPES
 from tests.private_site import make_private
-from tests.task_header import task_header
+from tests.task_header import brief_plan, task_header
 
 pytestmark = pytest.mark.usefixtures("torch_as_it_was")
 
 TRAINS = ("ecg_encoder", "ecg_decoder")
 STEPS = PrivateTask(noise=2.0, rate=0.2, clip=1.0, steps=1)
 RELEASE = PrivateTask(noise=10.0, rate=1.0, clip=1.0, steps=1)
-PLAN = TrainPlan(
-    local_epochs=1,
-    batch_size=32,
-    lr=1e-3,
-    weight_decay=0.0,
-    clip_norm=1.0,
-    max_steps=1,
-    progress=0.0,
-)
+PLAN = brief_plan()
 COHORTS = (24, 23, 2)
 """Patients: a hospital, the same less one, and one that has next to nobody."""
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory, write_hospital, nano_model):
+def prepared(prepare_hospital):
     """YAML of a hospital with ECGs of 24 patients, prepared; not to be changed."""
-    folder = tmp_path_factory.mktemp("west")
-    path = narrowed(write_hospital(folder, "west", "A", patients=COHORTS[0], ecg_only=True))
-    known = {"phenotypes": PHENOTYPES, "diseases": DISEASES}
-    Site(load_site_config(path)).dataset(task_header(model=nano_model, **known))
-    return path
+    return prepare_hospital(patients=COHORTS[0], ecg_only=True)
 
 
 @pytest.fixture(scope="module")

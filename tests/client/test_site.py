@@ -16,7 +16,7 @@ import client.local_training
 import client.memory
 from cardionets_core.checkpoint import part_arrays
 from cardionets_core.errors import ConfigError, DataError, SiteError, WireError
-from cardionets_core.messages import Task, TrainPlan
+from cardionets_core.messages import Task
 from cardionets_core.model_config import ModelConfig
 from cardionets_core.models.cardionet import build_model
 from cardionets_core.packing import fingerprint
@@ -30,21 +30,13 @@ from cardionets_core.site_config import (
 from cardionets_core.vocabulary import LEADS
 from client.local_training import gather_weights, serve
 from client.site import Site, open_site
-from tests.task_header import task_header
+from tests.task_header import brief_plan, task_header
 
 pytestmark = pytest.mark.usefixtures("torch_as_it_was")
 
 PATIENTS, STUDIES_EACH = 24, 3
 TRAINS = ("ecg_encoder", "ecg_decoder")
-PLAN = TrainPlan(
-    local_epochs=1,
-    batch_size=32,
-    lr=1e-3,
-    weight_decay=0.0,
-    clip_norm=1.0,
-    max_steps=1,
-    progress=0.0,
-)
+PLAN = brief_plan()
 
 
 @pytest.fixture(scope="module")
