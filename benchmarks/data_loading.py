@@ -33,7 +33,7 @@ from cardionets_core.model_config import EcgSpec, ModelConfig
 from cardionets_core.models.cardionet import build_model
 from cardionets_core.run_config import model_preset
 from cardionets_core.training.objectives import make_objective
-from simulations.measured import print_conditions
+from simulations.measured import conditions
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -46,7 +46,7 @@ def main() -> None:
     """Write a virtual hospital, time every way to its ECGs, print the table."""
     options = _arguments()
     torch.set_num_threads(1)
-    print_conditions()
+    print(conditions().text())
     ecgs = f"{options.patients} ECGs of preset C"
     print(f"seed       {options.seed}; one core; preset {options.preset}; {ecgs}")
     model = model_preset(options.preset)

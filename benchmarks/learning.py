@@ -20,13 +20,13 @@ from statistics import mean, pstdev
 from typing import Any
 
 from cardionets_core.vocabulary import MAIN_PHENOTYPES
-from simulations.measured import print_conditions
+from simulations.measured import conditions
 
 
 def main() -> None:
     """Run the federation once per seed, or read finished runs, and print the table."""
     options = _arguments()
-    print_conditions()
+    print(conditions().text())
     folders = [Path(r) for r in options.runs] or [_run(s, options) for s in options.seeds]
     summaries = [json.loads((f / "summary.json").read_text()) for f in folders]
     print(f"seeds      {[s['seed'] for s in summaries]}")

@@ -24,7 +24,7 @@ import numpy as np
 import psutil
 
 from cardionets_core.vocabulary import LEADS
-from simulations.measured import print_conditions
+from simulations.measured import conditions
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -38,7 +38,7 @@ COMMAND = (sys.executable, "-c", "from cardionets_core.cli import app; app()", "
 def main() -> None:
     """Write the records, prepare them twice, print what it took."""
     options = _arguments()
-    print_conditions()
+    print(conditions().text())
     records = f"{options.records} records at {options.rate} Hz"
     print(f"seed       {options.seed}; {options.workers} workers; {records}")
     with tempfile.TemporaryDirectory(dir=options.place) as place:

@@ -17,14 +17,14 @@ from pathlib import Path
 
 from simulations.faults.round_phases import Comparison, RoundTimes, compare, median_phases
 from simulations.faults.small import NANO
-from simulations.measured import print_conditions
+from simulations.measured import conditions
 
 
 def main() -> None:
     """Print the table."""
     options = _arguments()
     sys.stdout.reconfigure(line_buffering=True)  # minutes pass between the lines
-    print_conditions()
+    print(conditions().text())
     print("seeds      run 1; hospitals by their names")
     preset = NANO if options.preset == "nano" else (f"model={options.preset}",)
     for sites in options.sites:

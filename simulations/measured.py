@@ -33,6 +33,10 @@ class Conditions:
             "started": self.started,
         }
 
+    def text(self) -> str:
+        """Return the same as lines, for a script that prints."""
+        return "\n".join(f"{name:<10} {value}" for name, value in self.lines().items())
+
 
 def conditions(module: str = "") -> Conditions:
     """Return the command, the machine and the versions of this process.
@@ -48,12 +52,6 @@ def conditions(module: str = "") -> Conditions:
         versions=versions(),
         started=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     )
-
-
-def print_conditions() -> None:
-    """Print what stands above the figures of a script in benchmarks/."""
-    for name, value in conditions().lines().items():
-        print(f"{name:<10} {value}")
 
 
 def conditions_section(above: Conditions) -> Section:

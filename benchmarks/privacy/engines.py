@@ -37,7 +37,7 @@ from cardionets_core.run_config import model_preset
 from cardionets_core.runtime import return_freed_memory
 from cardionets_core.training.loop import freeze_all_but
 from cardionets_core.training.objectives import KINDS, make_objective
-from simulations.measured import print_conditions
+from simulations.measured import conditions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -81,7 +81,7 @@ def main() -> None:
     if options.one:
         print(json.dumps(asdict(_measure(*options.one, options))))
         return
-    print_conditions()
+    print(conditions().text())
     print(f"\n{'stage':<13}{'engine':<13}{'s/step':>9}{'ratio':>7}{'MiB':>8}{'ratio':>7}")
     for cost in costs(options.preset, options.patients, options.repeats, device=options.device):
         cells = f"{cost.seconds:>9.3f}{cost.ratio:>7.2f}{cost.mib:>8.0f}{cost.memory_ratio:>7.2f}"

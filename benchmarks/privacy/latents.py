@@ -41,7 +41,7 @@ from cardionets_core.privacy.rng import PrivacyRandom
 from cardionets_core.training.loop import train_locally
 from cardionets_core.training.objectives import make_objective
 from cardionets_core.training.stages import STAGES
-from simulations.measured import print_conditions
+from simulations.measured import conditions
 
 if TYPE_CHECKING:
     from cardionets_core.evaluation.sums import Floats
@@ -58,7 +58,7 @@ def main() -> None:
     """Train and print."""
     given = _arguments()
     torch.set_num_threads(1)
-    print_conditions()
+    print(conditions().text())
     print(f"seeds      {given.seeds}; noise cannot be seeded")
     for noise in given.noises:
         print(f"noise {noise:g} alone: epsilon {epsilon_rdp([release_charge(noise)], DELTA):.2f}")

@@ -38,7 +38,7 @@ from cardionets_core.privacy_config import PrivateTask
 from cardionets_core.training.loop import train_locally
 from cardionets_core.training.objectives import make_objective
 from cardionets_core.training.stages import STAGES
-from simulations.measured import print_conditions
+from simulations.measured import conditions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,7 +113,7 @@ def main() -> None:
     """Train and print."""
     given = _arguments()
     torch.set_num_threads(1)
-    print_conditions()
+    print(conditions().text())
     print(f"seed       {given.seed}; noise cannot be seeded")
     print(f"\n{'patients':<10}{'stage':<13}{'lever':<9}{'metric':<26}   start", end="")
     print("".join(f"{f'eps {e:g}':>10}" for e in given.epsilons), "  noise", flush=True)
