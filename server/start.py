@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -174,8 +175,7 @@ def _require_fit(
         raise ConfigError(
             f"{where} holds no {part}; its parts: {', '.join(groups)}. Take it out of start.parts."
         )
-    model = config.sized_model()
-    due = build_model(model, device="meta").get_submodule(part).state_dict()
+    due = _shapes(config.sized_model())[part]
     own = [n for n in due if is_local(config.local_parts, part, n)]
     if own:
         raise ConfigError(
@@ -196,6 +196,14 @@ def _require_fit(
         )
 
 
+@lru_cache(maxsize=2)  # asked for each part of one model
+def _shapes(model: ModelConfig) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Return part -> name -> shape; builds no weights."""
+    built = build_model(model, device="meta")
+    parts = {part: built.get_submodule(part).state_dict() for part in PARTS}
+    return {part: {n: tuple(t.shape) for n, t in own.items()} for part, own in parts.items()}
+
+
 def _meaning(model: ModelConfig, section: str) -> dict[str, Any]:
     """Return those values of a section that trained weights depend on."""
     values = vars(getattr(model, section))
@@ -214,10 +222,10 @@ def _others(config: RunConfig, info: CheckpointInfo, groups: Groups, unfit: str)
 def _difference(config: RunConfig, info: CheckpointInfo, arrays: Arrays, part: str) -> str:
     """Return in what a part differs from the model of the run; empty where it fits."""
     model = config.sized_model()
-    due = build_model(model, device="meta").get_submodule(part).state_dict()
+    due = _shapes(model)[part]
     for name in sorted(due.keys() | arrays.keys()):
-        there = tuple(arrays[name].shape) if name in arrays else "absent"
-        here = tuple(due[name].shape) if name in due else "absent"
+        there = arrays[name].shape if name in arrays else "absent"
+        here = due.get(name, "absent")
         if there != here:
             return f"{name} is {there} there and {here} here"
     for section in MADE_OF[part]:

@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -183,7 +183,8 @@ def _fresh(
     _check_port(simulation)
     hospitals = make_hospitals(simulation, announce=screen.hospital)
     forget_ledgers(hospitals, output / "hospitals")
-    config = pinned(compose_run(simulation, overrides, name=name, sites=len(hospitals)))
+    config = compose_run(simulation, overrides, name=name, sites=len(hospitals))
+    config = replace(config, start=plan.start, virtual=plan.virtual)
     write_config(folder, config)
     if simulation.ledger_epsilon > 0:
         from simulations.ledgers import with_ledgers  # its accountant takes a second to import
