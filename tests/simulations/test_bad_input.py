@@ -19,6 +19,7 @@ from client.cli import app as site_app
 from server.cli import app as coordinator_app
 from simulations.cli import app as simulate_app
 from simulations.run import lock
+from tests.processes import command_line
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ def assert_nothing_left(output: Path) -> None:
     left = {path.name for path in output.iterdir()} if output.is_dir() else set()
     assert left <= {".lock"}, left
     children = psutil.Process().children(recursive=True)
-    ours = [p for p in children if str(output) in " ".join(p.cmdline())]
+    ours = [p for p in children if str(output) in " ".join(command_line(p))]
     assert not ours
 
 

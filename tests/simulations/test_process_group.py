@@ -12,17 +12,18 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-import psutil
 import pytest
 
 from cardionets_core.errors import EngineError
 from cardionets_core.flower_command import Command
 from simulations import watchdog
 from simulations.process_group import ProcessGroup, check_port, free_ports, signals_as_exceptions
+from tests.processes import living, names
 
 ROOT = Path(__file__).resolve().parents[2]
 # A child, a grandchild in its own session, and one whose parent is gone.
 TREE = Command(("sh", "-c", "sleep 600 & setsid sleep 600 & (sleep 600 &) ; wait"))
+TREE_NAMES = ["sh", "sleep", "sleep", "sleep"]
 STUBBORN = Command(("sh", "-c", "trap '' TERM INT HUP; while true; do sleep 0.1; done"))
 
 
@@ -41,26 +42,10 @@ def await_members(processes: ProcessGroup, count: int) -> list[int]:
 def await_tree(processes: ProcessGroup) -> list[int]:
     """Wait until TREE is its shell and three sleepers: the subshell between is gone by then."""
     deadline = time.monotonic() + 30
-    while sorted(names := _names(processes)) != ["sh", *["sleep"] * 3]:
-        assert time.monotonic() < deadline, names
+    while (now := names(processes.members())) != TREE_NAMES:
+        assert time.monotonic() < deadline, now
         time.sleep(0.05)
     return [member.pid for member in processes.members()]
-
-
-def _names(processes: ProcessGroup) -> list[str]:
-    names = []
-    for member in processes.members():
-        with suppress(psutil.NoSuchProcess):
-            names.append(member.name())
-    return names
-
-
-def running(pids: list[int]) -> list[int]:
-    return [
-        pid
-        for pid in pids
-        if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    ]
 
 
 def test_stop_ends_grandchildren_wherever_they_are(tmp_path):
@@ -68,7 +53,7 @@ def test_stop_ends_grandchildren_wherever_they_are(tmp_path):
     processes.start("tree", TREE)
     pids = await_tree(processes)
     processes.stop()
-    assert running(pids) == []
+    assert living(pids) == []
     assert processes.members() == []
     processes.stop()  # twice is fine
 
@@ -79,7 +64,7 @@ def test_who_ignores_sigterm_is_killed(tmp_path):
     pids = await_members(processes, 1)
     time.sleep(0.3)
     processes.stop(patience=0.3)
-    assert running(pids) == []
+    assert living(pids) == []
 
 
 def test_groups_leave_each_other_alone(tmp_path):
@@ -91,7 +76,7 @@ def test_groups_leave_each_other_alone(tmp_path):
     await_tree(first)
     try:
         first.stop()
-        assert running(pids) == pids
+        assert living(pids) == pids
     finally:
         second.stop()
 
@@ -101,12 +86,13 @@ HOLDER = """
     from pathlib import Path
     from cardionets_core.flower_command import Command
     from simulations.process_group import ProcessGroup
+    from tests.processes import names
 
     folder = Path(sys.argv[1])
     processes = ProcessGroup(folder / "logs", env=dict(os.environ), cwd=folder)
     processes.start("tree", Command(tuple(json.loads(sys.argv[2]))))
-    # The shell and its three sleepers: a subshell that lives for a moment does not count.
-    while sum("600" in p.cmdline() for p in processes.members()) < 3:
+    # Until it is what it stays: the subshell between lives for a moment.
+    while names(processes.members()) != json.loads(sys.argv[3]):
         time.sleep(0.05)
     if os.fork() == 0:
         time.sleep(600)  # holds the watchdog's pipe open, as a forked data loader would
@@ -117,20 +103,28 @@ HOLDER = """
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_the_watchdog_ends_a_family_whose_head_was_killed(tmp_path, number):
-    script = [sys.executable, "-c", textwrap.dedent(HOLDER), str(tmp_path), json.dumps(TREE.argv)]
+    tree = [json.dumps(TREE.argv), json.dumps(TREE_NAMES)]
     holder = subprocess.Popen(
-        script, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-c", textwrap.dedent(HOLDER), str(tmp_path), *tree],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
-    pids = json.loads(holder.stdout.readline())
-    assert len(running(pids)) == len(pids) >= 4
-    holder.send_signal(number)
-    holder.wait(10)
-    deadline = time.monotonic() + 10
-    while running(pids) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    left = running(pids)
-    os.killpg(holder.pid, signal.SIGKILL)  # the forked child, which is no member
-    holder.stdout.close()
+    try:
+        pids = json.loads(holder.stdout.readline())
+        assert living(pids) == pids and len(pids) == len(TREE_NAMES)
+        holder.send_signal(number)
+        holder.wait(10)
+        deadline = time.monotonic() + 10
+        while living(pids) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        left = living(pids)
+    finally:
+        with suppress(ProcessLookupError):  # the forked child, which is no member
+            os.killpg(holder.pid, signal.SIGKILL)
+        holder.wait()
+        holder.stdout.close()
     assert left == []
 
 
@@ -192,7 +186,7 @@ def test_a_signal_that_comes_while_a_family_ends_is_delivered_afterwards(tmp_pat
     pids = await_tree(processes)
     with pytest.raises(SystemExit) as left, signals_as_exceptions():
         processes.stop()
-    assert left.value.code == 128 + signal.SIGTERM and running(pids) == []
+    assert left.value.code == 128 + signal.SIGTERM and living(pids) == []
 
 
 def test_free_ports_are_free_and_distinct():

@@ -16,12 +16,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 
 from cardionets_core.site_config import compose_site, write_yaml
 from server.progress import read_progress
 from simulations.process_group import free_ports
+from tests.processes import kill_members, members
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -64,29 +64,12 @@ def start(tmp_path):
         if process.poll() is None:
             process.kill()
         process.communicate()
-    for process in processes_of(tmp_path):
-        process.kill()
+    kill_members(tmp_path)
 
 
 def simulation(output: Path, sites: dict[str, Path]) -> list[str]:
     listed = ", ".join(f'{{config: "{path}"}}' for path in sites.values())
     return [f"output={output}", "ptbxl=none", f"sites=[{listed}]"]
-
-
-def processes_of(folder: Path) -> list[psutil.Process]:
-    """Return every process that names a folder in its command, environment or working folder."""
-    found = []
-    for process in psutil.process_iter():
-        if process.pid == os.getpid():
-            continue
-        try:
-            words = [*process.cmdline(), *process.environ().values(), process.cwd()]
-            dead = process.status() == psutil.STATUS_ZOMBIE
-        except psutil.Error:
-            continue
-        if not dead and any(str(folder) in word for word in words):
-            found.append(process)
-    return found
 
 
 def wait_for_round(process: subprocess.Popen[str], folder: Path, stage: str) -> None:
@@ -122,12 +105,12 @@ def test_a_run_is_interrupted_then_resumed_to_its_end(start, two, federate, nano
     first = start("cardionets-simulate", *words, "name=real", *nano, *PLAN)
     wait_for_round(first, folder, "ecg_masked")
     # SuperLink, SuperExec, ServerApp, warm starter, and per site a SuperNode and its SuperExec
-    assert len(processes_of(folder)) >= 7
+    assert len(members(folder)) >= 7
     first.send_signal(signal.SIGINT)
     _, errors = first.communicate(timeout=60)
     assert first.returncode == 130, errors
     assert "stopped" in errors and "Traceback" not in errors
-    assert processes_of(folder) == []
+    assert members(folder) == []
     assert not (folder / "summary.json").exists()
 
     second = start("cardionets-simulate", *words, f"resume={folder}")
@@ -140,7 +123,7 @@ def test_a_run_is_interrupted_then_resumed_to_its_end(start, two, federate, nano
         "checkpoint": str(folder / "checkpoint"),
     }
     assert all(Path(path).exists() for path in paths.values())
-    assert processes_of(folder) == []
+    assert members(folder) == []
     assert weights(folder) == weights(federate(tmp_path / "alone", two, *nano, *PLAN))
 
 
@@ -170,7 +153,7 @@ def test_a_site_whose_data_break_in_the_middle_ends_the_run_in_one_line(start, t
     assert line.startswith("error: the run is INCOMPLETE(north): stage ecg_masked, round ")
     assert "'north': 'config'" in line and f"resume={folder}" in line and "logs" in line
     assert str(sites["north"].parent) not in (folder / "progress.jsonl").read_text()
-    assert processes_of(folder) == []
+    assert members(folder) == []
 
 
 @pytest.mark.slow
@@ -194,9 +177,9 @@ def test_the_commands_of_a_coordinator_and_of_a_site(start, hospitals, nano, tmp
     printed, _ = start("cardionets-coordinator", *words).communicate(timeout=PATIENCE_S)
     assert "joined" in printed and "COMPLETED" in printed
 
-    assert len(processes_of(tmp_path)) >= 5  # coordinator, SuperLink, SuperNode, their SuperExecs
+    assert len(members(tmp_path)) >= 5  # coordinator, SuperLink, SuperNode, their SuperExecs
     # The site first: without its SuperLink, Flower's SuperNode tries for minutes to sign off.
     for service in reversed(services):
         service.terminate()
         service.wait(timeout=60)
-    wait_for(lambda: not processes_of(tmp_path), "the end of every process")
+    wait_for(lambda: not members(tmp_path), "the end of every process")

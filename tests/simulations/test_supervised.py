@@ -21,6 +21,7 @@ from server.status import standing, words
 from server.status_file import Status, read_status, read_submission
 from server.supervisor import queue_of
 from simulations.process_group import free_ports
+from tests.processes import command_line, kill_members, members
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -83,8 +84,7 @@ class Coordinator:
                 process.wait(timeout=30)
             except subprocess.TimeoutExpired:
                 process.kill()
-        for process in members(self.folder):
-            process.kill()
+        kill_members(self.folder)
 
 
 @pytest.fixture
@@ -92,20 +92,6 @@ def coordinator(tmp_path: Path) -> Iterator[Coordinator]:
     place = Coordinator(tmp_path)
     yield place
     place.end()
-
-
-def members(folder: Path) -> list[psutil.Process]:
-    """Return every living process that names a folder in its command or environment."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            said = [*process.cmdline(), *process.environ().values()]
-            dead = process.status() == psutil.STATUS_ZOMBIE or process.pid == os.getpid()
-        except psutil.Error:
-            continue
-        if not dead and any(str(folder) in word for word in said):
-            found.append(process)
-    return found
 
 
 def wait_for(happens: Callable[[], object], place: Coordinator) -> None:
@@ -199,7 +185,7 @@ def program(place: Coordinator, *words: str) -> psutil.Process:
         found[:] = [
             process
             for process in members(place.folder)
-            if all(any(word in said for said in process.cmdline()) for word in words)
+            if all(any(word in said for said in command_line(process)) for word in words)
         ]
         return bool(found)
 
