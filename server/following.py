@@ -49,11 +49,23 @@ def follow(
             said = waits
         shown = len(entries)
         if how.state == "COMPLETED":
-            say(f"summary    {folder / 'summary.json'}\ncheckpoint {folder / 'checkpoint'}")
+            say(_results(folder))
             return
         if how.final:
             raise _ended(folder, how, entries)
         time.sleep(0.5)
+
+
+def _results(folder: Path) -> str:
+    """Return where the results of a complete run lie."""
+    report = folder / "report.html"
+    drawn = str(report) if report.is_file() else "could not be drawn; this command says why: "
+    if not report.is_file():
+        drawn += f"cardionets-coordinator report {folder}"
+    return (
+        f"summary    {folder / 'summary.json'}\nreport     {drawn}\n"
+        f"checkpoint {folder / 'checkpoint'}"
+    )
 
 
 def lines_of(entry: dict[str, Any]) -> list[str]:

@@ -28,6 +28,12 @@ APP_MODULES = ("server.server_app", "server.tracking", "mlflow", *LATE_MODULES)
 CONNECTION = "cardionets"
 """Name of the connection in FLWR_HOME/config.toml."""
 
+REPORT_ENV = "CARDIONETS_REPORT"
+"""The environment variable in which a simulator says `REPORT_LATER` to the ServerApp."""
+
+REPORT_LATER = "later"
+"""Whoever started it draws the run's report when the run has ended, and shows more in it."""
+
 RunConfig = Mapping[str, str | int | float | bool]
 """Flower's run config: flat scalars; the bundle lists the allowed keys."""
 

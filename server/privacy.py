@@ -170,6 +170,14 @@ def spent_by_site(config: RunConfig, state: RunState) -> dict[str, dict[str, Any
     return spent
 
 
+NOT_PROTECTED = (
+    "Public, and not protected: the sites' declared numbers of patients, the schedule, that a site "
+    "takes part. Not covered: the choice of this plan by earlier results outside the ledgers, and "
+    "what a site's own preparation took from all of its records (docs/privacy.md, What is not "
+    "covered)."
+)
+
+
 def card_lines(config: RunConfig, spent: Mapping[str, Mapping[str, Any]]) -> str:
     """Return what a model card says of differential privacy."""
     if not config.privacy.is_on:
@@ -181,10 +189,7 @@ def card_lines(config: RunConfig, spent: Mapping[str, Mapping[str, Any]]) -> str
         "- Differential privacy at each site, for each patient with all their records: adding or "
         "removing one;\n  independent (Poisson) sampling; all stages, the handshake's sums and the "
         f"evaluation on one ledger a site.{sites}\n"
-        "  Public, and not protected: the sites' declared numbers of patients, the schedule, that "
-        "a site takes part.\n  Not covered: the choice of this plan by earlier results outside "
-        "the ledgers, and what a site's own\n  preparation took from all of its records "
-        "(docs/privacy.md, What is not covered)."
+        f"  {NOT_PROTECTED}"
     )
 
 

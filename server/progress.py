@@ -26,6 +26,9 @@ INTERRUPTED_S = 3.0
 """Seconds for MLflow when this process was told to end; Flower forces its end after 5."""
 
 _ROUNDS = {"handshake": 1, "evaluate": 2}
+ARTIFACTS = ("config.json", "summary.json", "model_card.md", "report.html", "checkpoint")
+"""What MLflow gets of a run that has ended, as far as it is there."""
+
 _ROUND_KEYS = {"stage", "round"}
 """What tells one round's record from another's."""
 
@@ -135,7 +138,7 @@ class Progress:
         """Give MLflow what the run leaves; what it lacks then is written into the status."""
         if self._tracker is None:
             return
-        for name in ("config.json", "summary.json", "model_card.md", "checkpoint"):
+        for name in ARTIFACTS:
             self._tracker.artifact(self._folder / name)
         self._tracker.state(words(final))
         if not self._tracker.close() and not self._status.now.tracking:

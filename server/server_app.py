@@ -20,6 +20,7 @@ from cardionets_core.runtime import return_freed_memory, set_up
 from server.evaluation import run_evaluation
 from server.exchange import Run, notices_of
 from server.handshake import greet
+from server.launch import REPORT_ENV, REPORT_LATER
 from server.participation import require_participation
 from server.plan_file import load_config, write_config
 from server.privacy import earlier_ledgers, ledgers_of
@@ -95,7 +96,23 @@ def serve(grid: Grid, folder: Path, expected_hash: str, progress: Progress) -> N
             raise
         final = Status("COMPLETED")
         write_summary(folder, config, state, final=final, seconds=time.time() - started)
+        if os.environ.get(REPORT_ENV) != REPORT_LATER:
+            _report(folder)
         progress.end(final)
+
+
+def _report(folder: Path) -> None:
+    """Draw the report of a complete run; where that fails the run is complete all the same."""
+    try:
+        from server.report.draw import draw_report, read_facts  # matplotlib: only now
+
+        draw_report(read_facts(folder))
+    except Exception:
+        log.exception(
+            "the run is complete, but its report could not be drawn; try again: "
+            "cardionets-coordinator report %s",
+            folder,
+        )
 
 
 @contextmanager

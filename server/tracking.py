@@ -248,7 +248,12 @@ def _first_line(error: Exception) -> str:
 
 def embedded_uri(folder: Path) -> str:
     """Return the SQLite address that all runs beside `folder` share."""
-    return f"sqlite:///{folder.parent.resolve() / 'mlflow.db'}"
+    return f"sqlite:///{embedded_file(folder)}"
+
+
+def embedded_file(folder: Path) -> Path:
+    """Return the SQLite file of the runs beside `folder`, where the plan names no MLflow server."""
+    return folder.parent.resolve() / "mlflow.db"
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -33,6 +33,7 @@ from cardionets_core.flower_compat import (
     stamp_message_id,
     task_identity,
 )
+from server.launch import REPORT_ENV, REPORT_LATER
 
 SERVER_NODE_ID = 1
 """Flower's own id for the SuperLink's side."""
@@ -184,7 +185,9 @@ def run_in_process(
     config = dict(run_config) if bundle is None else _fuse(bundle, run_config)
     context = Context(run_id, SERVER_NODE_ID, {}, RecordDict(), config)
     grid = InProcessGrid(client_app, sites, run_config=config, run_id=run_id, overhear=overhear)
-    settings = {} if outputs is None else {"CARDIONETS_OUTPUTS": str(outputs)}
+    settings = {REPORT_ENV: REPORT_LATER}
+    if outputs is not None:
+        settings["CARDIONETS_OUTPUTS"] = str(outputs)
     with task_identity(run_id=run_id, node_id=SERVER_NODE_ID), variables(settings):
         server_app(grid, context)
     return context

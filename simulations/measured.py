@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 
 from cardionets_core.runtime import versions
-from simulations.report_page import Row, Section, Table
+from server.report.page import Row, Section, Table
 
 
 @dataclass(frozen=True)

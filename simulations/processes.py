@@ -304,7 +304,10 @@ class Federation:
                 home=self._home(SUPEREXEC),
                 secret=secret,
                 outputs=self._outputs,
-                env=self._warm_server(programs),
+                env={
+                    server_launch.REPORT_ENV: server_launch.REPORT_LATER,
+                    **self._warm_server(programs),
+                },
                 programs=programs,
             ),
         )

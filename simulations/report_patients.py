@@ -19,8 +19,8 @@ from cardionets_core.errors import CardioNetsError
 from cardionets_core.inference import load_predictor
 from cardionets_core.vocabulary import COVARIATES, MAIN_PHENOTYPES
 from client.site import open_dataset
-from simulations.report_facts import NUMBER_WORDS, Facts
-from simulations.report_page import (
+from server.report.facts import NUMBER_WORDS, Facts
+from server.report.page import (
     NONE,
     Block,
     Gallery,
@@ -93,10 +93,15 @@ class Shown:
     true: dict[str, float]
 
 
-def patient_section(facts: Facts) -> tuple[Section, Path | None]:
-    """Return the section, and the record of its first patient for the command to try."""
+def patient_section(facts: Facts, hospitals: Sequence[Hospital]) -> tuple[Section, Path | None]:
+    """Return the section, and the record of its first patient for the command to try.
+
+    Args:
+        facts: the run.
+        hospitals: the virtual ones that took part.
+    """
     try:
-        patients = show_patients(facts)
+        patients = show_patients(facts, hospitals)
     except CardioNetsError as error:
         reason = Text(f"The patients could not be read again: {error}", tone="warning")
         return Section("patients", TITLE, (reason,)), None
@@ -163,15 +168,15 @@ def _present(dataset: SiteDataset, row: int) -> list[str]:
 # --------------------------------------------------------------------------------------- reading
 
 
-def show_patients(facts: Facts) -> list[Shown]:
-    """Read, predict and generate for the chosen patients.
+def show_patients(facts: Facts, hospitals: Sequence[Hospital]) -> list[Shown]:
+    """Read, predict and generate for the chosen patients of virtual hospitals.
 
     Raises:
         CardioNetsError: the checkpoint or a hospital's data cannot be read.
     """
     paired = [
         h
-        for h in facts.virtual
+        for h in hospitals
         if "pairs" in facts.summary["sites"].get(h.config.site, {}).get("modalities", ())
     ]
     if not paired:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from server.report.page import Block, Row, Section, Table, Text, duration, render
 from simulations.faults.table import TITLES, Facts, Outcome, verdict
 from simulations.measured import conditions_section
-from simulations.report_page import Block, Row, Section, Table, Text, duration, render
 
 if TYPE_CHECKING:
     from pathlib import Path

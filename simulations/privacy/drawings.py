@@ -8,7 +8,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from simulations.report_figures import INK, SERIES, SOFT, STYLE, svg
+from server.report.figures import INK, SERIES, SOFT, STYLE, svg
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

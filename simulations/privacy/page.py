@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from server.report.page import NONE, Picture, Row, Section, Table, Text, duration, render
 from simulations.measured import conditions_section
 from simulations.privacy.table import SECTIONS, WORK, Entry, Facts, Outcome, verdict
-from simulations.report_page import NONE, Picture, Row, Section, Table, Text, duration, render
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -141,7 +141,7 @@ DOORS: dict[str, frozenset[str]] = {
             "cardionets_core.drawing",
             "client.budget_picture",
             "simulations.privacy.drawings",
-            "simulations.report_figures",
+            "server.report.figures",
         }
     ),
     "psutil": frozenset(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,13 @@ from cardionets_core.checkpoint import read_info
 from cardionets_core.errors import RunError
 from cardionets_core.site_config import site_config_from
 from cardionets_core.vocabulary import COHORT_DISCLAIMER, MAIN_PHENOTYPES, PHENOTYPE_BY_NAME
+from server.report.page import number, stacked
 from server.status_file import Status
 from server.summary import summarise_run
 from server.tracking import Tracker, embedded_uri
 from simulations.hospitals import Hospital
 from simulations.report import write_report
-from simulations.report_page import number, stacked
+from tests.drawn_page import Page, read_page
 from tests.simulations.evaluated_run import Made, evaluated_run
 
 SECTIONS = (
@@ -41,8 +41,8 @@ def path(made: Made) -> Path:
 
 
 @pytest.fixture(scope="module")
-def page(path: Path) -> _Page:
-    return _read(path)
+def page(path: Path) -> Page:
+    return read_page(path)
 
 
 def _copy(made: Made, place: Path, **changes: Any) -> Path:
@@ -54,56 +54,11 @@ def _copy(made: Made, place: Path, **changes: Any) -> Path:
     return folder
 
 
-class _Page(HTMLParser):
-    """Collects the text, the addresses and the tables of a page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.sources: list[str] = []
-        self.links: list[str] = []
-        self.tags: list[str] = []
-        self.rows: list[list[str]] = []
-        self.anchors: list[str] = []
-        self.words = ""
-        self.in_cell = False
-        self.feed(text.replace("\N{NO-BREAK SPACE}", " "))
-        self.rows = [[" ".join(cell.split()) for cell in row] for row in self.rows]
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        named = dict(attrs)
-        self.tags.append(tag)
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.in_cell = True
-            self.rows[-1].append("")
-        if tag == "section":
-            self.anchors.append(named["id"] or "")
-        for key in ("src", "srcset", "data"):
-            if named.get(key):
-                self.sources.append(str(named[key]))
-        if named.get("href"):
-            self.links.append(str(named["href"]))
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in ("td", "th"):
-            self.in_cell = False
-
-    def handle_data(self, data: str) -> None:
-        self.words += data
-        if self.in_cell:
-            self.rows[-1][-1] += data
-
-
 def _in_cell(estimate: dict[str, float | None]) -> str:
     return " ".join(stacked(estimate).split())
 
 
-def _read(path: Path) -> _Page:
-    return _Page(path.read_text(encoding="utf-8"))
-
-
-def test_page_is_whole_and_reaches_for_nothing(made: Made, path: Path, page: _Page) -> None:
+def test_page_is_whole_and_reaches_for_nothing(made: Made, path: Path, page: Page) -> None:
     assert path == made.folder / "report.html"
     assert page.anchors == list(SECTIONS)
     assert page.sources and all(s.startswith("data:image/") for s in page.sources)
@@ -121,7 +76,7 @@ def test_same_run_same_page(made: Made, path: Path) -> None:
     assert write_report(made.folder, made.hospitals).read_bytes() == once
 
 
-def test_tables_hold_the_numbers_of_the_summary(made: Made, page: _Page) -> None:
+def test_tables_hold_the_numbers_of_the_summary(made: Made, page: Page) -> None:
     metrics = json.loads((made.folder / "summary.json").read_text())["metrics"]
     titles = [PHENOTYPE_BY_NAME[n].title for n in made.config.phenotypes]
     shown = [row for row in page.rows if row and row[0] in titles]
@@ -146,7 +101,7 @@ def test_tables_hold_the_numbers_of_the_summary(made: Made, page: _Page) -> None
     assert f"chance {100 * recall['chance']:.0f} %" in row[4]
 
 
-def test_federation_table_says_who_served_what(page: _Page) -> None:
+def test_federation_table_says_who_served_what(page: Page) -> None:
     rows = {r[0]: r for r in page.rows if r and len(r) == 7 and "Sons" in r[0]}
     north, hill = rows["North & Sons (virtual)"], rows["Hill & Sons (virtual)"]
     assert north[1] == "ECG, CMR cine, ECG-CMR pairs, CMR measurements, diagnoses"
@@ -159,7 +114,7 @@ def test_federation_table_says_who_served_what(page: _Page) -> None:
     assert "Cine generation, 2 rounds: the site has fewer patients" in page.words
 
 
-def test_facts_hold_hashes_and_a_command_that_parses(made: Made, page: _Page) -> None:
+def test_facts_hold_hashes_and_a_command_that_parses(made: Made, page: Page) -> None:
     import shlex
 
     from typer.testing import CliRunner
@@ -177,7 +132,7 @@ def test_facts_hold_hashes_and_a_command_that_parses(made: Made, page: _Page) ->
     assert all(option in usage for option in options)
 
 
-def test_patients_are_held_out_and_virtual(made: Made, path: Path, page: _Page) -> None:
+def test_patients_are_held_out_and_virtual(made: Made, path: Path, page: Page) -> None:
     assert page.tags.count("article") == 6
     letters = re.findall(r"<h3>([A-F]): (?:man|woman) of \d+, North", path.read_text())
     assert letters == list("ABCDEF")
@@ -198,7 +153,7 @@ def test_patients_of_a_real_hospital_are_never_drawn(made: Made, tmp_path: Path)
     values = made.hospitals[0].values
     data = values["data"] | {"root": str(root), "manifest": str(root / "manifest.csv")}
     real = Hospital(site_config_from(values | {"data": data}), values | {"data": data})
-    page = _read(write_report(folder, [real, made.hospitals[1]]))
+    page = read_page(write_report(folder, [real, made.hospitals[1]]))
     assert "Patients of real hospitals are never drawn here" in page.words
     assert "article" not in page.tags
 
@@ -206,7 +161,7 @@ def test_patients_of_a_real_hospital_are_never_drawn(made: Made, tmp_path: Path)
 def test_run_without_evaluation_says_so(made: Made, tmp_path: Path) -> None:
     summary = json.loads((made.folder / "summary.json").read_text())
     stages = [s for s in summary["stages"] if s["name"] != "evaluate"]
-    page = _read(write_report(_copy(made, tmp_path, metrics={}, stages=stages), []))
+    page = read_page(write_report(_copy(made, tmp_path, metrics={}, stages=stages), []))
     assert page.anchors == list(SECTIONS)
     assert page.words.count("This run has no evaluation stage") == 4
 
@@ -224,7 +179,7 @@ def test_run_without_pairs_says_so(made: Made, tmp_path: Path) -> None:
         if r["stage"] not in ("contrastive", "generative")
     ]
     changes = {"metrics": metrics, "sites": sites, "stages": stages, "rounds": rounds}
-    page = _read(write_report(_copy(made, tmp_path, **changes), made.hospitals[1:]))
+    page = read_page(write_report(_copy(made, tmp_path, **changes), made.hospitals[1:]))
     assert page.words.count("This run has no stage 'ECG-CMR alignment'") == 1
     assert page.words.count("This run has no stage 'Cine generation'") == 1
     assert "No virtual hospital with ECG-CMR pairs took part" in page.words
@@ -237,7 +192,7 @@ def test_hospital_that_is_gone_is_said_and_not_a_crash(made: Made, tmp_path: Pat
     moved = made.hospitals[0]
     data = moved.values["data"] | {"manifest": str(tmp_path / "gone.csv")}
     gone = Hospital(site_config_from(moved.values | {"data": data}), moved.values)
-    page = _read(write_report(folder, [gone, made.hospitals[1]]))
+    page = read_page(write_report(folder, [gone, made.hospitals[1]]))
     assert "The patients could not be read again" in page.words
 
 

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from cardionets_core.evaluation.options import SECTION_STAGES
 from cardionets_core.privacy.evaluation import UNAVAILABLE
-from simulations.report_page import Text, listed
+from server.report.page import Text, listed
 
 if TYPE_CHECKING:
-    from simulations.report_facts import Facts, Scored
+    from server.report.facts import Facts, Scored
 
 NOTHING_LEFT = (
     "Noise of this size leaves nothing of the scores: whether the model is any good cannot be told "

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from simulations.report_facts import STAGES, Facts
-from simulations.report_page import NONE, Row, Section, Table, Text
+from server.privacy import NOT_PROTECTED
+from server.report.facts import STAGES, Facts
+from server.report.page import NONE, Row, Section, Table, Text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,7 +24,7 @@ def privacy_sections(facts: Facts) -> tuple[Section, ...]:
         "Each hospital adds noise that hides any one of its patients, with all of their records. "
         "Epsilon bounds what all that left it tells of a patient: adding or removing one changes "
         "the probability of anything that can be seen by a factor of at most e to the power of "
-        "epsilon, but for the probability delta.",
+        f"epsilon, but for the probability delta. {NOT_PROTECTED}",
         tone="note",
     )
     told = facts.summary["privacy"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cardionets_core.vocabulary import DISEASES, MAIN_PHENOTYPES, PHENOTYPE_BY_NAME
-from simulations.report_facts import STAGES, Facts
-from simulations.report_figures import draw_calibration, draw_phenotypes, drawn_r2, left_edge
-from simulations.report_noise import noise_texts, not_scored
-from simulations.report_page import (
+from server.report.facts import STAGES, Facts
+from server.report.figures import draw_calibration, draw_phenotypes, drawn_r2, left_edge
+from server.report.noise import noise_texts, not_scored
+from server.report.page import (
     NONE,
     SPACE,
     Block,

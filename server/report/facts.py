@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cardionets_core.privacy.expected_errors import errors_of_plan
 from cardionets_core.vocabulary import COHORT_DISCLAIMER
-from simulations.report_page import (
+from server.report.page import (
     Block,
     Highlights,
     Text,
@@ -20,12 +19,12 @@ from simulations.report_page import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from cardionets_core.checkpoint import CheckpointInfo
     from cardionets_core.privacy.expected_errors import ExpectedErrors
     from cardionets_core.run_config import RunConfig
-    from simulations.hospitals import Hospital
 
 STAGES: dict[str, tuple[str, str]] = {
     "handshake": ("Handshake", "who is there, what each has, phenotype means and spreads"),
@@ -50,7 +49,25 @@ METRICS: dict[Scored, str] = {"phenotypes": "R2", "diseases": "AUROC"}
 
 RESEARCH_ONLY = "Research use only; not a medical device."
 
+_VIRTUAL_BY_PLAN = (
+    "By this run's plan some of its hospitals hold such patients, or such patients trained the "
+    "model that it began with."
+)
+
 NUMBER_WORDS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten")
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """What a simulator knows of its hospitals; of real ones the coordinator is not told it.
+
+    Attributes:
+        titles: site -> its name for people; empty where it has none.
+        virtual: the sites whose patients are computed.
+    """
+
+    titles: Mapping[str, str]
+    virtual: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -61,15 +78,15 @@ class Facts:
         folder: of the run.
         summary: its summary.json (docs/summary.md).
         info: its checkpoint.json.
-        hospitals: those that took part, as the simulator knows them.
         config: its plan.
+        simulated: what its simulator knows beside its folder; None of a run of real hospitals.
     """
 
     folder: Path
     summary: dict[str, Any]
     info: CheckpointInfo
-    hospitals: tuple[Hospital, ...]
     config: RunConfig
+    simulated: Simulated | None = None
 
     @property
     def sites(self) -> list[str]:
@@ -121,7 +138,7 @@ class Facts:
 
     def title(self, site: str) -> str:
         """Return a site's name for people."""
-        titles = {h.config.site: h.config.title for h in self.hospitals}
+        titles = {} if self.simulated is None else self.simulated.titles
         return titles.get(site) or site
 
     def trained(self, stage: str) -> bool:
@@ -129,20 +146,9 @@ class Facts:
         return any(s["name"] == stage and s["rounds"] > 0 for s in self.summary["stages"])
 
     @property
-    def virtual(self) -> tuple[Hospital, ...]:
-        """The hospitals whose patients are computed."""
-        return tuple(h for h in self.hospitals if is_virtual(h))
-
-    @property
     def bytes_moved(self) -> int:
         """Payload of the whole run, down and up."""
         return sum(s["bytes_down"] + s["bytes_up"] for s in self.summary["stages"])
-
-
-def is_virtual(hospital: Hospital) -> bool:
-    """Return whether a hospital's patients are virtual hearts, by what stands beside its data."""
-    readme = Path(hospital.config.data.root) / "README.txt"
-    return readme.is_file() and COHORT_DISCLAIMER in readme.read_text("utf-8", errors="replace")
 
 
 # ------------------------------------------------------------------------------------ the headline
@@ -171,11 +177,7 @@ def lead(facts: Facts) -> tuple[Block, ...]:
         ),
         Text(_disclaimer(facts), tone="warning"),
         Highlights(tuple(_highlights(facts))),
-        Text(
-            f"Run {facts.summary['run']}. A simulation: all hospitals ran on one machine and "
-            "exchanged the messages that real hospitals would exchange.",
-            tone="note",
-        ),
+        Text(f"Run {facts.summary['run']}. {_origin(facts)}", tone="note"),
     ]
     return tuple(blocks)
 
@@ -198,12 +200,26 @@ def _abilities(facts: Facts) -> str:
 
 
 def _disclaimer(facts: Facts) -> str:
-    computed = {h.config.site for h in facts.virtual}
+    computed = frozenset() if facts.simulated is None else facts.simulated.virtual
     virtual = [facts.title(site) for site in facts.sites if site in computed]
-    if not virtual:
-        return RESEARCH_ONLY
-    verb = "holds" if len(virtual) == 1 else "hold"
-    return f"{COHORT_DISCLAIMER} {listed(virtual)} {verb} such patients. {RESEARCH_ONLY}"
+    if virtual:
+        verb = "holds" if len(virtual) == 1 else "hold"
+        return f"{COHORT_DISCLAIMER} {listed(virtual)} {verb} such patients. {RESEARCH_ONLY}"
+    if facts.summary["virtual"]:
+        return f"{COHORT_DISCLAIMER} {_VIRTUAL_BY_PLAN} {RESEARCH_ONLY}"
+    return RESEARCH_ONLY
+
+
+def _origin(facts: Facts) -> str:
+    if facts.simulated is not None:
+        return (
+            "A simulation: all hospitals ran on one machine and exchanged the messages that real "
+            "hospitals would exchange."
+        )
+    return (
+        "Drawn by the coordinator, who has no patient to show: every number here comes from what "
+        "the hospitals sent, and stands in summary.json, too."
+    )
 
 
 def _highlights(facts: Facts) -> list[tuple[str, str]]:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from simulations.report_page import Picture, Section, Table, Text
-from simulations.report_results import disease_section, phenotype_section
+from server.report.page import Picture, Section, Table, Text
+from server.report.results import disease_section, phenotype_section
 
 KEYS = ("mean", "covariates", "ecg", "ecg_covariates")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cardionets_core.vocabulary import MAIN_PHENOTYPES, PHENOTYPE_BY_NAME
-from simulations.report_facts import Facts
-from simulations.report_page import (
+from server.report.facts import Facts
+from server.report.page import (
     NONE,
     SPACE,
     Block,
@@ -20,7 +20,7 @@ from simulations.report_page import (
     percent,
     stacked,
 )
-from simulations.report_results import missing
+from server.report.results import missing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

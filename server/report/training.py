@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from simulations.report_facts import STAGES, Facts
-from simulations.report_figures import Curve, draw_training, site_colours
-from simulations.report_page import Gallery, Picture, Section, Text
+from server.report.facts import STAGES, Facts
+from server.report.figures import Curve, draw_training, site_colours
+from server.report.page import Gallery, Picture, Section, Text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cardionets_core.errors import SITE_ERROR_CODES, UPDATE_REFUSALS
-from simulations.report_facts import STAGES, Facts
-from simulations.report_page import (
+from server.report.facts import STAGES, Facts
+from server.report.page import (
     Block,
     Row,
     Section,
@@ -21,7 +21,7 @@ from simulations.report_page import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 MODALITIES = {
     "ecg": "ECG",
@@ -121,10 +121,16 @@ def facts_section(facts: Facts, *, record: Path | None) -> Section:
         Row("Seed", (str(summary["seed"]),)),
         Row("Configuration", (f"SHA-256 {summary['config_hash']}",)),
         Row("Weights", (f"SHA-256 {summary['weights_sha256']}",)),
-        Row("Differential privacy", ("none" if privacy == "none" else privacy,)),
+        Row("Strategy", (summary["strategy"]["name"],)),
+        Row(
+            "Differential privacy",
+            ("none (no epsilon is claimed)" if privacy == "none" else privacy,),
+        ),
+        Row("Secure aggregation", (_secure(facts),)),
+        Row("Began with", (_start(summary["start"]),)),
         Row("Versions", (versions,)),
         Row("Machine", (f"{summary['machine']['platform']}, {summary['machine']['cpus']} CPUs",)),
-        Row("Predict from an ECG", (predict_command(facts.folder, record),)),
+        Row(*_prediction(facts, record)),
     )
     return Section(
         "facts",
@@ -136,11 +142,33 @@ def facts_section(facts: Facts, *, record: Path | None) -> Section:
     )
 
 
-def predict_command(folder: Path, record: Path | None) -> str:
-    """Return the exact command that reads an ECG with this model, from the current folder."""
+def _secure(facts: Facts) -> str:
+    if facts.config.secure_aggregation.enabled:
+        return "the coordinator saw sums of updates, and no hospital's own"
+    return "none: the coordinator saw each hospital's update"
+
+
+def _start(start: Mapping[str, Any]) -> str:
+    if not start:
+        return "random weights"
+    virtual = ", of a run on virtual hearts in part" if start["virtual"] else ""
+    return (
+        f"{listed(start['parts'])} of the weights with SHA-256 {start['sha256']}{virtual}. "
+        "What is said of privacy here does not cover who trained those."
+    )
+
+
+def _prediction(facts: Facts, record: Path | None) -> tuple[str, tuple[str]]:
+    """Return the exact command that reads an ECG with this model, and from where it is typed.
+
+    A simulation's is for its own machine; a coordinator's page goes to others, and names no place.
+    """
+    simulated = facts.simulated is not None
+    place = _from_here(facts.folder / "checkpoint") if simulated else "checkpoint"
     hea = _from_here(record) if record else "RECORD.hea"
-    words = ("cardionets", "predict", "--checkpoint", _from_here(folder / "checkpoint"), "--ecg")
-    return shlex.join((*words, hea, "--out", "prediction"))
+    words = ("cardionets", "predict", "--checkpoint", place, "--ecg", hea, "--out", "prediction")
+    title = "Predict from an ECG"
+    return title if simulated else f"{title}, in the run's folder", (shlex.join(words),)
 
 
 def _from_here(path: Path) -> str:

@@ -11,10 +11,10 @@ import pytest
 
 from cardionets_core.privacy.expected_errors import ExpectedErrors
 from cardionets_core.run_config import CONF, compose, run_config_from
-from simulations.report_facts import Facts, lead
-from simulations.report_images import generation_section, retrieval_section
-from simulations.report_page import Group, Section, render
-from simulations.report_results import disease_section, phenotype_section
+from server.report.facts import Facts, lead
+from server.report.images import generation_section, retrieval_section
+from server.report.page import Group, Section, render
+from server.report.results import disease_section, phenotype_section
 
 KEYS = ("mean", "ecg")
 SMALL = ExpectedErrors(0.04, 0.12, 4000, 2, 81.0, 31.0)
@@ -140,10 +140,11 @@ def test_headline_numbers_of_a_private_run(patients: int, shown: bool) -> None:
         "rounds": [],
         "seconds": 1.0,
         "run": "x",
+        "virtual": False,
     }
     info: Any = _facts(None).info
     config = run_config_from(compose("run", words, package=CONF))
-    facts = Facts(None, summary, info, (), config)  # type: ignore[arg-type]
+    facts = Facts(None, summary, info, config)  # type: ignore[arg-type]
     told = [meaning for _, meaning in lead(facts)[2].items]  # type: ignore[union-attr]
     assert [w for w in told if "R²" in w or "AUROC" in w] == [
         "mean R² of 1 phenotypes, ECG alone (noised)",
