@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -52,9 +51,9 @@ def greet(run: Run, state: RunState) -> RunState:
     attendance.describe = lambda node: _question(run, state, node)
     attendance.welcome = door.welcome
     attendance.expect(sorted(state.sites))
-    started = time.monotonic()
+    started = attendance.clock()
     _wait(run, known=sorted(state.sites), started=started)
-    record = _record(run, updates, time.monotonic() - started)
+    record = _record(run, updates, attendance.clock() - started)
     if resumed:
         run.report(record)
         # The scaler stays, and a site that was not there before may join from here on.
@@ -194,7 +193,7 @@ def _wait(run: Run, *, known: list[str], started: float) -> None:
     attendance, config = run.attendance, run.config
     told: list[str] = []
     while True:
-        elapsed = time.monotonic() - started
+        elapsed = attendance.clock() - started
         attendance.look()
         attendance.greet()
         attendance.hear()
@@ -211,7 +210,7 @@ def _wait(run: Run, *, known: list[str], started: float) -> None:
         if awaited != told:
             run.waiting(awaited)
             told = awaited
-        time.sleep(pause_s(time.monotonic() - started))
+        attendance.sleep(pause_s(attendance.clock() - started))
     if told:
         run.waiting([])
 

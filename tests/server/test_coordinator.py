@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import server.cli
+import server.coordinator
 from cardionets_core.config_tree import to_mapping
 from cardionets_core.errors import EngineError, RunError
 from cardionets_core.run_config import CONF, compose, run_config_from
@@ -116,7 +117,7 @@ def test_what_a_coordinator_writes_is_for_one_user(tmp_path, monkeypatch, free_p
     def keep_running(*arguments, **named):
         seen.append(os.umask(0o022))
 
-    monkeypatch.setattr(server.cli, "_keep_running", keep_running)
+    monkeypatch.setattr(server.cli, "keep_running", keep_running)
     coordinator("start", "--output", tmp_path, "--port", free_port)
     assert seen == [0o077]
 
@@ -165,7 +166,7 @@ def test_no_sites_at_all_are_no_plan():
 
 def test_status_says_where_the_coordinator_is_and_who_is_online(outputs, monkeypatch):
     nodes = [{"status": "online"}, {"status": "offline"}, {"status": "online"}]
-    monkeypatch.setattr(server.cli, "ask", lambda command, within_s: {"nodes": nodes})
+    monkeypatch.setattr(server.coordinator, "ask", lambda command, within_s: {"nodes": nodes})
     first = coordinator("status", "--output", outputs).output.splitlines()[0]
     assert first == "the coordinator is running on 127.0.0.1:8080; sites online: 2"
     (outputs / ".engine" / MARKER).unlink()

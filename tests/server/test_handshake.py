@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import threading
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -22,6 +20,7 @@ from server.exchange import Run
 from server.handshake import admitted, greet, news_of
 from server.state import RunState
 from server.sums import STATISTICS
+from tests.server.played_round import HandClock, attend
 
 CONFIG = RunConfig(
     name="run-1",
@@ -299,6 +298,7 @@ def restarted(known, answers, *, config=CONFIG, **nodes):
     """Greet as a server that knew these sites; return who was waited for, too."""
     before, _, _ = play([described(n, [[1, 2]]) for n in known])
     run = Run(Nodes(answers, **nodes), config, None, lambda record: None)
+    run.attendance = attend(run.grid, run.nodes)
     waited = []
     run.waiting = waited.append
     return greet(run, before), run, waited
@@ -314,9 +314,8 @@ def test_a_restarted_server_goes_on_at_once_when_all_that_it_knew_are_there():
 
 def test_a_restarted_server_waits_for_the_sites_that_it_knew_but_not_for_ever():
     config = replace(CONFIG, rejoin_s=0.3)
-    started = time.monotonic()
     state, run, waited = restarted("ab", [described("a", [[1, 2]])], config=config)
-    assert time.monotonic() - started >= 0.3
+    assert 0.3 <= run.attendance.clock() - HandClock().now < 0.31
     assert set(run.nodes) == {"a"} and set(state.sites) == {"a", "b"}
     assert waited[-2:] == [["b"], []]
 
@@ -330,15 +329,18 @@ def test_a_restarted_server_waits_for_a_site_that_is_at_work_for_the_one_before_
     before, _, _ = play([described(n, [[1, 2]]) for n in "ab"])
     nodes = Nodes([described(n, [[1, 2]]) for n in "ab"], silent=[101])
     run = Run(nodes, config, None, lambda record: None)
-    started = time.monotonic()
+    clock = HandClock()
+    run.attendance = attend(nodes, run.nodes, clock)
+    free_at, listed = clock.now + 0.3, nodes.get_nodes
 
-    def waiting(sites):
-        if sites == ["b"]:
-            threading.Timer(0.3, nodes.silent.clear).start()
+    def get_nodes():
+        if clock.now >= free_at:
+            nodes.silent.clear()
+        return listed()
 
-    run.waiting = waiting
+    nodes.get_nodes = get_nodes
     greet(run, before)
-    assert set(run.nodes) == {"a", "b"} and time.monotonic() - started >= 0.3
+    assert set(run.nodes) == {"a", "b"} and clock.now >= free_at
 
 
 def test_a_restarted_server_without_its_quorum_ends_incomplete_and_names_the_sites():
