@@ -177,6 +177,20 @@ def status(output: Output = Path("outputs")) -> None:
         console.print(table)
 
 
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished run: outputs/RUN.")],
+) -> None:
+    """Draw report.html of a finished run again; the run itself is left as it is."""
+    with told_plainly():
+        from server.report.draw import draw_again  # matplotlib: slow to import, for nobody else
+
+        page, logged = draw_again(folder)
+        typer.echo(f"report     {page}")
+        if not logged:
+            typer.echo("MLflow is away and has the page of before; draw it again later", err=True)
+
+
 def _require_unfinished(folder: Path, queue: Queue) -> None:
     """Refuse to go on with a run that has nothing left to do, or that is going on."""
     how = standing(folder, time.time(), queue=queue)

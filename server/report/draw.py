@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 FILE_NAME = "report.html"
 
+SUMMARY = "summary.json"
+
 SIMULATED_SITES = "sites"
 """A simulation keeps its hospitals' YAML files there, in the run's folder."""
 
@@ -47,7 +49,7 @@ def read_facts(folder: Path, simulated: Simulated | None = None) -> Facts:
 
 
 def _summary(folder: Path) -> dict[str, Any]:
-    path = folder / "summary.json"
+    path = folder / SUMMARY
     if not path.is_file():
         raise RunError(
             f"{folder} holds no summary.json; only a finished run has a report. Name a run's "
@@ -92,7 +94,9 @@ def draw_report(
     )
     path = facts.folder / FILE_NAME
     temporary = facts.folder / f".{FILE_NAME}.tmp"
+    temporary.touch(mode=0o600)
     temporary.write_text(page, encoding="utf-8")
+    temporary.chmod((facts.folder / SUMMARY).stat().st_mode & 0o777)  # for whom the numbers are
     temporary.replace(path)
     return path
 

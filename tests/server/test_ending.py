@@ -14,10 +14,12 @@ import server.server_app
 from cardionets_core.config_tree import digest
 from cardionets_core.errors import CheckpointError, EngineError, IncompleteError, RunError
 from cardionets_core.run_config import CONF, compose, run_config_from
+from server.following import follow
+from server.launch import REPORT_ENV, REPORT_LATER
 from server.participation import require_participation
 from server.progress import Progress, read_progress
 from server.server_app import alone, load_config, main, write_config
-from server.status import words
+from server.status import Queue, words
 from server.status_file import read_status
 
 
@@ -75,6 +77,25 @@ def test_an_end_is_told_everywhere_with_one_word(ended, error, truth):
     for name in ("summary.json", "status.json", "progress.jsonl"):
         assert "patient-17" not in (folder / name).read_text()
     assert not (folder / "model_card.md").exists()
+
+
+def test_a_report_that_cannot_be_drawn_changes_nothing_of_the_run(ended, caplog, plan):
+    """This run has no checkpoint to draw from."""
+    folder = ended(None)
+    assert read_status(folder).state == "COMPLETED"
+    assert json.loads((folder / "summary.json").read_text())["status"] == "COMPLETED"
+    assert not (folder / "report.html").exists()
+    assert f"cardionets-coordinator report {folder}" in caplog.text
+    assert "CheckpointError" in caplog.text  # the cause
+    said = []
+    follow(folder, 0, queue=Queue, say=said.append)
+    assert f"cardionets-coordinator report {folder}" in said[-1]
+
+
+def test_a_simulator_draws_the_report_itself(ended, caplog, monkeypatch):
+    monkeypatch.setenv(REPORT_ENV, REPORT_LATER)
+    folder = ended(None)
+    assert read_status(folder).state == "COMPLETED" and "report" not in caplog.text
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(0), httpx.ReadTimeout("x")])

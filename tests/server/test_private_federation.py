@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from cardionets_core.messages import (
     Update,
@@ -16,8 +18,11 @@ from cardionets_core.messages import (
 from cardionets_core.packing import fingerprint
 from cardionets_core.privacy.ledger import Ledger
 from cardionets_core.site_config import load_site_config
+from server.cli import app
 from server.norms import learned_names
+from server.privacy import NOT_PROTECTED
 from simulations.faults.small import write_hospital
+from tests.drawn_page import read_page
 from tests.narrow_hospital import NARROW_RUN, narrowed
 from tests.private_site import PRIVATE_RUN, make_private
 from tests.server.overheard import overheard
@@ -32,6 +37,10 @@ PLAN = (
     "privacy.noise=2.0",
 )
 SITES = ("hill", "north")
+REPORTED = [
+    "federation", "privacy", "phenotypes", "diseases", "retrieval", "generation", "training",
+    "facts",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +133,22 @@ def test_the_summary_says_what_each_site_has_spent(run, private_hospitals):
     assert spent == sorted(spent) and spent[-1] == told["north"]["epsilon"]
     card = (folder / "model_card.md").read_text()
     assert "north: this run's schedule epsilon" in card and "Not covered" in card
+
+
+def test_its_report_is_drawn_from_what_the_coordinator_has(run, tmp_path):
+    """It says what privacy cost, and neither a patient nor a place of this machine."""
+    shutil.copytree(run[0], tmp_path / "private")
+    shutil.rmtree(tmp_path / "private" / "engine", ignore_errors=True)
+    done = CliRunner().invoke(app, ["report", str(tmp_path / "private")])
+    assert done.exit_code == 0, done.output
+    page = read_page(tmp_path / "private" / "report.html")
+    assert page.anchors == REPORTED and "article" not in page.tags
+    told = summary(run[0])["privacy"]["sites"]["north"]
+    rows = {r[0]: r for r in page.rows if len(r) == 9}
+    assert rows["north"][1:3] == ["100", f"{told['epsilon']:.2f}"]
+    assert NOT_PROTECTED in page.words and "Sites tell no losses" in page.words
+    assert "A simulation" not in page.words and "no patient to show" in page.words
+    assert str(tmp_path.parent) not in page.words and str(run[0].parent) not in page.words
 
 
 def test_the_weight_of_a_site_is_what_it_declares(run):

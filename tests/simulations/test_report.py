@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from cardionets_core.checkpoint import read_info
-from cardionets_core.errors import RunError
 from cardionets_core.site_config import site_config_from
 from cardionets_core.vocabulary import COHORT_DISCLAIMER, MAIN_PHENOTYPES, PHENOTYPE_BY_NAME
+from server.cli import app as coordinator
 from server.report.page import number, stacked
 from server.status_file import Status
 from server.summary import summarise_run
@@ -117,8 +118,6 @@ def test_federation_table_says_who_served_what(page: Page) -> None:
 def test_facts_hold_hashes_and_a_command_that_parses(made: Made, page: Page) -> None:
     import shlex
 
-    from typer.testing import CliRunner
-
     from cardionets_core.cli import app
 
     summary = json.loads((made.folder / "summary.json").read_text())
@@ -196,9 +195,50 @@ def test_hospital_that_is_gone_is_said_and_not_a_crash(made: Made, tmp_path: Pat
     assert "The patients could not be read again" in page.words
 
 
-def test_unfinished_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="only a finished run"):
-        write_report(tmp_path, [])
+@pytest.mark.parametrize("virtual", [False, True])
+def test_page_of_a_coordinator(made: Made, tmp_path: Path, virtual: bool) -> None:
+    folder = _copy(made, tmp_path, virtual=virtual)
+    done = CliRunner().invoke(coordinator, ["report", str(folder)])
+    assert done.exit_code == 0 and done.output == f"report     {folder / 'report.html'}\n"
+    page = read_page(folder / "report.html")
+    assert page.anchors == [a for a in SECTIONS if a != "patients"]
+    assert "no patient to show" in page.words and "A simulation" not in page.words
+    assert "Sons" not in page.words and "hill and north trained one" in page.words
+    assert (COHORT_DISCLAIMER in page.words) == virtual
+    assert page.sources and all(s.startswith("data:image/") for s in page.sources)
+    command = next(r[1] for r in page.rows if r and r[0].startswith("Predict from an ECG"))
+    assert "--checkpoint checkpoint --ecg RECORD.hea" in command
+    assert not [p for p in (tmp_path, made.folder.parent, Path.cwd()) if str(p) in page.words]
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ("no summary", "only a finished run has a report"),
+        ("torn", "is torn"),
+        ("schema", "not of schema 1"),
+        ("failed", "is FAILED; only a finished run"),
+        ("no plan", "holds no config.json"),
+        ("no checkpoint", "holds no checkpoint.json"),
+        ("simulated", "cardionets-simulate resume="),
+    ],
+)
+def test_what_has_no_report_is_said(made: Made, tmp_path: Path, broken: str, said: str) -> None:
+    changes = {"schema": {"schema": 2}, "failed": {"status": "FAILED"}}.get(broken, {})
+    folder = _copy(made, tmp_path, **changes)
+    (folder / "report.html").write_text("of before")
+    gone = {"no summary": "summary.json", "no plan": "config.json"}
+    if broken in gone:
+        (folder / gone[broken]).unlink()
+    if broken == "torn":
+        (folder / "summary.json").write_text('{"schema')
+    if broken == "no checkpoint":
+        shutil.rmtree(folder / "checkpoint")
+    if broken == "simulated":
+        (folder / "sites").mkdir()
+    done = CliRunner().invoke(coordinator, ["report", str(folder)])
+    assert done.exit_code == 2 and said in done.output and "Traceback" not in done.output
+    assert (folder / "report.html").read_text() == "of before"
 
 
 def test_report_joins_the_mlflow_run(made: Made, tmp_path: Path) -> None:

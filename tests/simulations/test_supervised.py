@@ -21,6 +21,7 @@ from server.status import standing, words
 from server.status_file import Status, read_status, read_submission
 from server.supervisor import queue_of
 from simulations.process_group import free_ports
+from tests.drawn_page import read_page
 from tests.processes import command_line, kill_members, members
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -145,8 +146,24 @@ def same_weights(hospitals, federate, nano, tmp_path):
         sites = {name: hospitals[name] for name in SITES}
         alone = federate(tmp_path / "alone", sites, *plan(nano, rounds))
         assert weights(place.output / "trial") == weights(alone)
+        check_report(place)
 
     return check
+
+
+def check_report(place: Coordinator) -> None:
+    """Check that the server of the run drew the report, and that it names no place and no file."""
+    path = place.output / "trial" / "report.html"
+    assert f"report     {path}" in place.log("run")
+    page = read_page(path)
+    assert [a for a in page.anchors if a in ("privacy", "patients")] == []
+    assert set(SITES) < {row[0] for row in page.rows if row}
+    assert "Two hospitals trained one heart model" in page.words
+    assert "Drawn by the coordinator" in page.words
+    assert not [p for p in (place.folder, ROOT, Path.home()) if str(p) in page.words]
+    assert path.stat().st_mode & 0o777 == 0o600
+    (logged,) = (place.output / "mlartifacts").rglob("report.html")
+    assert logged.read_bytes() == path.read_bytes()
 
 
 def plan(nano: tuple[str, ...], rounds: int) -> tuple[str, ...]:
