@@ -49,10 +49,7 @@ METRICS: dict[Scored, str] = {"phenotypes": "R2", "diseases": "AUROC"}
 
 RESEARCH_ONLY = "Research use only; not a medical device."
 
-_VIRTUAL_BY_PLAN = (
-    "By this run's plan some of its hospitals hold such patients, or such patients trained the "
-    "model that it began with."
-)
+_VIRTUAL_BY_PLAN = "By this run's plan such patients are at some of its hospitals"
 
 NUMBER_WORDS = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten")
 
@@ -206,7 +203,8 @@ def _disclaimer(facts: Facts) -> str:
         verb = "holds" if len(virtual) == 1 else "hold"
         return f"{COHORT_DISCLAIMER} {listed(virtual)} {verb} such patients. {RESEARCH_ONLY}"
     if facts.summary["virtual"]:
-        return f"{COHORT_DISCLAIMER} {_VIRTUAL_BY_PLAN} {RESEARCH_ONLY}"
+        begun = ", or trained the model that it began with" * bool(facts.summary["start"])
+        return f"{COHORT_DISCLAIMER} {_VIRTUAL_BY_PLAN}{begun}. {RESEARCH_ONLY}"
     return RESEARCH_ONLY
 
 

@@ -1,4 +1,4 @@
-"""The part of a report that tells what privacy cost: per hospital, and stage by stage."""
+"""The part of a report that tells which privacy a run had, and what it cost each hospital."""
 
 from __future__ import annotations
 
@@ -11,15 +11,27 @@ from server.report.page import NONE, Row, Section, Table, Text
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+NOT_PRIVATE = (
+    "This run was not differentially private for patients, and no epsilon is claimed: nothing "
+    "bounds what the model's weights, and the counts and sums that the hospitals sent, tell of a "
+    "patient."
+)
+
 Spent = dict[str, float]
 """Site -> epsilon."""
 
 
 def privacy_sections(facts: Facts) -> tuple[Section, ...]:
-    """Return what each hospital's ledger has paid; nothing for a run without privacy."""
-    spent = facts.summary["privacy"].get("sites", {})
-    if not spent:
-        return ()
+    """Return what each hospital's ledger has paid, or that none has.
+
+    A simulation without any privacy has nothing to say of it: its patients are virtual or public.
+    """
+    told, central = facts.summary["privacy"], _central(facts)
+    if told["mode"] == "none":
+        blocks = central
+        if facts.simulated is None:
+            blocks = (Text(NOT_PRIVATE, tone="warning"), *central)
+        return (Section("privacy", "Privacy", blocks),) if blocks else ()
     note = Text(
         "Each hospital adds noise that hides any one of its patients, with all of their records. "
         "Epsilon bounds what all that left it tells of a patient: adding or removing one changes "
@@ -27,10 +39,21 @@ def privacy_sections(facts: Facts) -> tuple[Section, ...]:
         f"epsilon, but for the probability delta. {NOT_PROTECTED}",
         tone="note",
     )
-    told = facts.summary["privacy"]
+    spent = told["sites"]
     warnings = tuple(Text(text, tone="warning") for text in told.get("warnings", ()))
     tables = (_schedule(told["schedule"]), _sites(spent, facts), _stages(facts, sorted(spent)))
-    return (Section("privacy", "Privacy", (*warnings, note, *tables)),)
+    return (Section("privacy", "Privacy", (*warnings, note, *central, *tables)),)
+
+
+def _central(facts: Facts) -> tuple[Text, ...]:
+    """Return what client-level privacy costs the run; nothing for a plan without it."""
+    costs = [r["central_privacy"] for r in facts.summary["rounds"] if "central_privacy" in r]
+    if not costs:
+        return ()
+    from cardionets_core.privacy.central import CentralCost  # its accountant is slow to import
+
+    sentence = CentralCost(**costs[-1]).sentence()
+    return (Text(f"{sentence[0].upper()}{sentence[1:]}"),)
 
 
 def _schedule(schedule: Mapping[str, Any]) -> Table:

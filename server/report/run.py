@@ -33,6 +33,13 @@ MODALITIES = {
 """What a site can offer -> the words for it, in the order of a table."""
 
 
+PRIVACY = {
+    "none": "none (no epsilon is claimed)",
+    "patient": "at each hospital, for each patient with all of their records",
+}
+"""Mode of the plan -> the words for it."""
+
+
 # ---------------------------------------------------------------------------------- the federation
 
 
@@ -114,7 +121,6 @@ def facts_section(facts: Facts, *, record: Path | None) -> Section:
     """
     summary = facts.summary
     versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
-    privacy = summary["privacy"]["mode"]
     rows = (
         Row("Status", (f"{summary['status']}, {duration(summary['seconds'])}",)),
         Row("Model preset", (summary["preset"],)),
@@ -122,10 +128,7 @@ def facts_section(facts: Facts, *, record: Path | None) -> Section:
         Row("Configuration", (f"SHA-256 {summary['config_hash']}",)),
         Row("Weights", (f"SHA-256 {summary['weights_sha256']}",)),
         Row("Strategy", (summary["strategy"]["name"],)),
-        Row(
-            "Differential privacy",
-            ("none (no epsilon is claimed)" if privacy == "none" else privacy,),
-        ),
+        Row("Differential privacy", (PRIVACY[summary["privacy"]["mode"]],)),
         Row("Secure aggregation", (_secure(facts),)),
         Row("Began with", (_start(summary["start"]),)),
         Row("Versions", (versions,)),

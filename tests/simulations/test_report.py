@@ -201,7 +201,8 @@ def test_page_of_a_coordinator(made: Made, tmp_path: Path, virtual: bool) -> Non
     done = CliRunner().invoke(coordinator, ["report", str(folder)])
     assert done.exit_code == 0 and done.output == f"report     {folder / 'report.html'}\n"
     page = read_page(folder / "report.html")
-    assert page.anchors == [a for a in SECTIONS if a != "patients"]
+    assert page.anchors == ["federation", "privacy", *(a for a in SECTIONS[1:] if a != "patients")]
+    assert "no epsilon is claimed" in page.words
     assert "no patient to show" in page.words and "A simulation" not in page.words
     assert "Sons" not in page.words and "hill and north trained one" in page.words
     assert (COHORT_DISCLAIMER in page.words) == virtual
