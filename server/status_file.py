@@ -183,10 +183,13 @@ Written = TypeVar("Written", Status, Submission)
 
 
 def _read(path: Path, kind: type[Written]) -> Written | None:
+    """Return a file as it was written; what its version did not know yet is as by default."""
     values = read_values(path)
+    if values is None:
+        return None
     try:
-        return None if values is None else kind(**{f.name: values[f.name] for f in fields(kind)})
-    except (ValueError, KeyError, TypeError):
+        return kind(**{f.name: values[f.name] for f in fields(kind) if f.name in values})
+    except (ValueError, TypeError):
         return None
 
 

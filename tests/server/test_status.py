@@ -199,6 +199,24 @@ def test_files_are_read_as_they_were_written(tmp_path):
     assert json.loads((tmp_path / FILE_NAME).read_text())["state"] == "WAITING"
 
 
+def test_a_status_of_an_earlier_version_is_read(tmp_path):
+    values = vars(Status("INCOMPLETE", ("a",), reason="a was away"))
+    write_json(tmp_path / FILE_NAME, {k: v for k, v in values.items() if k != "resume_helps"})
+    assert read_status(tmp_path) == Status("INCOMPLETE", ("a",), reason="a was away")
+    write_json(tmp_path / FILE_NAME, {k: v for k, v in values.items() if k != "state"})
+    assert read_status(tmp_path) is None
+
+
+@pytest.mark.parametrize("helps", [True, False])
+def test_whether_to_resume_helps_is_told_from_the_error_to_whoever_asks(tmp_path, helps):
+    file = StatusFile(tmp_path, OURS)
+    file.end(failure(IncompleteError("x", ["a"], resume_helps=helps)))
+    file.close()
+    assert standing(tmp_path, 0.0).resume_helps is helps
+    StatusFile(tmp_path, OURS + 1).close()  # it was resumed: the next end says it anew
+    assert read_status(tmp_path).resume_helps
+
+
 def test_giving_up_takes_the_place_of_a_server_that_has_gone(tmp_path):
     write_submission(tmp_path, Submission(OURS, time=1.0))
     before = Status("RUNNING", stage="tokenizer", round=2, rounds=5, flower_run=EARLIER)
