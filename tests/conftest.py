@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,8 +35,14 @@ Federate = Callable[..., Path]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let MLflow do what SQLAlchemy 2.1 deprecates; nothing of ours."""
+    """Let MLflow do what SQLAlchemy 2.1 deprecates; and let Ctrl-C be heard.
+
+    A shell lets what it starts in the background ignore SIGINT, and children inherit that: those
+    that a test interrupts would go on.
+    """
     config.addinivalue_line("filterwarnings", "ignore:The ``noload`` loader strategy")
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
