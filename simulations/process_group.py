@@ -13,7 +13,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import IO
@@ -193,16 +193,25 @@ def _signals_afterwards() -> Iterator[None]:
             signal.raise_signal(first)
 
 
-def free_ports(count: int) -> list[int]:
-    """Return TCP ports of loopback that nobody listens on right now."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
+@contextmanager
+def reserved_ports(count: int) -> Iterator[list[int]]:
+    """Hold free TCP ports of loopback for processes that will listen on them.
+
+    It takes a server seconds until it listens, and another program that asks for any free port
+    could be given the same one meanwhile. Linux hands out no port that a socket holds, and yet
+    lets a server that sets SO_REUSEADDR, as all do, listen on one that is held so and not
+    listened on. Elsewhere the ports are let go at once.
+    """
+    with ExitStack() as holding:
+        sockets = [holding.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
+            if sys.platform == "linux":
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             one.bind((LOOPBACK, 0))
-        return [int(one.getsockname()[1]) for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
+        ports = [int(one.getsockname()[1]) for one in sockets]
+        if sys.platform != "linux":
+            holding.close()
+        yield ports
 
 
 def check_port(port: int) -> None:
