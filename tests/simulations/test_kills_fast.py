@@ -36,6 +36,8 @@ def test_a_run_that_is_hit_at_both_ends_ends_with_the_weights_of_the_one_that_is
     verdict = compare(hit, calm)
     assert verdict.failed == () and set(verdict.survived) == set(faults)
     assert verdict.whole and verdict.memory and verdict.lost == 0
+    # Whoever simulates draws the report itself, and here nobody has.
+    assert list(tmp_path.rglob("model_card.md")) and not list(tmp_path.rglob("report.html"))
 
 
 CALM = Ran(

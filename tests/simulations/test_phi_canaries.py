@@ -32,6 +32,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from cardionets_core.site_config import write_yaml
+from server.report.draw import draw_again
 
 RATE = 500
 PATIENTS = 24
@@ -281,7 +282,7 @@ def hospital(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def written(hospital, tmp_path_factory, federate, nano):
-    """Where prepare, check and a run wrote, all they printed included."""
+    """Where prepare, check, a run and its report wrote, all they printed included."""
     place, _ = hospital
     base = tmp_path_factory.mktemp("site")
     out = base / "prepared"
@@ -304,6 +305,7 @@ def written(hospital, tmp_path_factory, federate, nano):
     check = ("check", "--config", str(site), "--trial-seconds", "0.2")
     _command(base, "check", "client.cli", *check, "--page", str(base / "check.html"))
     federate(base / "outputs" / "run", {"north": site}, *nano, f"stages={PLAIN}")
+    draw_again(base / "outputs" / "run")
     return base
 
 
@@ -392,5 +394,6 @@ def test_the_records_were_read_all_the_same(written):
     assert (manifest["ecg"] != "").sum() == PATIENTS + 6
     assert (manifest["cine_4ch"] != "").sum() == 4
     assert manifest["atrial_fibrillation"].sum() == PATIENTS // 3
-    assert (written / "outputs" / "run" / "summary.json").exists()
+    for name in ("summary.json", "report.html"):
+        assert (written / "outputs" / "run" / name).exists()
     assert len((written / "prepared" / "quarantine.csv").read_text().splitlines()) >= 2

@@ -130,6 +130,7 @@ def test_a_run_is_interrupted_then_resumed_to_its_end(start, two, federate, nano
         "checkpoint": str(folder / "checkpoint"),
     }
     assert all(Path(path).exists() for path in paths.values())
+    assert "A simulation: all hospitals" in (folder / "report.html").read_text()
     assert members(folder) == []
     assert weights(folder) == weights(federate(tmp_path / "alone", two, *nano, *PLAN))
 
