@@ -14,7 +14,15 @@ import pytest
 
 from cardionets_core.errors import EngineError
 from cardionets_core.flower_command import Command
-from cardionets_core.supervision import Backoff, Kept, Processes, exit_words, process_start
+from cardionets_core.supervision import (
+    Backoff,
+    Kept,
+    Processes,
+    Stopped,
+    ended_by_signals,
+    exit_words,
+    process_start,
+)
 from tests.processes import living
 
 PATIENCE_S = 300.0
@@ -101,6 +109,22 @@ def test_exit_codes_in_words():
 def test_a_program_that_is_not_there_is_named():
     with pytest.raises(EngineError, match="no-such-flower was not found"):
         Processes().start("it", Command(("no-such-flower",)))
+
+
+def test_a_signal_that_comes_while_a_process_is_started_leaves_no_orphan():
+    class Signalled(Processes):
+        def launch(self, command):
+            process = super().launch(command)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return process
+
+    processes, sleeper = Signalled(), Command(("sleep", "600"))
+    with pytest.raises(Stopped), ended_by_signals():
+        try:
+            processes.start("it", sleeper)
+        finally:
+            processes.stop()
+    assert living([processes.pid("it")]) == []
 
 
 SUPERVISE = """
