@@ -54,11 +54,15 @@ class _Asked:
 
 @dataclass(frozen=True)
 class _Found:
-    """The run that is planned, its plan, and the noise that was found for it."""
+    """The run that is planned, its plan, and the noise that was found for it.
+
+    `init` has the run's words for `budget init`; None where the site has a ledger.
+    """
 
     config: RunConfig
     plan: NoisePlan
     noise: float
+    init: tuple[str, ...] | None
 
 
 def plan(
@@ -157,10 +161,22 @@ def _found(asked: _Asked, allowed: Allowance) -> _Found:
         epochs = USUAL_EPOCHS if asked.epochs is None else asked.epochs
         config = replace(config, stages=("handshake", "evaluate"))
         more = (StageNeed.of_epochs(ALONE, epochs, batch=batch, patients=allowed.patients),)
-    plan = plan_of(config, allowed, *more, releases=asked.releases)
+    plan = _at_an_order(plan_of(config, allowed, *more, releases=asked.releases), asked)
     noise = plan.noise()
     check_private_plan(with_noise(config, noise))
-    return _Found(config, plan, noise)
+    return _Found(config, plan, noise, None if allowed.order else _words_of(asked, config))
+
+
+def _at_an_order(plan: NoisePlan, asked: _Asked) -> NoisePlan:
+    """Return the plan at the order of its ledger, or at the one that `budget init` would fix."""
+    from cardionets_core.privacy.order import usual_order
+
+    if plan.order is not None:
+        return plan
+    is_run = asked.run or asked.stages
+    return replace(
+        plan, order=plan.best_order() if is_run else usual_order(plan.epsilon, plan.delta)
+    )
 
 
 def _check_words(asked: _Asked) -> None:
@@ -220,6 +236,39 @@ def _ratio(value: float) -> Text:
     return Text(f"{value:.2g}", style=style)
 
 
+def _words_of(asked: _Asked, config: RunConfig) -> tuple[str, ...]:
+    """Return the overrides of the run that is planned; none for a stage without a run."""
+    from cardionets_core.privacy.planning import run_words, words_of_stages
+
+    if asked.stages:
+        return words_of_stages(asked.run, config)
+    return run_words(asked.run) if asked.run else ()
+
+
+def _order_line(found: _Found) -> str:
+    """Return at which order the plan is charged, and what fixes it."""
+    from cardionets_core.privacy.order import usual_order
+
+    plan, order = found.plan, f"order {found.plan.order:g}"
+    if found.init is None:
+        return f"{order} is the ledger's, and stays"
+    if not found.init:
+        return f"{order} is what `cardionets-site budget init` fixes for this budget without a run"
+    words = shlex.join(w for word in found.init for w in ("--run", word))
+    usual = usual_order(plan.epsilon, plan.delta)
+    told = f"{order} is what `cardionets-site budget init {words}` fixes"
+    if usual == plan.order:
+        return told
+    return f"{told}; a ledger made without a run has {usual:g}, and needs {_noise_at(plan, usual)}"
+
+
+def _noise_at(plan: NoisePlan, order: float) -> str:
+    try:
+        return f"noise {replace(plan, order=order).noise():g}"
+    except ConfigError:
+        return "a larger budget"
+
+
 def _left_out(found: _Found) -> list[str]:
     """Return the stages that this site takes no part in, and another one may have to pay."""
     from cardionets_core.training.stages import STAGES
@@ -235,17 +284,16 @@ def _left_out(found: _Found) -> list[str]:
 
 
 def _lines(found: _Found, *, releases: bool) -> list[str]:
-    from cardionets_core.privacy.accounting import epsilon_rdp
-
     plan, noise = found.plan, found.noise
     lines = [
         f"{plan.patients:,} patients, budget epsilon {plan.epsilon:g} at delta {plan.delta:g}; "
         "add or remove one patient",
         f"noise {noise:g} for every stage: {plan.quote(noise).words()}. The ledger's gate is RDP; "
         "PRV is to be quoted if all of it stands before round 1",
+        _order_line(found),
     ]
     if plan.spent:
-        lines.append(f"of it {epsilon_rdp(plan.spent, plan.delta):.3f} is counted already")
+        lines.append(f"of it {plan.cost(plan.spent):.3f} is counted already")
     if plan.kept:
         lines.append(
             f"of it {plan.epsilon_before():.3f} goes to sums and stages with a noise of their own"
@@ -282,14 +330,12 @@ def _metrics_line(found: _Found) -> str:
 
 def _handed(found: _Found, asked: _Asked) -> str:
     """Return what the coordinator is to type so that the run costs what was planned, at most."""
-    from cardionets_core.privacy.planning import run_words, words_of_stages
-
     last = ("privacy.mode=patient", f"privacy.noise={found.noise}")
     steps = ", ".join(f"{s.name} {s.steps:,}" for s in found.plan.stages)
     if not asked.run and not asked.stages:
         rates = [f"privacy.rate={s.rate}" for s in found.plan.stages]
         return f"{shlex.join([*last, *rates])}, with rounds x max_steps: {steps}"
-    words = words_of_stages(asked.run, found.config) if asked.stages else run_words(asked.run)
+    words = _words_of(asked, found.config)
     run = f"cardionets-coordinator run {shlex.join([*words, *last])}"
     if not asked.releases:
         run += f" (with the sums it costs more than epsilon {found.plan.epsilon:g})"
