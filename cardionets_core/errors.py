@@ -72,11 +72,16 @@ class IncompleteError(RunError):
 
     Attributes:
         sites: names of the sites that are missing, sorted; empty where none was ever known.
+        resume_helps: whether the run may get further if it is only resumed; where not, the message
+            says what has to change.
     """
 
-    def __init__(self, message: str, sites: Iterable[str] = ()) -> None:
+    def __init__(
+        self, message: str, sites: Iterable[str] = (), *, resume_helps: bool = True
+    ) -> None:
         super().__init__(message)
         self.sites = tuple(sorted(set(sites)))
+        self.resume_helps = resume_helps
 
 
 class SiteError(CardioNetsError):

@@ -30,6 +30,9 @@ SEEN = "admitted"
 AGAIN_S = 10.0
 """Seconds until a node that was sent away asks again."""
 
+LAST_WORDS_S = 2.0
+"""Seconds to wait for the last words of a node that has ended, if others hold its pipe."""
+
 FORGOTTEN_S = 90.0
 """Seconds after which a coordinator no longer takes a killed node for alive (Flower: 60 s)."""
 
@@ -67,9 +70,11 @@ class NodeProcesses(Processes):
         super().__init__()
         self._seen, self._out = seen, out or sys.stdout.buffer
         self.refused = self.admitted = self.port_taken = False
+        self._reader: threading.Thread | None = None
 
     def launch(self, command: Command) -> subprocess.Popen[bytes]:
         """Start the SuperNode with a thread that reads its output."""
+        self._reader = None
         self.refused = self.admitted = self.port_taken = False
         process = subprocess.Popen(
             command.argv,
@@ -80,15 +85,28 @@ class NodeProcesses(Processes):
             start_new_session=True,
         )
         if process.stdout is not None:
-            threading.Thread(target=self._read, args=(process.stdout,), daemon=True).start()
+            reads = threading.Thread(target=self._read, args=(process.stdout,), daemon=True)
+            self._reader = reads
+            reads.start()
         return process
+
+    def ended(self, name: str) -> int | None:
+        """Return the exit code of a node that has ended, once its last words are read.
+
+        On a busy machine they are read later than the end is seen, and they say why it ended.
+        """
+        code = super().ended(name)
+        if code is not None and self._reader is not None:
+            self._reader.join(LAST_WORDS_S)
+        return code
 
     def _read(self, lines: IO[bytes]) -> None:
         with lines:
             for line in lines:
-                self.admitted = self.admitted or ADMITTED_WORDS in line
-                self.refused = self.refused or REFUSED_WORDS in line
-                self.port_taken = self.port_taken or TAKEN_WORDS in line
+                if threading.current_thread() is self._reader:  # of this life
+                    self.admitted = self.admitted or ADMITTED_WORDS in line
+                    self.refused = self.refused or REFUSED_WORDS in line
+                    self.port_taken = self.port_taken or TAKEN_WORDS in line
                 self._out.write(line)
                 self._out.flush()
 

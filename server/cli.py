@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import shutil
-import socket
 import time
-import tomllib
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,24 +14,30 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cardionets_core import warm
 from cardionets_core.cli import told_plainly
 from cardionets_core.config_tree import digest, to_mapping
 from cardionets_core.errors import ConfigError, EngineError
-from cardionets_core.flower_command import LOOPBACK, Command, ServerTls
-from cardionets_core.ports import held_by
 from cardionets_core.run_config import CONF, compose, run_config_from
-from cardionets_core.supervision import TICK_S, Kept, Processes, Stopped, ended_by_signals
-from server import launch
-from server.flower_cli import FlowerCli, ask
+from server.coordinator import (
+    ENGINE,
+    commands,
+    coordinator_line,
+    keep_running,
+    lay_out,
+    require_free,
+    server_tls,
+)
+from server.flower_cli import FlowerCli
 from server.following import follow, require_run, row_of
 from server.plan_file import load_config, write_config
 from server.progress import read_progress
 from server.status import standing, words
 from server.status_file import Submission, read_submission, write_submission
-from server.supervisor import Supervisor, queue_of, rounds_done
+from server.supervisor import queue_of, rounds_done
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cardionets_core.run_config import RunConfig
     from server.status import Queue
 
@@ -48,11 +50,6 @@ app = typer.Typer(
 console = Console()
 
 Output = Annotated[Path, typer.Option(help="Folder of all runs.")]
-ENGINE = ".engine"
-SECRET = "superexec.secret"
-
-STATUS_S = 10.0
-"""Seconds that `status` waits for the SuperLink to say who is online."""
 
 
 @app.command()
@@ -77,57 +74,25 @@ def start(
     start. Without certificates the SuperLink speaks plain HTTP: for one machine only.
     """
     with told_plainly():
-        tls = _tls(certificate, key, authority)
+        tls = server_tls(certificate, key, authority)
         if not print_command:
-            _require_free(port)
+            require_free(port)
         home = (output / ENGINE).resolve()
-        commands = _commands(home, output.resolve(), port=port, tls=tls)
+        processes = commands(home, output.resolve(), port=port, tls=tls)
         if print_command:
-            for command in commands.values():
+            for command in processes.values():
                 typer.echo(command.shell())
             return
         os.umask(0o077)  # plans and models are for this user only, as under the systemd unit
         trust = tls.authority if tls is not None else None
-        _keep_running(
-            commands,
+        keep_running(
+            processes,
             output.resolve(),
             port=port,
             resume=resume,
-            claimed=lambda: _lay_out(home, port, trust),
+            claimed=lambda: lay_out(home, port, trust),
+            say=_say,
         )
-
-
-def _commands(home: Path, output: Path, *, port: int, tls: ServerTls | None) -> dict[str, Command]:
-    """Return the processes of a coordinator by name; nothing is written."""
-    socket_path, secret = warm.socket_below(home), home / SECRET
-    return {
-        "warm starter": warm.starter(
-            warm.SERVER_PROGRAM, socket_path, home=home / "warm", modules=launch.APP_MODULES
-        ),
-        "superlink": launch.superlink(
-            port=port,
-            home=home / "superlink",
-            secret=secret,
-            database=home / "superlink.db",
-            tls=tls,
-        ),
-        "superexec": launch.superexec(
-            port=port,
-            home=home / "superexec",
-            secret=secret,
-            outputs=output,
-            root_certificates=tls.authority if tls is not None else None,
-            env={warm.SOCKET_ENV: str(socket_path)},
-            programs=home / "programs",
-        ),
-    }
-
-
-def _lay_out(home: Path, port: int, trust: Path | None) -> None:
-    """Write what the processes of a coordinator read."""
-    _make_secret(home)
-    launch.write_connection(home / "cli", port=port, root_certificates=trust)
-    warm.install(warm.SERVER_PROGRAM, home / "programs")
 
 
 @app.command()
@@ -171,29 +136,12 @@ def run(
         before = len(read_progress(folder))
         os.umask(0o077)
         write_config(folder, config)
-        try:
-            number = FlowerCli(home / "cli").submit(
-                {"run": config.name, "config-hash": digest(config)}
-            )
-        except EngineError as error:
-            if not resume:
-                shutil.rmtree(folder)  # nothing began, so the name stays free
-            raise EngineError(
-                f"{error}. Is the coordinator running (`cardionets-coordinator start`)?"
-            ) from None
-        done = rounds_done(folder)
-        write_submission(folder, Submission(number, time=time.time(), rounds_done=done))
+        number = _submit(config, folder, home, keep=bool(resume))
         typer.echo(f"run {number} submitted; {folder}")
         try:
             follow(folder, before, queue=lambda: queue_of(home), say=typer.echo)
         except KeyboardInterrupt:
-            where = "" if output == Path("outputs") else f" --output {output}"
-            typer.echo(
-                f"{config.name} goes on and is only no longer shown: `cardionets-coordinator "
-                f"status{where}` says how it stands, `cardionets-coordinator stop {config.name}"
-                f"{where}` ends it",
-                err=True,
-            )
+            typer.echo(_goes_on(config.name, output), err=True)
             raise typer.Exit(130) from None
 
 
@@ -220,29 +168,13 @@ def status(output: Output = Path("outputs")) -> None:
     with told_plainly():
         if not output.is_dir():
             raise ConfigError(f"{output} is no folder; name the folder of the runs with --output.")
-        typer.echo(_coordinator(output / ENGINE))
+        typer.echo(coordinator_line(output / ENGINE))
         table = Table("run", "state", "stage", "round", "refused in it", "notes")
         for path in sorted(output.glob("*/config.json")):
             folder = path.parent
             how = standing(folder, time.time(), queue=queue_of(output / ENGINE, folder / "engine"))
             table.add_row(*row_of(folder, how))
         console.print(table)
-
-
-def _coordinator(home: Path) -> str:
-    """Return one line: whether a coordinator looks after the runs, where, and who is online."""
-    if not queue_of(home).alive:
-        return "no coordinator is running for this folder (`cardionets-coordinator start`)"
-    try:
-        connection = tomllib.loads((home / "cli" / "config.toml").read_text())
-        address = connection["superlink"][launch.CONNECTION]["address"]
-        nodes = ask(launch.list_nodes(home=home / "cli"), within_s=STATUS_S).get("nodes", [])
-    except (OSError, tomllib.TOMLDecodeError, KeyError):
-        return "the coordinator is running, and is just being started"
-    except EngineError as error:
-        return f"the coordinator is running on {address}; who is online is not known: {error}"
-    online = sum(node["status"] == "online" for node in nodes)
-    return f"the coordinator is running on {address}; sites online: {online}"
 
 
 def _require_unfinished(folder: Path, queue: Queue) -> None:
@@ -300,98 +232,35 @@ def _plan(overrides: list[str]) -> RunConfig:
     return pinned(config)
 
 
-def _tls(certificate: Path | None, key: Path | None, authority: Path | None) -> ServerTls | None:
-    if certificate is None and key is None and authority is None:
-        return None
-    if certificate is None or key is None or authority is None:
-        raise ConfigError("TLS needs all three of --certificate, --key and --authority.")
-    for option, path in (
-        ("--certificate", certificate),
-        ("--key", key),
-        ("--authority", authority),
-    ):
-        if not path.is_file():
-            raise ConfigError(f"{option} {path} does not exist; correct the path.")
-    # Flower wants whole paths in its own files
-    return ServerTls(certificate.resolve(), key.resolve(), authority.resolve())
-
-
-def _require_free(port: int) -> None:
-    if held_by(port):
-        raise EngineError(
-            f"port {port} cannot be taken: it is in use or not a port; "
-            "stop the process that holds it, or choose another with --port."
-        )
-
-
-def _make_secret(home: Path) -> None:
-    """Write the secret that SuperLink and SuperExec share, once."""
-    secret = home / SECRET
-    if not secret.exists():
-        secret.touch(mode=0o600)
-        secret.write_bytes(secrets.token_bytes(48))
-
-
-def _keep_running(
-    commands: Mapping[str, Command],
-    output: Path,
-    *,
-    port: int,
-    resume: bool,
-    claimed: Callable[[], None],
-) -> None:
-    """Keep the coordinator's processes and its runs alive until a signal ends it.
+def _submit(config: RunConfig, folder: Path, home: Path, *, keep: bool) -> int:
+    """Hand a run to Flower and note that in its folder; return Flower's number of it.
 
     Args:
-        commands: the processes by name.
-        output: folder of all runs.
-        port: of the SuperLink.
-        resume: start runs again whose server is gone.
-        claimed: called once the folder is this coordinator's, before anything is started.
+        config: the run's plan.
+        folder: the run's.
+        home: of the coordinator's processes.
+        keep: leave the folder where Flower does not take the run: it holds rounds.
     """
-    home, processes = output / ENGINE, Processes()
-    kept = [Kept(name, command, processes, say=_say) for name, command in commands.items()]
-    supervisor = Supervisor(
-        output,
-        home=home,
-        kept=kept,
-        engine=FlowerCli(home / "cli"),
-        say=_say,
-        resume=resume,
-        ready=lambda: _answers(port),
-        ended=_tell_mlflow,
-    )
     try:
-        with ended_by_signals():
-            supervisor.start()
-            claimed()
-            while True:
-                supervisor.tick(time.monotonic())
-                time.sleep(TICK_S)
-    except Stopped:
-        _say("stopping; runs go on at the next start")
-    finally:
-        processes.stop()
+        number = FlowerCli(home / "cli").submit({"run": config.name, "config-hash": digest(config)})
+    except EngineError as error:
+        if not keep:
+            shutil.rmtree(folder)  # nothing began, so the name stays free
+        raise EngineError(
+            f"{error}. Is the coordinator running (`cardionets-coordinator start`)?"
+        ) from None
+    done = rounds_done(folder)
+    write_submission(folder, Submission(number, time=time.time(), rounds_done=done))
+    return number
+
+
+def _goes_on(name: str, output: Path) -> str:
+    where = "" if output == Path("outputs") else f" --output {output}"
+    return (
+        f"{name} goes on and is only no longer shown: `cardionets-coordinator status{where}` says "
+        f"how it stands, `cardionets-coordinator stop {name}{where}` ends it"
+    )
 
 
 def _say(line: str) -> None:
     typer.echo(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}", err=True)
-
-
-def _answers(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(1.0)
-        return probe.connect_ex((LOOPBACK, port)) == 0
-
-
-def _tell_mlflow(folder: Path) -> None:
-    from server.tracking import mark_state  # MLflow is slow to import and rarely needed here
-
-    settings = load_config(folder).mlflow
-    how = standing(folder, time.time())
-    mark_state(
-        folder,
-        words(how),
-        tracking_uri=settings.tracking_uri,
-        experiment=settings.experiment,
-    )

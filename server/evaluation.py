@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cardionets_core.errors import IncompleteError
 from cardionets_core.evaluation.evaluate import solve_probes, summarise
 from cardionets_core.evaluation.options import trained_sections
 from cardionets_core.evaluation.summary import residual_sd
@@ -20,7 +19,7 @@ from server.expectation import expectation
 from server.gathering import TRIES
 from server.handshake import admitted, news_of
 from server.privacy import keeps_to, told_of
-from server.refusals import next_steps
+from server.refusals import too_few
 from server.screening import misdirected
 from server.sums import (
     LARGEST_FIT,
@@ -142,10 +141,11 @@ def _collect(
             state = replace(state, history=(*state.history, record))
             return state, {n: sums[n] for n in sorted(sums)}
         log.warning("evaluate (%s): try %d had too few replies", action, attempt)
-    raise IncompleteError(
+    raise too_few(
         f"evaluate ({action}): {len(result.accepted)} of {run.config.min_sites} sites needed "
-        f"answered (refused: {result.refused or 'none'}). {next_steps(result.refused, RESUMED)}",
+        f"answered (refused: {result.refused or 'none'}).",
         result.refused,
+        otherwise=RESUMED,
     )
 
 

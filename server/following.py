@@ -9,7 +9,6 @@ from cardionets_core.errors import ConfigError, RunError, nearest
 from cardionets_core.privacy.ledger import SAME
 from cardionets_core.privacy.schedule import Quote
 from server.progress import read_progress
-from server.refusals import PLAN_WAYS, SPENT_WAYS
 from server.status import FAILURES, Queue, Standing, standing, words
 from server.status_file import HEARTBEAT_S
 
@@ -110,8 +109,8 @@ def _ended(folder: Path, how: Standing, entries: Sequence[dict[str, Any]]) -> Ru
     again = f"Go on with it: cardionets-coordinator run --resume {folder.name}."
     if how.code == "server_gone":
         again = "It goes on by itself when the coordinator is started."
-    if any(ways in why for ways in (SPENT_WAYS, PLAN_WAYS)):
-        again = ""  # what helps is said, and to resume alone is not it
+    if not how.resume_helps:
+        again = ""  # the reason says what helps
     return RunError(f"the run is {words(how)}: {why.rstrip('.')}. {again}".rstrip())
 
 

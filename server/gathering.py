@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from cardionets_core.codec import decode
-from cardionets_core.errors import IncompleteError
 from cardionets_core.faults import fault_point
 from cardionets_core.messages import TaskHeader, TrainPlan, Update
 from cardionets_core.privacy.central import clipped_update
@@ -15,7 +14,7 @@ from server.exchange import Run, send_round
 from server.owners import owners_of, part_examples, short_parts, with_quorum
 from server.partial import counted, per_step, step_mean, usable_steps
 from server.privacy import keeps_to
-from server.refusals import next_steps
+from server.refusals import too_few
 from server.strategies.combine import Combiner, combining
 from server.strategies.scaffold import CONTROL, control_groups, steps_fit, with_moves
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Any
 
+    from cardionets_core.errors import IncompleteError
     from cardionets_core.packing import Groups
     from cardionets_core.run_config import RunConfig, StageConfig
     from server.rounds import RoundResult
@@ -191,11 +191,11 @@ def _too_few(
     owners: Mapping[str, Iterable[str]],
 ) -> IncompleteError:
     short = short_parts(config, settings, owners)
-    lacking = "".join(f"{part} came back from {few} sites needed. " for part, few in short.items())
-    return IncompleteError(
+    lacking = "".join(f" {part} came back from {few} sites needed." for part, few in short.items())
+    return too_few(
         f"stage {head.stage}, round {head.round}: {len(result.accepted)} of "
         f"{sites_needed(config, settings)} sites needed gave a usable update "
-        f"(refused: {result.refused or 'none'}). {lacking}{next_steps(result.refused)}",
+        f"(refused: {result.refused or 'none'}).{lacking}",
         result.refused,
     )
 

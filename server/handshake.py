@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from server.exchange import Run, header, round_record
 from server.mail import pause_s
 from server.privacy import keeps_to, knowing, knowing_all, note_report, told_of
 from server.quotes import quotes_of
-from server.refusals import next_steps
+from server.refusals import too_few
 from server.rounds import RoundResult
 from server.screening import misdirected
 from server.start import start_in_units_of
@@ -52,9 +51,9 @@ def greet(run: Run, state: RunState) -> RunState:
     attendance.describe = lambda node: _question(run, state, node)
     attendance.welcome = door.welcome
     attendance.expect(sorted(state.sites))
-    started = time.monotonic()
+    started = attendance.clock()
     _wait(run, known=sorted(state.sites), started=started)
-    record = _record(run, updates, time.monotonic() - started)
+    record = _record(run, updates, attendance.clock() - started)
     if resumed:
         run.report(record)
         # The scaler stays, and a site that was not there before may join from here on.
@@ -66,7 +65,11 @@ def greet(run: Run, state: RunState) -> RunState:
     if short:
         record["warnings"] = [*record["warnings"], *short_words(short, run.ledgers)]
     run.report(record)
-    require_budgets(run.config, sites, run.ledgers, short)
+    try:
+        require_budgets(run.config, sites, run.ledgers, short)
+    except IncompleteError as error:
+        error.resume_helps = False  # the same budgets would be short again
+        raise
     return _settled(run, state, updates, record)
 
 
@@ -194,7 +197,7 @@ def _wait(run: Run, *, known: list[str], started: float) -> None:
     attendance, config = run.attendance, run.config
     told: list[str] = []
     while True:
-        elapsed = time.monotonic() - started
+        elapsed = attendance.clock() - started
         attendance.look()
         attendance.greet()
         attendance.hear()
@@ -211,7 +214,7 @@ def _wait(run: Run, *, known: list[str], started: float) -> None:
         if awaited != told:
             run.waiting(awaited)
             told = awaited
-        time.sleep(pause_s(time.monotonic() - started))
+        attendance.sleep(pause_s(attendance.clock() - started))
     if told:
         run.waiting([])
 
@@ -254,10 +257,11 @@ def _too_few(run: Run, missing: list[str]) -> IncompleteError:
     reasons = {attendance.label(node): why for node, why in attendance.refused.items()}
     refused = ", ".join(f"{n}: {r}" for n, r in sorted(reasons.items())) or "none refused"
     advice = "Look into the logs of the missing sites, or lower min_sites."
-    return IncompleteError(
-        f"handshake: {len(run.nodes)} of {config.min_sites} sites answered ({refused}). "
-        f"{next_steps(reasons, advice)}",
-        missing,
+    return too_few(
+        f"handshake: {len(run.nodes)} of {config.min_sites} sites answered ({refused}).",
+        reasons,
+        missing=missing,
+        otherwise=advice,
     )
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cardionets_core.errors import SITE_ERROR_CODES
+from cardionets_core.errors import SITE_ERROR_CODES, IncompleteError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 SPENT = "privacy_spent"
 
@@ -28,6 +28,28 @@ PLAN_WAYS = (
     "each site's log says what it does not. A plan with privacy.mode=none asks for no privacy at "
     "all (plan=private does), and sites have least noise, largest rates and budgets of their own."
 )
+
+
+def too_few(
+    what: str,
+    refused: Mapping[str, str],
+    *,
+    missing: Iterable[str] | None = None,
+    otherwise: str = RESUME,
+) -> IncompleteError:
+    """Return the error that ends a run for want of sites.
+
+    Args:
+        what: what there was too little of, in a sentence.
+        refused: site -> code.
+        missing: the sites that are named as missing; None: those of `refused`.
+        otherwise: what to do where the codes do not say it.
+    """
+    return IncompleteError(
+        f"{what} {next_steps(refused, otherwise)}",
+        refused if missing is None else missing,
+        resume_helps=not {SPENT, PLAN} & set(refused.values()),
+    )
 
 
 def next_steps(refused: Mapping[str, str], otherwise: str = RESUME) -> str:

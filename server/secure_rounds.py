@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from cardionets_core.errors import ConfigError, IncompleteError
 from server.gathering import TRIES, Gathered
 from server.opened import opened_over, write_opened
-from server.refusals import next_steps
+from server.refusals import too_few
 from server.secure_session import SecureSession
 
 if TYPE_CHECKING:
@@ -63,10 +63,9 @@ def gather_securely(
             delta = session.opened()
             return session.gathered(delta, attempt)
         log.warning("%s: try %d had too few sites", place, attempt)
-    raise IncompleteError(
+    raise too_few(
         f"stage {head.stage}, round {head.round}: {len(session.came)} of {session.needed} sites "
-        f"needed for a secure sum are in it (refused: {session.refused or 'none'}). "
-        f"{next_steps(session.refused)}",
+        f"needed for a secure sum are in it (refused: {session.refused or 'none'}).",
         session.refused,
     )
 

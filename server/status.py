@@ -72,6 +72,7 @@ class Standing:
         state: one of `STATES`.
         sites: whom it waits for, or who is missing.
         code: of FAILED.
+        resume_helps: whether a run at its end may get further if it is only resumed.
         stage: of the round in hand.
         round: the last round of that stage that is done.
         rounds: rounds of that stage.
@@ -82,6 +83,7 @@ class Standing:
     state: State
     sites: tuple[str, ...] = ()
     code: str = ""
+    resume_helps: bool = True
     stage: str = ""
     round: int = 0
     rounds: int = 0
@@ -153,9 +155,10 @@ def judge(
             status.state,
             status.sites,
             status.code,
-            status.stage,
-            status.round,
-            status.rounds,
+            resume_helps=status.resume_helps,
+            stage=status.stage,
+            round=status.round,
+            rounds=status.rounds,
             tracking=status.tracking,
         )
         if status.final and not (pending and awaited):
@@ -184,7 +187,12 @@ def lives(pid: int, started: float, processes: ProcessTable) -> bool:
 def failure(error: BaseException) -> Status:
     """Return the final status that an error means; its text only where it is meant for people."""
     if isinstance(error, IncompleteError):
-        return Status("INCOMPLETE", sites=error.sites, reason=str(error))
+        return Status(
+            "INCOMPLETE",
+            sites=error.sites,
+            reason=str(error),
+            resume_helps=error.resume_helps,
+        )
     code = next((c for kind, c in CODES.items() if isinstance(error, kind)), "internal")
     known = isinstance(error, CardioNetsError)
     reason = str(error) if known else f"{type(error).__name__} (see the server log)"

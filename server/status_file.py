@@ -40,6 +40,7 @@ class Status:
         sites: whom it waits for, or who is missing.
         code: of FAILED, a key of `FAILURES`.
         reason: the error in words, for people.
+        resume_helps: of a final state: whether the run may get further if it is only resumed.
         stage: of the round in hand, empty before the first.
         round: the last round of that stage that is done.
         rounds: rounds of that stage.
@@ -55,6 +56,7 @@ class Status:
     sites: tuple[str, ...] = ()
     code: str = ""
     reason: str = ""
+    resume_helps: bool = True
     stage: str = ""
     round: int = 0
     rounds: int = 0
@@ -134,18 +136,23 @@ class StatusFile:
 
     def end(self, final: Status) -> None:
         """Write a final status; the place of the last round is kept."""
-        self.write(state=final.state, sites=final.sites, code=final.code, reason=final.reason)
+        told = ("state", "sites", "code", "reason", "resume_helps")
+        self.write(**{name: getattr(final, name) for name in told})
 
     def close(self) -> None:
         """Write nothing more and give no sign of life any more."""
-        self._closed.set()
+        with self._lock:  # a beat that has begun is over when this returns
+            self._closed.set()
 
     def _beat(self) -> None:
         while not self._closed.wait(HEARTBEAT_S):
-            try:
-                os.utime(self._path)
-            except FileNotFoundError:
-                return  # the run's folder was removed
+            with self._lock:
+                if self._closed.is_set():
+                    return
+                try:
+                    os.utime(self._path)
+                except FileNotFoundError:
+                    return  # the run's folder was removed
 
 
 def read_status(folder: Path) -> Status | None:
@@ -176,10 +183,13 @@ Written = TypeVar("Written", Status, Submission)
 
 
 def _read(path: Path, kind: type[Written]) -> Written | None:
+    """Return a file as it was written; what its version did not know yet is as by default."""
     values = read_values(path)
+    if values is None:
+        return None
     try:
-        return None if values is None else kind(**{f.name: values[f.name] for f in fields(kind)})
-    except (ValueError, KeyError, TypeError):
+        return kind(**{f.name: values[f.name] for f in fields(kind) if f.name in values})
+    except (ValueError, TypeError):
         return None
 
 

@@ -5,14 +5,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from cardionets_core.runtime import versions
 from simulations.report_page import Row, Section, Table
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,12 @@ def conditions_section(above: Conditions) -> Section:
     rows = tuple(Row(key, (value,)) for key, value in above.lines().items())
     table = Table("How this was measured", ("", ""), rows, words=True)
     return Section("conditions", "Conditions", (table,))
+
+
+def write_table(path: Path, above: Conditions, results: dict[str, Any]) -> None:
+    """Write a table for programs, as JSON: what stands above it, then its results by name."""
+    content = {**asdict(above), **results}
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def plain(text: str) -> str:

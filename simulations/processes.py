@@ -38,7 +38,7 @@ from simulations.preparation import (
 from simulations.process_group import (
     ProcessGroup,
     check_port,
-    free_ports,
+    reserved_ports,
     signals_as_exceptions,
 )
 from simulations.run_state import RunState, run_state
@@ -273,7 +273,7 @@ class Federation:
     def _choose_ports(self) -> None:
         if self.port:
             check_port(self.port)
-        spare = free_ports(len(self.sites) + 1)
+        spare = self._undo.enter_context(reserved_ports(len(self.sites) + 1))
         self.port = self.port or spare[0]
         self._site_ports = dict(zip(self.sites, spare[1:], strict=True))
 

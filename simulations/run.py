@@ -154,9 +154,10 @@ def _explain(folder: Path, before: int, flower: str) -> None:
     if last["event"] == "completed" and not flower and _complete(folder):
         return
     reason = last.get("reason") or flower or f"its last word was {last['event']!r}"
-    again = f"Resume it with resume={folder}." if (folder / "checkpoint").exists() else ""
-    truth = words(standing(folder, time.time()))
-    raise RunError(f"the run is {truth}: {reason}. Logs: {folder / 'logs'}. {again}".rstrip())
+    how = standing(folder, time.time())
+    can = how.resume_helps and (folder / "checkpoint").exists()
+    again = f"Resume it with resume={folder}." if can else ""
+    raise RunError(f"the run is {words(how)}: {reason}. Logs: {folder / 'logs'}. {again}".rstrip())
 
 
 def _complete(folder: Path) -> bool:

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from cardionets_core.cli import told_plainly
@@ -20,19 +18,18 @@ from simulations.faults.table import (
     exit_code,
     facts,
     measure,
+    results,
     verdict,
-    write_json,
 )
-from simulations.measured import plain
+from simulations.measured import plain, write_table
+from simulations.measuring import measured_with_bar, print_head, wide_console
 from simulations.process_group import signals_as_exceptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-console = Console()
-if not console.is_terminal:
-    console = Console(width=180)  # a log file has no edge, and six columns need room
+console = wide_console(180)
 
 MARKS = {
     "met": "[green]met[/]",
@@ -61,42 +58,26 @@ def main(
         numbers = chosen(only)
         output.mkdir(parents=True, exist_ok=True)
         above = facts(numbers, quick=quick)
-        _head(above)
-        outcomes = _with_progress(numbers, output.resolve(), above)
+        print_head(console, above)
+        outcomes = _measured(numbers, output.resolve(), above)
     console.print(_table(outcomes))
     console.print(verdict(outcomes, numbers))
     typer.echo(f"table      {output / 'faults.json'}\npage       {output / 'faults.html'}")
     raise typer.Exit(exit_code(outcomes))
 
 
-def _with_progress(numbers: Sequence[int], output: Path, above: Facts) -> list[Outcome]:
-    """Measure with a bar over the figures; both files are written again after each of them."""
-    columns = (
-        TextColumn("{task.description:<44}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
+def _measured(numbers: Sequence[int], output: Path, above: Facts) -> list[Outcome]:
+    def write(so_far: list[Outcome]) -> None:
+        write_table(output / "faults.json", above, results(above, so_far))
+        write_page(output / "faults.html", above, so_far)
+
+    return measured_with_bar(
+        lambda begun, ended: measure(numbers, output, quick=above.quick, begun=begun, ended=ended),
+        {number: f"{number:>2} {TITLES[number]}" for number in numbers},
+        console=console,
+        show=lambda outcome: console.print(_line(outcome), soft_wrap=True, highlight=False),
+        write=write,
     )
-    so_far: list[Outcome] = []
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("starting", total=len(numbers))
-
-        def begun(number: int) -> None:
-            progress.update(task, description=f"{number:>2} {TITLES[number]}")
-
-        def ended(outcome: Outcome) -> None:
-            so_far.append(outcome)
-            progress.console.print(_line(outcome), soft_wrap=True, highlight=False)
-            progress.advance(task)
-            write_json(output / "faults.json", above, so_far)
-            write_page(output / "faults.html", above, so_far)
-
-        return measure(numbers, output, quick=above.quick, begun=begun, ended=ended)
-
-
-def _head(above: Facts) -> None:
-    for key, value in above.lines().items():
-        console.print(f"{key:<10} {value}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _line(outcome: Outcome) -> str:

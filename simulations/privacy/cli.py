@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from cardionets_core.cli import told_plainly
-from simulations.measured import plain
+from simulations.measured import plain, write_table
+from simulations.measuring import measured_with_bar, print_head, wide_console
 from simulations.privacy.page import head, words, write_page
 from simulations.privacy.table import (
     SECTIONS,
@@ -22,8 +21,8 @@ from simulations.privacy.table import (
     exit_code,
     facts,
     measure,
+    results,
     verdict,
-    write_json,
 )
 from simulations.process_group import signals_as_exceptions
 
@@ -31,9 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-console = Console()
-if not console.is_terminal:
-    console = Console(width=160)  # a log file has no edge, and five columns need room
+console = wide_console(160)
 
 COLOURS = {"met": "green", "not met": "bold red", "failed": "bold red", "not measured": "yellow"}
 
@@ -54,41 +51,25 @@ def main(
         names = chosen(only)
         output.mkdir(parents=True, exist_ok=True)
         above = facts(names)
-        _head(above)
-        outcomes = _with_progress(names, output.resolve(), above)
+        print_head(console, above)
+        outcomes = _measured(names, output.resolve(), above)
     console.print(verdict(outcomes, names), highlight=False, soft_wrap=True)
     typer.echo(f"table      {output / 'privacy.json'}\npage       {output / 'privacy.html'}")
     raise typer.Exit(exit_code(outcomes))
 
 
-def _with_progress(names: Sequence[str], output: Path, above: Facts) -> list[Outcome]:
-    """Measure with a bar over the sections; both files are written again after each of them."""
-    columns = (
-        TextColumn("{task.description:<52}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
+def _measured(names: Sequence[str], output: Path, above: Facts) -> list[Outcome]:
+    def write(so_far: list[Outcome]) -> None:
+        write_table(output / "privacy.json", above, results(above, so_far))
+        write_page(output / "privacy.html", above, so_far)
+
+    return measured_with_bar(
+        lambda begun, ended: measure(names, output, begun=begun, ended=ended),
+        {name: SECTIONS[name].title for name in names},
+        console=console,
+        show=lambda outcome: console.print(_table(outcome)),
+        write=write,
     )
-    so_far: list[Outcome] = []
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("starting", total=len(names))
-
-        def begun(name: str) -> None:
-            progress.update(task, description=SECTIONS[name].title)
-
-        def ended(outcome: Outcome) -> None:
-            so_far.append(outcome)
-            progress.console.print(_table(outcome))
-            progress.advance(task)
-            write_json(output / "privacy.json", above, so_far)
-            write_page(output / "privacy.html", above, so_far)
-
-        return measure(names, output, begun=begun, ended=ended)
-
-
-def _head(above: Facts) -> None:
-    for key, value in above.lines().items():
-        console.print(f"{key:<10} {value}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _table(outcome: Outcome) -> Table:

@@ -239,11 +239,9 @@ def verdict(outcomes: list[Outcome], planned: Sequence[str]) -> str:
     return "; ".join(words)
 
 
-def write_json(path: Path, above: Facts, outcomes: list[Outcome]) -> None:
-    """Write the table for programs."""
-    content: dict[str, Any] = {
-        **asdict(above),
+def results(above: Facts, outcomes: list[Outcome]) -> dict[str, Any]:
+    """Return what the table holds for programs."""
+    return {
         "verdict": verdict(outcomes, above.planned),
         "sections": [asdict(o) | {"title": SECTIONS[o.section].title} for o in outcomes],
     }
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -12,6 +12,7 @@ from cardionets_core.site_config import load_site_config, write_yaml
 from client.site import Site
 from tests.client.site_bench import Bench
 from tests.narrow_hospital import DISEASES, NARROW_RUN, PHENOTYPES, narrowed
+from tests.private_site import copy_with_ledger
 from tests.task_header import task_header
 
 GOOD_PATIENTS = 40
@@ -50,6 +51,23 @@ def prepare_hospital(tmp_path_factory, write_hospital, nano_model):
         header = task_header(model=nano_model, phenotypes=PHENOTYPES, diseases=DISEASES)
         Site(load_site_config(path)).dataset(header)
         return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def prepared_ecgs(prepare_hospital):
+    """YAML of a narrow hospital with ECGs of 24 patients, prepared; not to be changed."""
+    return prepare_hospital(patients=24, ecg_only=True)
+
+
+@pytest.fixture
+def private_site_of(prepared_ecgs, tmp_path):
+    """Return (folder, **privacy) -> a site with table, cache and ledger of its own."""
+
+    def make(folder=tmp_path, **privacy):
+        offers = {"modalities": ["ecg", "phenotypes"], **privacy}
+        return Site(copy_with_ledger(load_site_config(prepared_ecgs), folder, **offers))
 
     return make
 

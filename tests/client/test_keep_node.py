@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import os
 import time
+from pathlib import Path
 
 import pytest
 
+import client.keep_node
 from cardionets_core.flower_command import Command
 from client.keep_node import (
     AGAIN_S,
@@ -70,6 +72,28 @@ def test_the_reason_changes_when_the_minute_is_over(node, tmp_path):
     assert explain(refused(node))[1].startswith(STILL_ALIVE)
     os.utime(tmp_path / SEEN, (1.0, 1.0))
     assert explain(refused(node))[1].startswith(UNKNOWN_KEY)
+
+
+def test_the_last_words_of_a_node_are_read_before_it_counts_as_ended(node, monkeypatch):
+    monkeypatch.setattr(client.keep_node, "LAST_WORDS_S", 60.0)
+    run(node, f"(sleep 0.3; {REFUSED}) & exit 1")
+    wait_until(lambda: node.ended(NODE) is not None)
+    assert node.refused and Explained(node)(1)[1].startswith(UNKNOWN_KEY)
+
+
+def test_what_an_earlier_life_says_is_passed_on_and_not_taken_for_this_ones(
+    node, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(client.keep_node, "LAST_WORDS_S", 0.0)
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("go")
+    node._out = out = io.BytesIO()
+    run(node, f"(read word; {REFUSED}) < go & exit 1")
+    wait_until(lambda: node.ended(NODE) is not None)
+    run(node, "exec sleep 60")
+    Path("go").write_text("now\n")
+    wait_until(lambda: b"Failed to activate" in out.getvalue())
+    assert not node.refused
 
 
 def test_another_end_is_like_that_of_any_process(node):

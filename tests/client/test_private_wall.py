@@ -43,18 +43,12 @@ COHORTS = (24, 23, 2)
 
 
 @pytest.fixture(scope="module")
-def prepared(prepare_hospital):
-    """YAML of a hospital with ECGs of 24 patients, prepared; not to be changed."""
-    return prepare_hospital(patients=COHORTS[0], ecg_only=True)
-
-
-@pytest.fixture(scope="module")
-def cohort(prepared, tmp_path_factory):
+def cohort(prepared_ecgs, tmp_path_factory):
     """Return (patients) -> YAML of the hospital with the first so many, and a ledger of its own."""
 
     def make(patients):
         folder = tmp_path_factory.mktemp("cohort")
-        values = yaml.safe_load(prepared.read_text())
+        values = yaml.safe_load(prepared_ecgs.read_text())
         data = values["data"]
         rows = Path(data["manifest"]).read_text().splitlines(keepends=True)
         table = folder / "manifest.csv"

@@ -17,6 +17,19 @@ HEADER = task_header()
 WEIGHTS = {"ecg_encoder": {"w": np.ones(4, dtype=np.float32)}}
 
 
+class HandClock:
+    """Seconds that pass only where somebody sleeps: no round depends on how busy a machine is."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
 class FakeGrid:
     """Answers as `sites` say: node -> function of (task, times asked) that gives the reply.
 
@@ -93,7 +106,13 @@ def answering(answers):
     return send_round
 
 
-def play(sites, *, accept=None, make_task=task_for, deadline_s=60.0, **rest):
+def attend(grid, nodes, clock=None):
+    """Return who is there at a grid, by a clock of their own."""
+    clock = clock or HandClock()
+    return Attendance(grid, nodes, clock=clock, sleep=clock.sleep)
+
+
+def play(sites, *, accept=None, make_task=task_for, deadline_s=60.0, clock=None, **rest):
     """Run a round over `sites` (name -> behaviour) and return grid, result and updates."""
     nodes = {name: 100 + i for i, name in enumerate(sites)}
     grid = FakeGrid({nodes[n]: behaviour for n, behaviour in sites.items()})
@@ -104,7 +123,7 @@ def play(sites, *, accept=None, make_task=task_for, deadline_s=60.0, **rest):
         return None
 
     result = run_round(
-        Attendance(grid, nodes),
+        attend(grid, nodes, clock),
         nodes,
         make_task=make_task,
         accept=accept or keep,
@@ -141,12 +160,13 @@ class Engine(FakeGrid):
         return super().pull_messages(message_ids)
 
 
-def play_engine(sites, plan=lambda engine, look: None, *, nodes=None, greet=None, **rest):
+def play_engine(
+    sites, plan=lambda engine, look: None, *, nodes=None, greet=None, clock=None, **rest
+):
     """Run a round; `sites` is node -> behaviour, and `nodes` site -> node."""
     engine = Engine(sites, plan)
-    attendance = Attendance(
-        engine, nodes or {n: 100 + i for i, n in enumerate("abc"[: len(sites)])}
-    )
+    nodes = nodes or {n: 100 + i for i, n in enumerate("abc"[: len(sites)])}
+    attendance = attend(engine, nodes, clock)
     if greet is not None:
         greeting = Task(replace(HEADER, stage="handshake", action="describe"))
         attendance.describe = lambda node: greeting

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 import server.cli
+import server.coordinator
 from cardionets_core.config_tree import to_mapping
 from cardionets_core.errors import EngineError, RunError
 from cardionets_core.run_config import CONF, compose, run_config_from
@@ -24,6 +24,7 @@ from server.refusals import next_steps
 from server.status import Queue, Standing
 from server.status_file import Status, Submission, read_status, write_json, write_submission
 from server.supervisor import MARKER
+from simulations.process_group import reserved_ports
 
 PLAN = ["name=trial", "stages=[handshake,ecg_masked]", "min_sites=2"]
 
@@ -105,9 +106,8 @@ def test_printing_the_commands_writes_nothing(tmp_path):
 
 @pytest.fixture
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    with reserved_ports(1) as (port,):
+        yield port
 
 
 def test_what_a_coordinator_writes_is_for_one_user(tmp_path, monkeypatch, free_port):
@@ -116,7 +116,7 @@ def test_what_a_coordinator_writes_is_for_one_user(tmp_path, monkeypatch, free_p
     def keep_running(*arguments, **named):
         seen.append(os.umask(0o022))
 
-    monkeypatch.setattr(server.cli, "_keep_running", keep_running)
+    monkeypatch.setattr(server.cli, "keep_running", keep_running)
     coordinator("start", "--output", tmp_path, "--port", free_port)
     assert seen == [0o077]
 
@@ -165,7 +165,7 @@ def test_no_sites_at_all_are_no_plan():
 
 def test_status_says_where_the_coordinator_is_and_who_is_online(outputs, monkeypatch):
     nodes = [{"status": "online"}, {"status": "offline"}, {"status": "online"}]
-    monkeypatch.setattr(server.cli, "ask", lambda command, within_s: {"nodes": nodes})
+    monkeypatch.setattr(server.coordinator, "ask", lambda command, within_s: {"nodes": nodes})
     first = coordinator("status", "--output", outputs).output.splitlines()[0]
     assert first == "the coordinator is running on 127.0.0.1:8080; sites online: 2"
     (outputs / ".engine" / MARKER).unlink()
@@ -216,7 +216,8 @@ def test_an_end_is_told_with_one_full_stop(tmp_path):
 def test_an_end_that_resuming_cannot_mend_does_not_advise_it(tmp_path):
     write_config(tmp_path / "run", _plan("run"))
     reason = f"0 of 2 sites answered. {next_steps({'a': 'privacy_plan'})}"
-    Progress(tmp_path / "run", flower_run=1).end(Status("INCOMPLETE", sites=("a",), reason=reason))
+    final = Status("INCOMPLETE", sites=("a",), reason=reason, resume_helps=False)
+    Progress(tmp_path / "run", flower_run=1).end(final)
     with pytest.raises(RunError, match="To resume does not help") as caught:
         follow(tmp_path / "run", 0, queue=Queue, say=print)
     assert "--resume" not in str(caught.value)
