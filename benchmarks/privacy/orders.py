@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cardionets_core.errors import ConfigError
 from cardionets_core.privacy.accounting import ORDERS, Charge, conversion, noise_for
 from cardionets_core.privacy.order import added, best_order, first_charge, usual_order
 from cardionets_core.privacy.planning import Allowance, plan_of, run_to_plan
@@ -120,7 +121,11 @@ def _fewer_steps(run: Run, epsilon: float, delta: float, order: float) -> float:
 def _preset(word: str, epsilon: float, delta: float) -> None:
     allowed = Allowance(patients=2000, epsilon=epsilon, delta=delta)
     plan = plan_of(run_to_plan([word]), allowed)
-    noise, own = plan.noise(), plan.best_order()
+    try:
+        noise, own = plan.noise(), plan.best_order()
+    except ConfigError:
+        print(f"{word:<24} epsilon {epsilon:<3g} delta {delta:.0e}: its sums alone cost more")
+        return
     run = Run(
         tuple((s.rate, s.charged) for s in plan.stages), tuple(c for _, c in plan.kept), noise
     )
