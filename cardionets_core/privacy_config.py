@@ -171,13 +171,14 @@ class PrivacyReport:
     """What an update says of the privacy that it cost; nothing in it depends on the patients' data.
 
     Attributes:
-        epsilon: counted by RDP, at `delta`, of all that the ledger holds; add/remove one patient.
-            A promise of its own only if all of it stood before round 1; else the budget is.
+        epsilon: counted by RDP, at `delta` and `order`, of all that the ledger holds; add/remove
+            one patient. What is promised is the budget.
         delta: of the site's ledger.
         head: hash of the ledger's newest entry, 64 hex digits.
         entries: entries of the ledger.
         budget: the most that the site lets all runs together spend; 0: an answer that was kept by a
             version that did not tell it.
+        order: Renyi's alpha, at which the ledger gates since before its first charge; 0: likewise.
     """
 
     epsilon: float
@@ -185,6 +186,7 @@ class PrivacyReport:
     head: str
     entries: int
     budget: float = 0.0
+    order: float = 0.0
 
     @property
     def left(self) -> float:

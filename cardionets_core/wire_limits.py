@@ -36,6 +36,9 @@ METRIC_PREFIXES = ("train_", "validation_", "steps")
 LEDGER_HEAD = re.compile("[0-9a-f]{64}")
 """The hash of the newest entry of a privacy ledger."""
 
+LARGEST_ORDER = 512.0
+"""Of the Renyi order of a privacy ledger: what a charge costs there is summed in as many terms."""
+
 MODALITIES = frozenset({"ecg", "cine", "pairs", "phenotypes", "diseases"})
 """What a site can serve."""
 
@@ -109,13 +112,16 @@ def check_modalities(modalities: Collection[str]) -> None:
         raise WireError(f"the update's modalities are not of {', '.join(sorted(MODALITIES))}")
 
 
-def check_privacy(*, epsilon: float, delta: float, head: str, entries: int, budget: float) -> None:
+def check_privacy(
+    *, epsilon: float, delta: float, head: str, entries: int, budget: float, order: float
+) -> None:
     """Refuse what no privacy ledger says; the head travels back to the site with its next task.
 
     Raises:
         WireError: a number out of range, or a head that is no SHA-256.
     """
     numbers = all(math.isfinite(v) and v >= 0 for v in (epsilon, budget)) and 0 < delta < 1
+    numbers = numbers and 1 < order <= LARGEST_ORDER
     if not numbers or not 1 <= entries <= LARGEST_COUNT or not LEDGER_HEAD.fullmatch(head):
         raise WireError("the update says of its privacy ledger what no ledger can say")
 

@@ -50,9 +50,9 @@ def allowance(asked: BudgetAsked, site: SitePrivacy | None) -> Allowance:
     )
 
 
-def _of_site(settings: SitePrivacy) -> Allowance:
-    """Return what a site allows; a ledger that is not made yet holds nothing."""
-    own = Allowance(
+def stated(settings: SitePrivacy) -> Allowance:
+    """Return what a site's YAML allows, before it has a ledger."""
+    return Allowance(
         patients=settings.patients,
         epsilon=settings.epsilon,
         delta=settings.delta,
@@ -60,6 +60,11 @@ def _of_site(settings: SitePrivacy) -> Allowance:
         max_rate=settings.max_rate,
         min_noise=settings.min_noise,
     )
+
+
+def _of_site(settings: SitePrivacy) -> Allowance:
+    """Return what a site allows; a ledger that is not made yet holds nothing."""
+    own = stated(settings)
     if not (settings.ledger and Path(settings.ledger).exists()):
         return own
     with Ledger.read(settings) as ledger:
@@ -69,7 +74,7 @@ def _of_site(settings: SitePrivacy) -> Allowance:
                 f"{ledger.recorded:g}: every private task is refused. Lower privacy.epsilon, or "
                 "record it with `cardionets-site budget raise`; then plan."
             )
-        return replace(own, spent=ledger.charges)
+        return replace(own, spent=ledger.charges, order=ledger.order)
 
 
 def _at_most(site: Allowance, asked: BudgetAsked) -> Allowance:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console, Group
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
+from rich.console import Console
 
 from cardionets_core.cli import told_plainly
+from cardionets_core.privacy.accounting import Charge
 from cardionets_core.privacy_config import LARGE_EPSILON
 from cardionets_core.site_config import load_site_config
 from client import budget_plan
@@ -20,9 +17,8 @@ from client import budget_plan
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rich.console import RenderableType
-
-    from cardionets_core.privacy.ledger import Item, Ledger
+    from cardionets_core.privacy.ledger import Ledger
+    from cardionets_core.privacy_config import SitePrivacy
     from cardionets_core.site_config import SiteConfig
 
 app = typer.Typer(
@@ -41,33 +37,44 @@ Overrides = Annotated[
     typer.Argument(help="Hydra overrides, e.g. privacy.epsilon=3", show_default=False),
 ]
 
-BAR_WIDTH = 40
+Run = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Override of the run that this ledger is made for, e.g. plan=private; repeat it. Its "
+        "order is then the best one for that run.",
+        show_default=False,
+    ),
+]
 
-COUNTED = (
-    "What is promised is the budget. What is counted, by RDP, of all that is charged so far is a "
-    "promise of its own only if all of it stood before round 1."
-)
+SUMS = (Charge(1.0, 1.0, 1),)
+"""What a raised budget is judged by where nothing is charged yet; all sums are alike in this."""
 
 
 @app.command()
-def init(config: Config, overrides: Overrides = None) -> None:
+def init(config: Config, overrides: Overrides = None, run: Run = None) -> None:
     """Make the one ledger of this hospital's patients, with the budget of the YAML."""
-    from cardionets_core.privacy.ledger import init_ledger
+    from cardionets_core.privacy.new_ledger import init_ledger
+    from cardionets_core.privacy.order import usual_order
 
     with told_plainly():
         site = load_site_config(config, overrides or ())
         patients, settings = _patients(site), site.privacy
+        usual = usual_order(settings.epsilon, settings.delta)
+        order = _order_for(run, settings) if run else usual
         head = init_ledger(
             settings,
             patients=patients,
             salt=site.data.salt,
+            order=order,
             claim_folder=Path(site.data.cache),
             table=Path(site.data.manifest),
         )
+    best = "the best for this run" if run else "the usual one; --run fixes the best for a run"
     lines = (
         ("ledger", f"{settings.ledger} (with .head and .patients)"),
         ("patients", f"{len(patients):,} in the table; {settings.patients:,} declared"),
         ("budget", f"epsilon {settings.epsilon:g} at delta {settings.delta:g}"),
+        ("order", f"{order:g}, of Renyi DP, for all that will be charged: {best}"),
         ("head", head),
     )
     for name, value in lines:
@@ -79,16 +86,29 @@ def init(config: Config, overrides: Overrides = None) -> None:
     )
 
 
+def _order_for(run: Sequence[str], settings: SitePrivacy) -> float:
+    """Return the best order for a run of this hospital that takes the whole budget.
+
+    Raises:
+        ConfigError: no noise makes the run fit, or it is none.
+    """
+    from cardionets_core.privacy.planning import plan_of, run_to_plan
+    from client.budget_allowance import stated
+
+    return plan_of(run_to_plan(run), stated(settings)).best_order()
+
+
 @app.command()
 def show(config: Config, overrides: Overrides = None) -> None:
     """Print what is counted of the budget, by run and stage."""
     from cardionets_core.privacy.ledger import Ledger
+    from client.budget_shown import shown
 
     with told_plainly():
         site = load_site_config(config, overrides or ())
         with Ledger.read(site.privacy) as ledger:
-            shown = _shown(ledger, site.privacy.patients)
-    console.print(shown)
+            told = shown(ledger, site.privacy.patients)
+    console.print(told)
 
 
 @app.command("raise")
@@ -105,7 +125,9 @@ def raise_budget(
         with Ledger.read(site.privacy) as ledger:
             ledger.check_raise(epsilon)
             before = ledger.recorded
+            order = _order_kept(ledger, epsilon)
     typer.echo(f"budget     epsilon {before:g} -> {epsilon:g}")
+    typer.echo(f"order      {order}")
     _tell_large(epsilon)
     if epsilon >= LARGE_EPSILON and not yes:
         _ask_to_record(epsilon)  # while the ledger is free: a task may need it
@@ -114,6 +136,17 @@ def raise_budget(
     typer.echo(f"recorded   epsilon {epsilon:g}: the ledger allows as much from now on, for good")
     if site.privacy.epsilon < epsilon:
         typer.echo(f"in force   epsilon {site.privacy.epsilon:g}, as privacy.epsilon in {config}")
+
+
+def _order_kept(ledger: Ledger, epsilon: float) -> str:
+    """Return what a larger budget loses by the order that was fixed for a smaller one."""
+    from cardionets_core.privacy.order import share_of_best
+
+    kind = ledger.charges or SUMS
+    best, share = share_of_best(kind, epsilon=epsilon, delta=ledger.delta, order=ledger.order)
+    stays = f"{ledger.order:g} stays, as it was fixed for epsilon {ledger.terms.epsilon:g}"
+    what = "what is charged so far" if ledger.charges else "sums over all patients"
+    return f"{stays}: of {what}, {share:.0%} of what order {best:g} would let in fits"
 
 
 def _ask_to_record(epsilon: float) -> None:
@@ -161,113 +194,3 @@ def _patients(site: SiteConfig) -> list[str]:
 
     manifest = read_manifest(Path(site.data.manifest), Path(site.data.root), check_files=False)
     return [str(patient) for patient in manifest.table["patient_id"].unique()]
-
-
-# ------------------------------------------------------------------------------------------ show
-
-
-def _shown(ledger: Ledger, declared: int) -> RenderableType:
-    from cardionets_core.privacy.population import outgrown
-    from cardionets_core.privacy.schedule import quoted
-
-    spent = ledger.epsilon()
-    lines: list[RenderableType] = [*_spent_of_budget(ledger, spent), _spent_table(ledger)]
-    lines.append(Text(COUNTED))
-    if ledger.charges:
-        quote = quoted(ledger.charges, ledger.delta)
-        lines.append(
-            Text(f"By PRV {quote.prv:.3f}: to be quoted only if all of it stood before round 1.")
-            if quote.prv is not None
-            else Text(f"No figure by PRV: {quote.why}.")
-        )
-    lines += _allowed(ledger)
-    if max(ledger.budget, spent) >= LARGE_EPSILON:
-        lines.append(Text(f"From epsilon {LARGE_EPSILON:g} on nothing is said of who took part."))
-    lines += _patients_told(ledger, declared)
-    too_large = outgrown(ledger.path, ledger.delta)
-    if too_large:
-        lines.append(Text(too_large, style="red"))
-    newest = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(ledger.written))
-    lines.append(
-        Text(f"{ledger.path}: {ledger.entries} entries, newest of {newest}\nhead {ledger.head}")
-    )
-    return Group(*lines)
-
-
-def _spent_of_budget(ledger: Ledger, spent: float) -> list[RenderableType]:
-    """Return what is counted of the budget that is in force, after what stops every task."""
-    budget = min(ledger.budget, ledger.recorded)
-    share = min(1.0, spent / budget)
-    colour = "green" if share < 0.7 else "yellow" if share < 1 else "red"
-    counted = Text.assemble(
-        ("counted ", "bold"),
-        (f"{spent:.3f}", f"bold {colour}"),
-        f" of epsilon {budget:g} at delta {ledger.delta:g}; {max(0.0, budget - spent):.3f} not "
-        "yet used",
-    )
-    bar = ProgressBar(total=1.0, completed=share, width=BAR_WIDTH, complete_style=colour)
-    too_much = ledger.above_recorded()
-    if not too_much:
-        return [counted, bar]
-    return [Text(f"Every private task is refused: {too_much}", style="bold red"), counted, bar]
-
-
-def _allowed(ledger: Ledger) -> list[RenderableType]:
-    """Return what the ledger allows, where the YAML has less of it."""
-    if ledger.budget >= ledger.recorded:
-        return []
-    told = (
-        f"The ledger allows up to epsilon {ledger.recorded:g}, for good; privacy.epsilon "
-        f"{ledger.budget:g} in the YAML is in force, and may go up to it without another word."
-    )
-    if ledger.recorded >= LARGE_EPSILON:
-        told += f" From {LARGE_EPSILON:g} on nothing would be said of who took part."
-    return [Text(told)]
-
-
-def _patients_told(ledger: Ledger, declared: int) -> list[RenderableType]:
-    """Return how many patients are declared, and whether the ledger has others."""
-    from cardionets_core.privacy.population import known
-    from client.checks.budget import is_far_off
-
-    there = known(ledger.path)
-    if there is None:
-        told = f"{ledger.path}.patients is missing: every private task is refused. Put back the "
-        return [Text(f"{told}newest backup of the ledger's three files.", style="red")]
-    told = f"patients: {declared:,} declared, {there:,} known to the ledger"
-    if declared != ledger.declared:
-        told += f"; {ledger.declared:,} were declared when it was made"
-    if not is_far_off(declared, there):
-        return [Text(told)]
-    told += ". Steps are divided and updates weighed by the declared number: correct "
-    return [Text(f"{told}privacy.patients if it is a slip.", style="yellow")]
-
-
-def _spent_table(ledger: Ledger) -> Table:
-    """Return one row for each run, stage and kind of task, in the order of their first charge."""
-    from cardionets_core.privacy.accounting import epsilon_rdp
-
-    table = Table(
-        "run", "stage", "for", "tasks", "steps", "noise", "rate", "epsilon alone",
-        box=None, pad_edge=False, header_style="dim",
-    )  # fmt: skip
-    for column in table.columns[3:]:
-        column.justify = "right"
-    groups: dict[tuple[str, str, str], list[Item]] = {}
-    for item in ledger.items:
-        groups.setdefault((item.run, item.stage, item.what), []).append(item)
-    for (run, stage, what), items in groups.items():
-        charges = [item.charge for item in items]
-        table.add_row(
-            run, stage, what, str(len(items)), f"{sum(c.steps for c in charges):,}",
-            _span([c.noise for c in charges]), _span([c.rate for c in charges]),
-            f"{epsilon_rdp(charges, ledger.delta):.3f}",
-        )  # fmt: skip
-    if not groups:
-        table.add_row("nothing is charged yet")
-    return table
-
-
-def _span(values: Sequence[float]) -> str:
-    low, high = min(values), max(values)
-    return f"{low:.4g}" if low == high else f"{low:.4g}-{high:.4g}"

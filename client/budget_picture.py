@@ -11,10 +11,10 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from cardionets_core.privacy.accounting import Charge, epsilon_prv, epsilon_rdp
+from cardionets_core.privacy.accounting import Charge, epsilon_prv
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -62,11 +62,11 @@ def _spending(axes: Any, plan: NoisePlan, noise: float) -> None:
     charges = plan.charges(noise)
     ends = np.cumsum([0, *(c.steps for c in charges)])
     for rule, points, colour, label in (
-        (epsilon_rdp, POINTS_GATE, GATE, "RDP: what the ledger charges"),
-        (epsilon_prv, POINTS_QUOTE, QUOTE, "PRV: what may be quoted of a fixed schedule"),
+        (plan.cost, POINTS_GATE, GATE, "RDP: what the ledger counts"),
+        (_prv_of(plan), POINTS_QUOTE, QUOTE, "PRV: what may be quoted of a fixed schedule"),
     ):
         steps = _places(ends, max(2, points // len(charges)))
-        values = [rule((*plan.before, *_until(charges, n)), plan.delta) for n in steps]
+        values = [rule((*plan.before, *_until(charges, n))) for n in steps]
         axes.plot(steps, values, color=colour, label=label, linewidth=1.8)
     axes.axhline(plan.epsilon, color=LIMIT, linestyle="--", linewidth=1.1)
     axes.text(0, plan.epsilon, f" budget {plan.epsilon:g}", va="bottom", color=LIMIT, fontsize=8.5)
@@ -81,6 +81,10 @@ def _spending(axes: Any, plan: NoisePlan, noise: float) -> None:
     axes.set_ylim(0, plan.epsilon * 1.14)
     axes.set_title(f"Spent on the way, noise {noise:g}", fontsize=9.5, color=INK)
     axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0.02, 0.86), frameon=False)
+
+
+def _prv_of(plan: NoisePlan) -> Callable[[Iterable[Charge]], float]:
+    return lambda charges: epsilon_prv(charges, plan.delta)
 
 
 def _places(ends: NDArray[np.int64], points: int) -> NDArray[np.int64]:
@@ -101,16 +105,20 @@ def _until(charges: Sequence[Charge], steps: int) -> list[Charge]:
 
 
 def _alternatives(axes: Any, plan: NoisePlan, noise: float) -> None:
-    """Draw the noise that other budgets need, in batches of half, once and twice the size."""
+    """Draw the noise that other budgets need, in batches of half, once and twice the size.
+
+    Each at its own best order: another budget would be another ledger's.
+    """
+    free = replace(plan, order=None)
     for factor, colour in BATCHES.items():
         if any(s.rate * factor > 1 or s.batch(plan.patients) * factor < 1 for s in plan.stages):
             continue
-        other = plan.with_batches(factor)
+        other = free.with_batches(factor)
         needed = _needed(other)
         batches = sorted({round(s.batch(plan.patients)) for s in other.stages})
         label = "batch " + " and ".join(f"{b:,}" for b in batches)
         axes.plot(*zip(*needed, strict=True), color=colour, marker="o", markersize=3, label=label)
-    before = epsilon_rdp(plan.before, plan.delta)
+    before = free.epsilon_before()
     if before > EPSILONS[0]:
         axes.axvspan(EPSILONS[0] * 0.8, before, color="#f1f3f5", zorder=0)
         told = f"{before:.2g} are counted\nor go to sums"
@@ -130,13 +138,13 @@ def _alternatives(axes: Any, plan: NoisePlan, noise: float) -> None:
     axes.minorticks_off()
     axes.tick_params(labelsize=8)
     axes.grid(color="#e6eaee", linewidth=0.6)
-    axes.set_title("Noise for the same epochs (gate: RDP)", fontsize=9.5, color=INK)
+    axes.set_title("Noise for the same epochs (RDP, at best orders)", fontsize=9.5, color=INK)
     axes.legend(fontsize=8, frameon=False)
 
 
 def _needed(plan: NoisePlan) -> list[tuple[float, float]]:
     """Return (epsilon, noise) of the budgets that can be kept at all."""
-    spent = epsilon_rdp(plan.before, plan.delta)
+    spent = plan.epsilon_before()
     return [
         (epsilon, replace(plan, epsilon=epsilon).noise())
         for epsilon in EPSILONS

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import math
-import shlex
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from cardionets_core.cli import told_plainly
 from cardionets_core.errors import ConfigError
+from client.budget_plan_told import (
+    Asked,
+    Found,
+    handed,
+    left_out,
+    lines_of,
+    table_of,
+    words_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rich.console import RenderableType
-
-    from cardionets_core.privacy.noise_plan import NoisePlan, StageNeed
+    from cardionets_core.privacy.noise_plan import NoisePlan
     from cardionets_core.privacy.planning import Allowance
-    from cardionets_core.run_config import RunConfig
 
 console = Console()
 if not console.is_terminal:
@@ -31,34 +35,11 @@ if not console.is_terminal:
 
 USUAL_BATCH, USUAL_EPOCHS = 256, 50.0
 
-FEW = (9, 3)
-"""Numbers of phenotypes and diseases of which an evaluation's errors are told beside the run's."""
-
 ALONE = "training"
 """Name of a stage that was not named."""
 
 MOST = 10**9
 """Patients of a hospital, at most: a number with more digits is a slip."""
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """What a person typed of a plan; None where nothing was."""
-
-    run: tuple[str, ...]
-    stages: tuple[str, ...]
-    batch: int | None
-    epochs: float | None
-    releases: bool
-
-
-@dataclass(frozen=True)
-class _Found:
-    """The run that is planned, its plan, and the noise that was found for it."""
-
-    config: RunConfig
-    plan: NoisePlan
-    noise: float
 
 
 def plan(
@@ -117,7 +98,7 @@ def plan(
     from client.budget_allowance import BudgetAsked, allowance
     from client.budget_gate import require_admitted
 
-    asked = _Asked(tuple(run or ()), tuple(stage or ()), batch, epochs, releases)
+    asked = Asked(tuple(run or ()), tuple(stage or ()), batch, epochs, releases)
     budget = BudgetAsked(patients, epsilon, delta)
     with told_plainly(), console.status("planning") as status:
         if not (math.isfinite(weights) and weights >= 0):
@@ -129,9 +110,9 @@ def plan(
             planned = replace(site, privacy=replace(site.privacy, patients=count, delta=small))
             require_admitted(with_noise(found.config, found.noise), planned, releases=releases)
         status.update("planning: the tighter accountant")
-        lines = _lines(found, releases=releases) + _left_out(found)
-        console.print(_table(found, round(weights)), *(Text(line) for line in lines), sep="\n")
-        console.print(Text(f"hand over  {_handed(found, asked)}"), soft_wrap=True)
+        lines = lines_of(found, releases=releases) + left_out(found)
+        console.print(table_of(found, round(weights)), *(Text(line) for line in lines), sep="\n")
+        console.print(Text(f"hand over  {handed(found, asked)}"), soft_wrap=True)
         if no_plot:
             return
         _draw(found, plot, told=status.update)
@@ -141,7 +122,7 @@ def plan(
 # ------------------------------------------------------------------------------- what is planned
 
 
-def _found(asked: _Asked, allowed: Allowance) -> _Found:
+def _found(asked: Asked, allowed: Allowance) -> Found:
     """Solve for the noise of what was asked."""
     from cardionets_core.privacy.noise_plan import StageNeed
     from cardionets_core.privacy.plan import check_private_plan
@@ -157,13 +138,25 @@ def _found(asked: _Asked, allowed: Allowance) -> _Found:
         epochs = USUAL_EPOCHS if asked.epochs is None else asked.epochs
         config = replace(config, stages=("handshake", "evaluate"))
         more = (StageNeed.of_epochs(ALONE, epochs, batch=batch, patients=allowed.patients),)
-    plan = plan_of(config, allowed, *more, releases=asked.releases)
+    plan = _at_an_order(plan_of(config, allowed, *more, releases=asked.releases), asked)
     noise = plan.noise()
     check_private_plan(with_noise(config, noise))
-    return _Found(config, plan, noise)
+    return Found(config, plan, noise, None if allowed.order else words_of(asked, config))
 
 
-def _check_words(asked: _Asked) -> None:
+def _at_an_order(plan: NoisePlan, asked: Asked) -> NoisePlan:
+    """Return the plan at the order of its ledger, or at the one that `budget init` would fix."""
+    from cardionets_core.privacy.order import usual_order
+
+    if plan.order is not None:
+        return plan
+    is_run = asked.run or asked.stages
+    return replace(
+        plan, order=plan.best_order() if is_run else usual_order(plan.epsilon, plan.delta)
+    )
+
+
+def _check_words(asked: Asked) -> None:
     """Refuse an option that would do nothing."""
     if asked.epochs is not None and (asked.run or asked.stages):
         raise ConfigError(
@@ -176,129 +169,7 @@ def _check_words(asked: _Asked) -> None:
         )
 
 
-# ----------------------------------------------------------------------------------- what is told
-
-
-def _table(found: _Found, weights: int) -> RenderableType:
-    table = Table(
-        "stage", "epochs", "batch", "rate", "steps", "clipped", "noise", "std of the sum",
-        *(("noise / signal",) if weights else ()),
-        box=None, pad_edge=False, header_style="dim",
-    )  # fmt: skip
-    for column in (*table.columns[1:5], *table.columns[6:]):
-        column.justify = "right"
-    for stage in found.plan.stages:
-        table.add_row(*_cells(stage, found, weights))
-    for name, charge in found.plan.kept:
-        table.add_row(
-            name, "", "", f"{charge.rate:.4g}", f"{charge.steps:,}",
-            "sums" if charge.rate == 1 else "patient", f"{charge.noise:g}",
-        )  # fmt: skip
-    return table
-
-
-def _cells(stage: StageNeed, found: _Found, weights: int) -> tuple[str | Text, ...]:
-    patients, noise = found.plan.patients, found.noise
-    each = f" ({stage.members} x {stage.steps:,})" if stage.members > 1 else ""
-    cells: tuple[str | Text, ...] = (
-        stage.name,
-        f"{stage.epochs:.3g}",
-        f"{stage.batch(patients):,.4g}",
-        f"{stage.rate:.4g}",
-        f"{stage.charged:,}{each}",
-        f"bucket of {stage.bucket}" if stage.bucket else "patient",
-        f"{noise:g}",
-        f"{noise * stage.sensitivity:.4g} C",
-    )
-    return (*cells, _ratio(stage.noise_to_signal(noise, patients, weights))) if weights else cells
-
-
-def _ratio(value: float) -> Text:
-    from cardionets_core.privacy.noise_plan import COMFORTABLE, HOPELESS
-
-    style = "green" if value < COMFORTABLE else "red" if value > HOPELESS else "yellow"
-    return Text(f"{value:.2g}", style=style)
-
-
-def _left_out(found: _Found) -> list[str]:
-    """Return the stages that this site takes no part in, and another one may have to pay."""
-    from cardionets_core.training.stages import STAGES
-
-    there = {stage.name for stage in found.plan.stages} | {name for name, _ in found.plan.kept}
-    missing = [name for name in found.config.stages if name in STAGES and name not in there]
-    if not missing:
-        return []
-    return [
-        f"left out: {', '.join(missing)}, for which this site declares no records; a hospital that "
-        "does pays for them, too, and may need more noise"
-    ]
-
-
-def _lines(found: _Found, *, releases: bool) -> list[str]:
-    from cardionets_core.privacy.accounting import epsilon_rdp
-
-    plan, noise = found.plan, found.noise
-    lines = [
-        f"{plan.patients:,} patients, budget epsilon {plan.epsilon:g} at delta {plan.delta:g}; "
-        "add or remove one patient",
-        f"noise {noise:g} for every stage: {plan.quote(noise).words()}. The ledger's gate is RDP; "
-        "PRV is to be quoted if all of it stands before round 1",
-    ]
-    if plan.spent:
-        lines.append(f"of it {epsilon_rdp(plan.spent, plan.delta):.3f} is counted already")
-    if plan.kept:
-        lines.append(
-            f"of it {plan.epsilon_before():.3f} goes to sums and stages with a noise of their own"
-            + (", with what is counted already" if plan.spent else "")
-        )
-    lines.append(
-        f"noise {noise:g} is the site's privacy.min_noise; the budget would do with less"
-        if noise == plan.least
-        else "the whole budget is planned: a round that is charged again after a crash would end "
-        "the run (privacy_spent); plan with a smaller --epsilon to leave room"
-    )
-    if not releases:
-        lines.append("without the sums of handshake and evaluation, which a run charges, too")
-    if any(name == "evaluate" for name, _ in plan.kept):
-        lines.append(_metrics_line(found))
-    return lines
-
-
-def _metrics_line(found: _Found) -> str:
-    """Return what the noise of the releases leaves of an evaluation of this hospital alone."""
-    from cardionets_core.privacy.expected_errors import errors_of_site
-
-    noise, told = found.config.privacy.evaluation_noise, []
-    own = (len(found.config.phenotypes), len(found.config.diseases))
-    for what, (phenotypes, diseases) in (("this run's", own), ("with only", FEW)):
-        errors = errors_of_site(
-            noise=noise, declared=found.plan.patients, phenotypes=phenotypes, diseases=diseases
-        )
-        lost = f" (no usable {' or '.join(errors.unusable)})" if errors.unusable else ""
-        asked = f"{what} {phenotypes} phenotypes and {diseases} diseases"
-        told.append(f"{errors.words()}, {asked}{lost}")
-    return f"an evaluation with evaluation_noise {noise:g} has {'; '.join(told)}"
-
-
-def _handed(found: _Found, asked: _Asked) -> str:
-    """Return what the coordinator is to type so that the run costs what was planned, at most."""
-    from cardionets_core.privacy.planning import run_words, words_of_stages
-
-    last = ("privacy.mode=patient", f"privacy.noise={found.noise}")
-    steps = ", ".join(f"{s.name} {s.steps:,}" for s in found.plan.stages)
-    if not asked.run and not asked.stages:
-        rates = [f"privacy.rate={s.rate}" for s in found.plan.stages]
-        return f"{shlex.join([*last, *rates])}, with rounds x max_steps: {steps}"
-    words = words_of_stages(asked.run, found.config) if asked.stages else run_words(asked.run)
-    run = f"cardionets-coordinator run {shlex.join([*words, *last])}"
-    if not asked.releases:
-        run += f" (with the sums it costs more than epsilon {found.plan.epsilon:g})"
-    elif asked.stages:
-        run += f" (rounds and max_steps may be others, with rounds x max_steps: {steps})"
-    return run
-
-
-def _draw(found: _Found, plot: Path, *, told: Callable[[str], None]) -> None:
+def _draw(found: Found, plot: Path, *, told: Callable[[str], None]) -> None:
     from client.budget_picture import plan_picture
 
     picture = plan_picture(found.plan, found.noise, told=told)

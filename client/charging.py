@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cardionets_core.privacy.ledger import Ledger, charge_key
+from cardionets_core.privacy.ledger import Ledger
+from cardionets_core.privacy.ledger_entries import charge_key
 from client.memory import answered_heads
 
 if TYPE_CHECKING:

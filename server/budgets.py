@@ -1,9 +1,9 @@
 """Sites whose privacy budget cannot pay a plan: found in the handshake, before round 1.
 
-A site tells what is spent by one number, epsilon at its delta. What the schedule adds to it is
-known only within bounds; here the lower one counts (`least_epsilon_rdp`). So it is certain that a
-site which is called short refuses a round, in the stage that is named or before it, if it is asked
-for them all: it cannot pay everything up to that stage's end.
+A site tells what is spent by one number, epsilon at its delta and at the order by which its ledger
+gates; there epsilon adds up, so what the schedule adds to it is known. If nothing else is charged
+meanwhile, a site which is called short refuses a round in the stage that is named: it cannot pay
+everything up to that stage's end. Another run can only make it refuse earlier.
 
 What comes after is not certain by that. A round that is refused is not charged, and what is left of
 its price may pay a cheaper stage. For a later stage a site is counted out only if it cannot pay
@@ -17,9 +17,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cardionets_core.errors import IncompleteError
-from cardionets_core.privacy.accounting import Charge, least_epsilon_rdp
 from cardionets_core.privacy.latents import MEASURED
 from cardionets_core.privacy.ledger import SAME
+from cardionets_core.privacy.order import epsilon_with
 from cardionets_core.privacy.plan import LATENTS, Planned, planned
 from cardionets_core.training.stages import STAGES, configured
 from server.gathering import sites_needed
@@ -29,6 +29,7 @@ from server.refusals import SPENT_WAYS
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
+    from cardionets_core.privacy.accounting import Charge
     from cardionets_core.privacy_config import PrivacyReport
     from cardionets_core.run_config import RunConfig
     from server.privacy import Ledgers
@@ -41,9 +42,8 @@ Short = dict[str, str]
 def short_sites(config: RunConfig, sites: Mapping[str, SiteRecord], ledgers: Ledgers) -> Short:
     """Return the sites that certainly cannot pay all that the plan asks after the handshake.
 
-    At the latest in the stage that is named, they refuse a round. It may be an earlier one: what a
-    site has spent may weigh more than the bound from below. What they can pay of the stages after
-    it is not said.
+    At the latest in the stage that is named, they refuse a round. What they can pay of the stages
+    after it is not said.
 
     Args:
         config: the plan; none of its rounds has been played.
@@ -74,7 +74,8 @@ def _to_pay(config: RunConfig, record: SiteRecord) -> list[Planned]:
 
 def _is_above(report: PrivacyReport, charges: list[Charge]) -> bool:
     """Return whether charges certainly do not fit into what is left of a budget."""
-    return least_epsilon_rdp(report.epsilon, charges, report.delta) > report.budget * SAME
+    after = epsilon_with(report.epsilon, charges, delta=report.delta, order=report.order)
+    return after > report.budget * SAME
 
 
 _MEASURING = next(name for name, stage in STAGES.items() if MEASURED in stage.trains)

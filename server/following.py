@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from cardionets_core.errors import ConfigError, RunError, nearest
+from cardionets_core.privacy.ledger import SAME
 from cardionets_core.privacy.schedule import Quote
 from server.progress import read_progress
 from server.status import FAILURES, Queue, Standing, standing, words
@@ -89,21 +90,20 @@ def quote_lines(entry: Mapping[str, Any]) -> list[str]:
 
 def _quote_line(site: str, quote: Mapping[str, Any]) -> str:
     prv, why = quote["epsilon_prv"], quote.get("no_prv", "")
-    cost = Quote(quote["delta"], quote["epsilon_rdp"], prv, why)
+    cost = Quote(quote["delta"], quote["epsilon_rdp"], prv, why, quote.get("order"))
     line = (
         f"privacy {site}: {quote['patients']:,} patients declared; the schedule costs "
         f"{cost.words()}, at delta {cost.delta:.2g}; {quote['spent']:.2f} counted"
     )
-    if "budget" not in quote:
+    if not {"budget", "after"} <= quote.keys():  # not told, or a record of an earlier version
         return line
     line += f" of {quote['budget']:g}, {quote['left']:.2f} not yet used"
     if cost.rdp > quote["budget"]:
         return f"{line}. It costs more than the site's whole budget: rounds will be refused"
-    if not quote["spent_by_others"]:
-        return f"{line}. It fits: nothing else has been charged"
-    if cost.rdp > quote["left"]:
-        return f"{line}. It may not fit: a round that does not is refused"
-    return line
+    after = f"{quote['after']:.2f} will be counted at its end"
+    if quote["after"] > quote["budget"] * SAME:
+        return f"{line}. It does not fit ({after}): a round that does not is refused"
+    return f"{line}. It fits: {after}, if nothing else is charged meanwhile"
 
 
 def waits_for(how: Standing) -> str:

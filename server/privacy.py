@@ -145,15 +145,16 @@ def earlier_ledgers(folder: Path) -> Ledgers:
 def spent_by_site(config: RunConfig, state: RunState) -> dict[str, dict[str, Any]]:
     """Return site -> what its ledger said last, and what the plan by itself costs it.
 
-    `epsilon` is of the whole ledger, earlier runs and repeated tasks included, by Renyi DP; at the
-    same delta `planned_rdp` and `planned_prv` are of this run's schedule, as it stood before round
-    1, and `planned_epsilon` the one of them that may be quoted. `beyond_plan` counts entries that
-    the schedule does not hold.
+    `epsilon` is of the whole ledger, earlier runs and repeated tasks included, by Renyi DP at its
+    order; at the same delta `planned_rdp` (at that order, too) and `planned_prv` are of this run's
+    schedule, as it stood before round 1, and `planned_epsilon` the one of them that may be quoted.
+    `beyond_plan` counts entries that the schedule does not hold.
     """
     spent: dict[str, dict[str, Any]] = {}
     for site, report in sorted(ledgers_of(state.history).items()):
         record = state.sites.get(site)
-        quote = quoted(planned_charges(config, record.modalities if record else ()), report.delta)
+        charges = planned_charges(config, record.modalities if record else ())
+        quote = quoted(charges, report.delta, order=report.order or None)
         told = [
             (r["stage"], PrivacyReport(**r["privacy"][site]))
             for r in state.history
@@ -203,7 +204,8 @@ def _card_words(spent: Mapping[str, Any]) -> str:
     told = (
         f"this run's schedule epsilon {_by_prv(spent)}{spent['planned_rdp']:.2f} (Renyi); the "
         f"site's ledger, all runs, counts {spent['epsilon']:.2f}{of_budget} (Renyi) at delta "
-        f"{spent['delta']:g}, entry {spent['entries']} `{spent['head'][:12]}`."
+        f"{spent['delta']:g} and order {spent['order']:g}, entry {spent['entries']} "
+        f"`{spent['head'][:12]}`."
     )
     if spent["beyond_plan"]:
         told += (

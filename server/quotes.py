@@ -6,12 +6,12 @@ each ledger says of itself. docs/privacy.md, Ledger.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from cardionets_core.privacy.accounting import epsilon_rdp
 from cardionets_core.privacy.expected_errors import errors_of_plan, scored_outputs
 from cardionets_core.privacy.noise_plan import USUAL_DELTA
+from cardionets_core.privacy.order import epsilon_with
 from cardionets_core.privacy.plan import EVERYTHING, planned, planned_charges
 from cardionets_core.privacy.schedule import Quote, quoted
 from cardionets_core.privacy_config import NOT_MEMBERSHIP
@@ -49,21 +49,24 @@ def schedule_of(config: RunConfig) -> dict[str, Any]:
 def site_quote(
     config: RunConfig, record: SiteRecord | Update, report: PrivacyReport
 ) -> dict[str, Any]:
-    """Return what the schedule costs one site, and what its ledger says.
+    """Return what the schedule costs one site, at its ledger's order, and what its ledger says.
+
+    Epsilon at one order adds up: what the ledger will count after the whole schedule is known, if
+    nothing else is charged meanwhile.
 
     Args:
         config: the plan.
         record: what the site declares.
         report: what its ledger said last.
     """
-    quote = quoted(planned_charges(config, record.modalities), report.delta)
-    greeted = [p.charge for p in planned(config, record.modalities) if p.stage == "handshake"]
-    # Epsilons do not add up. Of a ledger that holds nothing else, the whole schedule is known.
-    alone = math.isclose(report.epsilon, epsilon_rdp(greeted, report.delta), rel_tol=1e-6)
+    delta, order = report.delta, report.order
+    quote = quoted(planned_charges(config, record.modalities), delta, order=order)
+    to_pay = [p.charge for p in planned(config, record.modalities) if p.stage != "handshake"]
+    after = epsilon_with(report.epsilon, to_pay, delta=delta, order=order)
     told = {"budget": report.budget, "left": report.left} if report.budget else {}
     patients = record.counts.get("patients", 0)
-    values = {"patients": patients, **_values(quote)}
-    return values | {"spent": report.epsilon, "spent_by_others": not alone} | told
+    values = {"patients": patients, "order": order, **_values(quote)}
+    return values | {"spent": report.epsilon, "after": after} | told
 
 
 def quotes_of(config: RunConfig, updates: Mapping[str, Update]) -> dict[str, Any]:

@@ -64,8 +64,9 @@ def _lines(config: RunConfig) -> list[str]:
     whole = quoted(planned_charges(config, EVERYTHING), USUAL_DELTA)
     lines = [
         f"whole schedule, as it stands before round 1: {whole.words()}, at delta {whole.delta:g}",
-        "Ledgers gate by RDP; PRV is the figure to quote. Per patient of a site that serves all "
-        "stages, add or remove one. Each site's own follows when it has said what it declares.",
+        "Ledgers gate by RDP, each at an order of its own, where it costs as much or more; PRV is "
+        "the figure to quote. Per patient of a site that serves all stages, add or remove one. "
+        "Each site's own follows when it has said what it declares.",
     ]
     if needed := patients_for(config):
         lines.append(

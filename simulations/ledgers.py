@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cardionets_core.data.manifest import CINE_COLUMNS, read_manifest
 from cardionets_core.errors import ConfigError
-from cardionets_core.privacy.ledger import init_ledger
+from cardionets_core.privacy.new_ledger import init_ledger
 from cardionets_core.site_config import site_config_from
 from simulations.hospitals import Hospital
 

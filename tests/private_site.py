@@ -10,7 +10,7 @@ import yaml
 
 from cardionets_core.config_tree import build
 from cardionets_core.data.manifest import read_manifest
-from cardionets_core.privacy.ledger import init_ledger
+from cardionets_core.privacy.new_ledger import init_ledger
 from cardionets_core.privacy_config import SitePrivacy
 from cardionets_core.site_config import SiteConfig, load_site_config, write_yaml
 

@@ -32,8 +32,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cardionets_core.privacy.accounting import Charge
-from cardionets_core.privacy.ledger import Ledger, charge_key, init_ledger
+from cardionets_core.privacy.ledger import Ledger
+from cardionets_core.privacy.ledger_entries import charge_key
 from cardionets_core.privacy.ledger_file import head_file
+from cardionets_core.privacy.new_ledger import init_ledger
 from cardionets_core.privacy_config import SitePrivacy
 
 if TYPE_CHECKING:

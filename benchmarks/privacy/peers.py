@@ -6,7 +6,7 @@ python -m venv .venv-peers && .venv-peers/bin/pip install dp-accounting==0.6.0
 dp-accounting wants an older attrs than Flower does, so it has a virtual environment of its own and
 this file imports nothing of ours. Neighbours differ by adding or removing one patient; patients are
 sampled by independent coins. `pld` composes privacy loss distributions (pessimistic, so an upper
-bound), `rdp` is its own Renyi accountant with its own orders.
+bound), `rdp` is its own Renyi accountant with its own orders, `at` with one order alone.
 
 The histories are those of the planning table in docs/privacy.md (noise for n, batch, epochs and
 epsilon, in three digits), and some of several kinds of steps.
@@ -43,6 +43,10 @@ MIXED = (
     ("sum_over_all", [(4.0, 1.0, 5)]),
     ("hardly_anything", [(20.0, 0.01, 10)]),
 )
+ORDERS = (2.0, 3.0, 8.0)
+"""Orders at which the Renyi accountant is asked, too: about those of epsilon 20, 8 and 2.
+Whole ones: between them dp-accounting interpolates, up to a per cent above the exact figure."""
+
 DELTA = 1e-5
 """Of the guarantee; 1 / (10 n) where that is less."""
 
@@ -71,15 +75,19 @@ def epsilon(accountant: privacy_accountant.PrivacyAccountant, delta: float, hist
     return float(accountant.get_epsilon(delta))
 
 
+def renyi(orders: list[float] | None = None) -> rdp_privacy_accountant.RdpAccountant:
+    """Return a Renyi accountant with orders, or with its own."""
+    return rdp_privacy_accountant.RdpAccountant(orders, NEIGHBOURS)
+
+
 def main() -> None:
     """Print the comparisons as JSON."""
     rows = []
     for name, delta, history in cases():
         pld = epsilon(pld_privacy_accountant.PLDAccountant(NEIGHBOURS), delta, history)
-        rdp = epsilon(
-            rdp_privacy_accountant.RdpAccountant(neighboring_relation=NEIGHBOURS), delta, history
-        )
-        values = {"pld": round(pld, 6), "rdp": round(rdp, 6)}
+        rdp = epsilon(renyi(), delta, history)
+        at = [[order, round(epsilon(renyi([order]), delta, history), 6)] for order in ORDERS]
+        values = {"pld": round(pld, 6), "rdp": round(rdp, 6), "at": at}
         rows.append({"name": name, "delta": delta, "history": history, **values})
         print(name, values, file=sys.stderr)
     facts = {"dp_accounting": version("dp-accounting")}

@@ -9,9 +9,9 @@ independent coins (Poisson). Opacus has the mathematics; here its traps are clos
 - an order at which the numbers break down counts as useless, never as free;
 - PRV is computed only where its mesh fits into memory; else the RDP bound stands, which is larger.
 
-At any one order RDP is a filter for charges that are chosen on the way (Feldman and Zrnic 2021);
-what the best of all orders promises then, docs/privacy.md says (Accountants). PRV may be quoted
-only for a schedule that stood before round 1.
+A ledger gates at one order, fixed before its first charge (order.py): so it is a filter for charges
+that are chosen on the way (Feldman and Zrnic 2021). The best of all orders, and PRV, are of a
+schedule that stood before round 1 (docs/privacy.md, Accountants).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import math
 import warnings
 from collections import Counter
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -91,33 +91,42 @@ def added_up(charges: Iterable[Charge]) -> tuple[Charge, ...]:
 
 
 def epsilon_rdp(charges: Iterable[Charge], delta: float) -> float:
-    """Return epsilon by Renyi DP; 0 without charges.
+    """Return epsilon by Renyi DP at the best of all orders; 0 without charges.
 
-    Conversion: Balle et al. 2020, theorem 21. The best order is taken, which is sound for charges
-    that do not depend on what was released; docs/privacy.md, Accountants, has the other case.
+    Sound for charges that do not depend on what was released, as those of a schedule that stood
+    before round 1.
     """
     _check_delta(delta)
-    total = sum((c.steps * _renyi(c.noise, c.rate) for c in added_up(charges)), _nothing())
-    if not total.any():
+    charges = added_up(charges)
+    if not charges:
         return 0.0
-    return max(0.0, float((total + _conversion(delta)).min()))
+    total = renyi_at(charges, np.asarray(ORDERS)) + conversion(delta, np.asarray(ORDERS))
+    return max(0.0, float(total.min()))
 
 
-def least_epsilon_rdp(spent: float, more: Iterable[Charge], delta: float) -> float:
-    """Return what `epsilon_rdp` is at least, of a history that is at `spent` and of more charges.
+def epsilon_at(charges: Iterable[Charge], delta: float, order: float) -> float:
+    """Return epsilon by Renyi DP at one order, by which a ledger gates; 0 without charges.
 
-    For one who knows no more of the history than its epsilon e. At each order alpha its Renyi DP
-    is at least 0 and at least e - c(alpha), c being the conversion's term, or e would be smaller;
-    so e' >= min over alpha of max(e, c(alpha)) + the Renyi DP of `more`.
+    If the order was fixed before the first charge, this is sound for charges that were chosen in
+    the light of what was released, too: docs/privacy.md, Accountants.
     """
     _check_delta(delta)
-    total = sum((c.steps * _renyi(c.noise, c.rate) for c in added_up(more)), _nothing())
-    return float((np.maximum(spent, _conversion(delta)) + total).min()) if total.any() else spent
+    charges, alone = added_up(charges), np.asarray([order])
+    if not charges:
+        return 0.0
+    return max(0.0, float((renyi_at(charges, alone) + conversion(delta, alone)).item()))
 
 
-def _conversion(delta: float) -> NDArray[np.float64]:
-    """Return what turns Renyi DP into epsilon, at each order (Balle et al. 2020, theorem 21)."""
-    orders = np.asarray(ORDERS)
+def renyi_at(charges: Iterable[Charge], orders: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the Renyi DP of all charges at each order; it adds up, however they were chosen."""
+    total = np.zeros(len(orders))
+    for c in added_up(charges):
+        total += c.steps * np.asarray([_renyi(c.noise, c.rate, order) for order in orders])
+    return total
+
+
+def conversion(delta: float, orders: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return what turns Renyi DP into epsilon at each order (Balle et al. 2020, theorem 21)."""
     term: NDArray[np.float64] = np.log1p(-1 / orders) - (math.log(delta) + np.log(orders)) / (
         orders - 1
     )
@@ -156,6 +165,7 @@ def noise_for(
     epsilon: float,
     delta: float,
     by: Accountant = "rdp",
+    order: float | None = None,
     spent: Sequence[Charge] = (),
 ) -> float:
     """Return the smallest noise with which all stages together fit into a budget.
@@ -164,7 +174,8 @@ def noise_for(
         stages: (rate, steps) of each stage; all have the same noise.
         epsilon: the budget.
         delta: of the guarantee.
-        by: `rdp`, as the ledger gates, or `prv`.
+        by: `rdp` or `prv`.
+        order: of Renyi DP, at which a ledger gates; None: the best one for what is planned.
         spent: what the ledger holds already.
 
     Returns:
@@ -173,12 +184,13 @@ def noise_for(
     Raises:
         ValueError: no noise makes it fit.
     """
-    rule = epsilon_rdp if by == "rdp" else epsilon_prv
+    rule = _rule(by, order)
 
     def above(log_noise: float) -> float:
         """Return how far above the budget a noise is; near enough linear to be searched fast."""
         charges = [Charge(math.exp(log_noise), *stage) for stage in stages]
-        return math.log(max(rule([*spent, *charges], delta), 1e-12) / epsilon)
+        cost = min(max(rule([*spent, *charges], delta), 1e-12), 1e12)  # a finite logarithm
+        return math.log(cost / epsilon)
 
     variance = 2 * math.log(1 / delta) * sum(rate**2 * steps for rate, steps in stages)
     guess = math.log(math.sqrt(variance) / epsilon + 0.4)  # of many small steps, and of few
@@ -192,6 +204,12 @@ def noise_for(
     while low == high or above(low) <= 0:
         low, high = low - 0.25, min(low, high)
     return _rounded_up(_root(above, low, high), above)
+
+
+def _rule(by: Accountant, order: float | None) -> Callable[[Iterable[Charge], float], float]:
+    if by == "prv":
+        return epsilon_prv
+    return epsilon_rdp if order is None else partial(epsilon_at, order=order)
 
 
 def _root(above: Callable[[float], float], low: float, high: float) -> float:
@@ -214,25 +232,18 @@ def _decimal(noise: float) -> float:
     return float(f"{noise:.4g}")
 
 
-@lru_cache(maxsize=4096)
-def _renyi(noise: float, rate: float) -> NDArray[np.float64]:
-    """Return Renyi DP of one step at all orders (Mironov, Talwar, Zhang 2019)."""
+@lru_cache(maxsize=2**18)
+def _renyi(noise: float, rate: float, order: float) -> float:
+    """Return Renyi DP of one step (Mironov, Talwar, Zhang 2019)."""
     from opacus.accountants.analysis.rdp import compute_rdp
 
-    values = np.full(len(ORDERS), np.inf)
-    for i, order in enumerate(ORDERS):
-        try:
-            value = float(compute_rdp(q=rate, noise_multiplier=noise, steps=1, orders=[order])[0])
-        except (ArithmeticError, ValueError):
-            continue  # this order's series cannot be summed in float64; others can
-        if value >= -ROUNDING:
-            values[i] = max(0.0, value) + ROUNDING  # a step is never free
-    values.setflags(write=False)
-    return values
-
-
-def _nothing() -> NDArray[np.float64]:
-    return np.zeros(len(ORDERS))
+    try:
+        value = float(compute_rdp(q=rate, noise_multiplier=noise, steps=1, orders=[order])[0])
+    except (ArithmeticError, ValueError):
+        return math.inf  # this order's series cannot be summed in float64; others can
+    if math.isnan(value) or value < -ROUNDING:
+        return math.inf
+    return max(0.0, value) + ROUNDING  # a step is never free
 
 
 def _by_prv(charges: Sequence[Charge], delta: float, error: float) -> float:

@@ -5,77 +5,49 @@
         report = ledger.report()
 
 Opacus' accountant lives in memory and forgets with its process. This one charges first, on the
-disk (ledger_file.py), for known patients (population.py), and never gives back. docs/privacy.md,
-Ledger, has the rules; the text of its errors stays at the site.
+disk (ledger_file.py), for known patients (population.py), at one Renyi order that its first entry
+fixes (order.py), and never gives back. docs/privacy.md, Ledger, has the rules; the text of its
+errors stays at the site.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import secrets
 import time
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cardionets_core.errors import PrivacyError
 from cardionets_core.privacy import population
-from cardionets_core.privacy.accounting import Charge, epsilon_rdp
-from cardionets_core.privacy.ledger_file import EntryFile, check_new, create, refuse
+from cardionets_core.privacy.accounting import epsilon_at
+from cardionets_core.privacy.ledger_entries import (
+    CHARGE,
+    CLOCK,
+    OPEN,
+    RAISE,
+    Terms,
+    charge_of,
+    item_of,
+)
+from cardionets_core.privacy.ledger_file import EntryFile, refuse
+from cardionets_core.privacy.order import first_charge
 from cardionets_core.privacy.population import Population
 from cardionets_core.privacy_config import PrivacyReport
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from cardionets_core.privacy.accounting import Charge
+    from cardionets_core.privacy.ledger_entries import Item
     from cardionets_core.privacy_config import SitePrivacy
 
-OPEN, RAISE, CLOCK, CHARGE = "open", "raise", "clock", "charge"
-"""Kinds of entries."""
-
-FORMAT = 1
 CLOCK_SLACK_S = 300
 """A clock may be put right by so much; more means a restored machine, or a wrong clock."""
 
 SAME = 1 + 1e-9
 """Two sums of the same charges may differ in their last bits."""
-
-
-@dataclass(frozen=True)
-class Item:
-    """A charge as the ledger tells it.
-
-    Attributes:
-        run: name of the run, or the whole key where it is no `charge_key`.
-        stage: name of the stage.
-        round: its number.
-        what: `train`, `latents`, `describe`, `fit`, `score`.
-        time: seconds since the epoch.
-        charge: what was charged.
-    """
-
-    run: str
-    stage: str
-    round: int
-    what: str
-    time: int
-    charge: Charge
-
-
-def charge_key(*, run: str, stage: str, number: int, what: str, weights: str) -> str:
-    """Return the key of a task's charge.
-
-    Args:
-        run: name of the run.
-        stage: name of the stage; `show` adds up by run and stage.
-        number: of the round.
-        what: `train`, `latents`, `describe`, `fit`, `score`.
-        weights: SHA-256 of the incoming weights (or of the task).
-    """
-    return json.dumps([run, stage, number, what, weights])
 
 
 class Ledger:
@@ -89,24 +61,22 @@ class Ledger:
         delta: of the guarantee.
         budget: the epsilon that may be spent: the site's own, which is at most the recorded one.
         recorded: the epsilon that the ledger's newest `open` or `raise` names.
-        declared: how many patients the site declared when the ledger was made.
-        name: the ledger's own random name.
+        terms: what was fixed when the ledger was made; a raised budget changes none of it.
     """
 
     def __init__(self, file: EntryFile, settings: SitePrivacy) -> None:
         self._file = file
-        first = file.entries[0].body
-        if first.get("kind") != OPEN or first.get("format") != FORMAT:
+        try:
+            self.terms = Terms.of(file.entries[0].body)
+        except (ValueError, KeyError, TypeError) as error:
             raise refuse(
-                f"{file.path} is not a ledger of this version; use the version that made it."
-            )
-        self.name = str(first["ledger"])
+                f"{file.path} is not a ledger of this version ({error}): an order cannot be fixed "
+                "after the first charge. Use the version that made it; what it spent counts on."
+            ) from error
         self.delta, self.budget = settings.delta, settings.epsilon
         self._is_bound = False
         raised = [e.body["epsilon"] for e in file.entries if e.body["kind"] in (OPEN, RAISE)]
         self.recorded = float(raised[-1])
-        self.declared = int(first["patients"])
-        self._recorded_delta = float(first["delta"])
 
     @classmethod
     @contextmanager
@@ -142,8 +112,8 @@ class Ledger:
             ledger._check_clock()
             ledger._check_heads({expect_head} - {""}, "the coordinator has seen")
             ledger._check_heads(answered, "a kept answer of this site bears")
-            population.bound(ledger.path, Population.of(ledger.name, patients, salt))
-            population.leave_marks(ledger.path, ledger.name, claim_folder, table)
+            population.bound(ledger.path, Population.of(ledger.terms.ledger, patients, salt))
+            population.leave_marks(ledger.path, ledger.terms.ledger, claim_folder, table)
             ledger._is_bound = True
             yield ledger
 
@@ -179,18 +149,23 @@ class Ledger:
         return int(self._file.entries[-1].body["time"])
 
     @property
+    def order(self) -> float:
+        """Renyi's alpha, at which everything is charged."""
+        return self.terms.order
+
+    @property
     def items(self) -> tuple[Item, ...]:
         """All charges with run, stage and round, oldest first."""
-        return tuple(_item(e.body) for e in self._file.entries if e.body["kind"] == CHARGE)
+        return tuple(item_of(e.body) for e in self._file.entries if e.body["kind"] == CHARGE)
 
     @property
     def charges(self) -> tuple[Charge, ...]:
         """All charges, oldest first."""
-        return tuple(_charge(e.body) for e in self._file.entries if e.body["kind"] == CHARGE)
+        return tuple(charge_of(e.body) for e in self._file.entries if e.body["kind"] == CHARGE)
 
     def epsilon(self, more: Iterable[Charge] = ()) -> float:
-        """Return what is spent, by RDP at `delta`, with `more` on top."""
-        return epsilon_rdp((*self.charges, *more), self.delta)
+        """Return what is spent, by RDP at `order` and `delta`, with `more` on top."""
+        return epsilon_at((*self.charges, *more), self.delta, self.order)
 
     def reserve(self, key: str, charge: Charge) -> str:
         """Charge before the first batch is drawn; return the head. Never refunded.
@@ -224,9 +199,9 @@ class Ledger:
             raise PrivacyError(
                 "privacy_spent",
                 f"{self.path}: epsilon {self.epsilon():.3f} of {self.budget:g} is spent, and "
-                f"{asked} would make it {after:.3f}. Nothing was computed; `cardionets-site "
-                "budget show` lists what was spent, and the hospital alone may raise it (`budget "
-                "raise`).",
+                f"{asked} would make it {after:.3f}{self._of_order()}. Nothing was computed; "
+                "`cardionets-site budget show` lists what was spent, and the hospital alone may "
+                "raise it (`budget raise`).",
             )
         keys = Counter(e.body.get("key") for e in self._file.entries)
         for key, charge in charges.items():
@@ -234,12 +209,26 @@ class Ledger:
             self._append(CHARGE, key=key, attempt=keys[key] + 1, **values)
         return self.head
 
+    def _of_order(self) -> str:
+        """Return what is said of a budget in which the ledger's order leaves no room at all."""
+        least = first_charge(self.delta, self.order)
+        if self.budget > least:
+            return ""
+        return f" (at its order {self.order:g} the first charge alone counts {least:.3f})"
+
     def report(self) -> PrivacyReport:
         """Return what an update may say of the ledger."""
-        return PrivacyReport(self.epsilon(), self.delta, self.head, self.entries, self.budget)
+        return PrivacyReport(
+            epsilon=self.epsilon(),
+            delta=self.delta,
+            head=self.head,
+            entries=self.entries,
+            budget=self.budget,
+            order=self.order,
+        )
 
     def raise_budget(self, epsilon: float) -> None:
-        """Record a larger budget: an explicit act of the hospital.
+        """Record a larger budget, at the order that stands: an explicit act of the hospital.
 
         Raises:
             PrivacyError: as `check_raise`, or it cannot be written.
@@ -279,7 +268,7 @@ class Ledger:
         """Return why a YAML that allows more than an explicit act recorded is refused, or ''."""
         for name, stated, recorded in (
             ("epsilon", self.budget, self.recorded),
-            ("delta", self.delta, self._recorded_delta),
+            ("delta", self.delta, self.terms.delta),
         ):
             if stated > recorded * SAME:
                 way = "record it with `cardionets-site budget raise`" if name == "epsilon" else ""
@@ -331,61 +320,6 @@ def ledger_path(settings: SitePrivacy) -> Path:
             "elsewhere; write the whole path."
         )
     return path
-
-
-def init_ledger(
-    settings: SitePrivacy,
-    *,
-    patients: Iterable[str],
-    salt: str,
-    claim_folder: Path | None = None,
-    table: Path | None = None,
-) -> str:
-    """Make the first and only ledger of a population; return its head.
-
-    Args:
-        settings: the site's privacy settings; epsilon and delta are recorded.
-        patients: ids of all patients of the site's table.
-        salt: the site's secret.
-        claim_folder: the site's cache.
-        table: the site's manifest.
-
-    Raises:
-        PrivacyError: there is or was one, the patients are in another one, or delta is above 1/n.
-    """
-    path, name = ledger_path(settings), secrets.token_hex(16)
-    own = Population.of(name, patients, salt)
-    if not own.digests:
-        raise refuse("The site's table holds no patient; prepare the records first.")
-    if settings.delta > 1 / len(own.digests):
-        raise refuse(
-            f"privacy.delta is {settings.delta:g}, above 1 / patients: publishing one whole record "
-            f"would pass. A tenth of 1 / patients ({0.1 / len(own.digests):.2g}) or less is usual."
-        )
-    if not path.parent.is_dir():
-        raise refuse(f"{path.parent} does not exist; make the folder on a disk that is backed up.")
-    check_new(path)
-    population.check_strangers(path, own)
-    population.check_marks(path, claim_folder, table)
-    population.write(path, own)
-    declared = {"epsilon": settings.epsilon, "delta": settings.delta, "patients": settings.patients}
-    body = {"kind": OPEN, "format": FORMAT, "ledger": name, "time": int(time.time()), **declared}
-    head = create(path, body).hash
-    population.leave_marks(path, name, claim_folder, table)
-    return head
-
-
-def _item(body: dict[str, Any]) -> Item:
-    run, stage, number, what = body["key"], "", 0, ""
-    try:
-        run, stage, number, what, _ = json.loads(body["key"])
-    except (ValueError, TypeError):
-        pass  # a key of another form is shown whole
-    return Item(run, stage, number, what, body["time"], _charge(body))
-
-
-def _charge(body: dict[str, Any]) -> Charge:
-    return Charge(body["noise"], body["rate"], body["steps"])
 
 
 def _date(seconds: float) -> str:

@@ -7,10 +7,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from cardionets_core.errors import ConfigError
-from cardionets_core.privacy.accounting import Charge, epsilon_rdp, noise_for
+from cardionets_core.privacy.accounting import Charge, epsilon_at, epsilon_rdp, noise_for
+from cardionets_core.privacy.order import best_order
 from cardionets_core.privacy.schedule import Quote, quoted
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from cardionets_core.privacy.accounting import Accountant
 
 COMFORTABLE, HOPELESS = 0.3, 1.0
@@ -126,6 +129,7 @@ class NoisePlan:
         spent: what a ledger holds already.
         kept: (what for, charge) of sums, and of stages with a noise of their own.
         least: smallest noise multiplier that the site lets in.
+        order: of the ledger that pays; None: there is none yet, and it is the best one for this.
     """
 
     patients: int
@@ -135,6 +139,7 @@ class NoisePlan:
     spent: tuple[Charge, ...] = ()
     kept: tuple[tuple[str, Charge], ...] = ()
     least: float = 0.0
+    order: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse numbers that no ledger takes.
@@ -180,23 +185,40 @@ class NoisePlan:
                 epsilon=self.epsilon,
                 delta=self.delta,
                 by=by,
+                order=self.order,
                 spent=self.before,
             )
         except ValueError as error:
+            at = "" if self.order is None else f" (at the ledger's order {self.order:g})"
             raise ConfigError(
-                f"{str(error).partition(':')[0]}: epsilon {spent:.3g} is spent already or goes to "
-                "sums and stages with a noise of their own. Plan for a larger epsilon, fewer steps "
-                "or noisier sums (--run privacy.evaluation_noise=6)."
+                f"{str(error).partition(':')[0]}{at}: epsilon {spent:.3g} is spent already or goes "
+                "to sums and stages with a noise of their own. Plan for a larger epsilon, fewer "
+                "steps or noisier sums (--run privacy.evaluation_noise=6)."
             ) from None
         return max(found, self.least)
 
     def quote(self, noise: float) -> Quote:
         """Return what all of it costs, by both accountants."""
-        return quoted((*self.before, *self.charges(noise)), self.delta)
+        return quoted((*self.before, *self.charges(noise)), self.delta, order=self.order)
+
+    def cost(self, charges: Iterable[Charge]) -> float:
+        """Return what charges cost by RDP, at the plan's order."""
+        if self.order is None:
+            return epsilon_rdp(charges, self.delta)
+        return epsilon_at(charges, self.delta, self.order)
 
     def epsilon_before(self) -> float:
         """Return epsilon without the stages, by RDP."""
-        return epsilon_rdp(self.before, self.delta)
+        return self.cost(self.before)
+
+    def best_order(self) -> float:
+        """Return the order at which the whole plan costs least when it takes the whole budget.
+
+        Raises:
+            ConfigError: no noise makes it fit.
+        """
+        noise = replace(self, order=None).noise()
+        return best_order((*self.before, *self.charges(noise)), self.delta)
 
     def with_batches(self, factor: float) -> NoisePlan:
         """Return the same epochs in batches `factor` times as large."""

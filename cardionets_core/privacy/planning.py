@@ -49,6 +49,7 @@ class Allowance:
         modalities: what the site declares to offer.
         max_rate: largest sampling rate that the site lets in.
         min_noise: smallest noise multiplier that it lets in; 0 where no site was named.
+        order: of the site's ledger; None where there is none yet.
     """
 
     patients: int
@@ -58,6 +59,7 @@ class Allowance:
     modalities: tuple[str, ...] = EVERYTHING
     max_rate: float = 1.0
     min_noise: float = 0.0
+    order: float | None = None
 
 
 def run_to_plan(words: Sequence[str]) -> RunConfig:
@@ -186,6 +188,7 @@ def plan_of(
         spent=allowed.spent,
         kept=tuple(kept),
         least=allowed.min_noise,
+        order=allowed.order,
     )
 
 

@@ -113,8 +113,8 @@ def _spent(ledger: Ledger) -> str:
     spent = ledger.epsilon()
     unused = max(0.0, ledger.budget - spent)
     told = (
-        f"Epsilon {spent:.2f} of {ledger.budget:g} is counted by RDP, {unused:.2f} is not yet "
-        f"used, at delta {ledger.delta:g}."
+        f"Epsilon {spent:.2f} of {ledger.budget:g} is counted by RDP at order {ledger.order:g}, "
+        f"{unused:.2f} is not yet used, at delta {ledger.delta:g}."
     )
     quote = quoted(ledger.charges, ledger.delta)
     if quote.prv is None:

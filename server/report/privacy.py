@@ -109,7 +109,8 @@ def _sites(spent: Mapping[str, Mapping[str, Any]], facts: Facts) -> Table:
         for name, report in sorted(spent.items())
     )
     caption = (
-        "Counted: epsilon of all that the hospital's ledger holds, by Renyi accounting. What it "
+        "Counted: epsilon of all that the hospital's ledger holds, by Renyi accounting at the "
+        "order that the ledger fixed before its first charge. What it "
         "promises is its budget, of which no task takes more. This run's schedule stood before the "
         "first round and may be quoted by itself, by the tighter PRV; where the ledger holds "
         "entries beyond it, quote the budget."

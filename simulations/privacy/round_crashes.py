@@ -32,7 +32,8 @@ from cardionets_core.messages import (
 )
 from cardionets_core.models.cardionet import build_model
 from cardionets_core.packing import fingerprint
-from cardionets_core.privacy.ledger import Ledger, init_ledger
+from cardionets_core.privacy.ledger import Ledger
+from cardionets_core.privacy.new_ledger import init_ledger
 from cardionets_core.privacy_config import PrivateTask
 from cardionets_core.site_config import SITE_CONFIG_ENV, load_site_config, write_yaml
 from client.client_app import answer

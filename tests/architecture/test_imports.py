@@ -167,6 +167,8 @@ DOORS: dict[str, frozenset[str]] = {
             *(f"{p}.cli" for p in PACKAGES),
             "client.budget_cli",
             "client.budget_plan",
+            "client.budget_plan_told",
+            "client.budget_shown",
             "server.schedule_table",  # what `cardionets-coordinator run` and a simulation show
             "simulations.faults.cli",
             "simulations.measuring",  # the bar of both measured tables

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from typer.testing import CliRunner
 
-from cardionets_core.privacy.ledger import Ledger, charge_key
+from cardionets_core.privacy.ledger import Ledger
+from cardionets_core.privacy.ledger_entries import charge_key
 from cardionets_core.site_config import load_site_config, write_yaml
 from client.cli import app
 

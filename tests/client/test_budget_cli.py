@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from cardionets_core.privacy.accounting import Charge
 from cardionets_core.privacy.ledger import Ledger
+from cardionets_core.privacy.order import added, first_charge, usual_order
+from cardionets_core.privacy.planning import plan_of, run_to_plan
 from cardionets_core.site_config import load_site_config
+from client.budget_allowance import stated
 from tests.client.budget_bench import hospital, spend, typed
 
 
@@ -19,6 +24,7 @@ def test_init_makes_the_ledger_of_the_tables_patients(site):
     code, said = typed("init", "--config", site)
     assert code == 0
     assert "30 in the table; 30 declared" in said and "epsilon 4 at delta 1e-05" in said
+    assert "order 4.8, of Renyi DP, for all that will be charged: the usual one; --run " in said
     assert (site.parent / "cache" / "privacy_ledger.json").exists()
     code, said = typed("init", "--config", site)
     assert code == 2 and "what was spent must not be forgotten" in said
@@ -31,13 +37,25 @@ def test_show_tells_what_is_counted_by_run_and_stage(site):
     spend(site, "summer", "contrastive", 1, Charge(3.0, 0.2, 5))
     code, said = typed("show", "--config", site)
     assert code == 0
-    assert "spring ecg_masked train 2 40 2 0.1" in said
-    assert "summer contrastive train 1 5 3 0.2" in said
     with Ledger.read(load_site_config(site).privacy) as ledger:
-        spent = ledger.epsilon()
+        spent, order = ledger.epsilon(), ledger.order
+    spring, summer = (added([c], order) for c in (Charge(2.0, 0.1, 40), Charge(3.0, 0.2, 5)))
+    assert f"spring ecg_masked train 2 40 2 0.1 {spring:.3f}" in said
+    assert f"summer contrastive train 1 5 3 0.2 {summer:.3f}" in said
+    first = first_charge(1e-5, order)
+    assert spent == pytest.approx(first + spring + summer)  # what is shown adds up
+    assert f"at order 4.8, which is fixed since the ledger was made: {first:.3f} with" in said
     assert f"counted {spent:.3f} of epsilon 4 at delta 1e-05; {4 - spent:.3f} not yet used" in said
-    assert "What is promised is the budget" in said
+    assert "What is promised is the budget, however its charges were chosen" in said
+    assert "All of it, if it stood before round 1, costs epsilon " in said and " by PRV; " in said
     assert "4 entries" in said
+
+
+def test_a_budget_below_what_the_first_charge_counts_is_told(site):
+    typed("init", "--config", site)
+    said = typed("show", "--config", site, "privacy.epsilon=2")[1]
+    assert "The budget is not above that, so no charge fits" in said
+    assert "so no charge fits" not in typed("show", "--config", site)[1]
 
 
 def test_patients_who_outgrow_delta_are_shown(tmp_path):
@@ -185,15 +203,45 @@ def test_a_budget_that_hides_nobody_says_so(site):
     assert "From epsilon 30 on nothing is said of who took part" in shown
 
 
-def test_show_says_why_there_is_no_prv(site):
+def test_raise_tells_what_the_order_of_the_smaller_budget_costs(site):
+    """Of what is charged so far; of sums over all patients where nothing is."""
     typed("init", "--config", site)
-    assert typed("raise", "--config", site, "--epsilon", 90, "--yes")[0] == 0
-    config = load_site_config(site, ["privacy.epsilon=90"])
+    said = typed("raise", "--config", site, "--epsilon", 12)[1]
+    told = r"order 4.8 stays, as it was fixed for epsilon 4: of (.*?), (\d+)% of what order (\S+) "
+    what, share, best = re.search(told, said).groups()
+    assert (what, best) == ("sums over all patients", "3.1") and 80 < int(share) < 95
+    spend(site, "spring", "ecg_masked", 1, Charge(1.2, 0.1, 5))
+    said = typed("raise", "--config", site, "--epsilon", 60, "--yes")[1]
+    what, fewer, best = re.search(told, said).groups()
+    assert what == "what is charged so far" and float(best) < 2 and int(fewer) < int(share)
+
+
+def test_init_takes_the_order_that_is_best_for_the_run_it_is_made_for(site):
+    words = ("--run", "plan=private", "--run", "privacy.evaluation_noise=6")
+    code, said = typed("init", "--config", site, *words)
+    assert code == 0 and "the best for this run" in said
+    allowed = stated(load_site_config(site).privacy)
+    plan = plan_of(run_to_plan((words[1], words[3])), allowed)
+    with Ledger.read(load_site_config(site).privacy) as ledger:
+        assert ledger.order == plan.best_order() != usual_order(4.0, 1e-5)
+        assert ledger.terms.epsilon == 4.0
+
+
+def test_a_run_that_the_budget_cannot_pay_makes_no_ledger(site):
+    code, said = typed("init", "--config", site, "privacy.epsilon=0.5", "--run", "plan=private")
+    assert code == 2 and "no noise keeps this within epsilon 0.5" in said
+    assert not (site.parent / "ledger.jsonl").exists()
+
+
+def test_show_says_why_there_is_no_prv(tmp_path):
+    site = hospital(tmp_path, epsilon=90.0)
+    typed("init", "--config", site)
+    config = load_site_config(site)
     patients = [f"p{n}" for n in range(30)]
     with Ledger.opened(config.privacy, patients=patients, salt=config.data.salt) as ledger:
         ledger.reserve("a", Charge(0.35, 0.1, 60))
-    shown = typed("show", "--config", site, "privacy.epsilon=90")[1]
-    assert "No figure by PRV: epsilon is 50 or more" in shown
+    shown = typed("show", "--config", site)[1]
+    assert "(no PRV: epsilon is 50 or more: its mesh grows with epsilon)" in shown
 
 
 def test_accept_clock_is_an_entry(site):

@@ -7,12 +7,15 @@ import shlex
 
 import pytest
 
+from cardionets_core.errors import PrivacyError
 from cardionets_core.privacy import schedule
-from cardionets_core.privacy.accounting import epsilon_rdp
+from cardionets_core.privacy.accounting import Charge, epsilon_rdp
+from cardionets_core.privacy.ledger import Ledger
 from cardionets_core.privacy.plan import EVERYTHING, check_private_plan, planned_charges
 from cardionets_core.run_config import CONF, compose, run_config_from
+from cardionets_core.site_config import load_site_config
 from cardionets_core.training.stages import check_plan
-from tests.client.budget_bench import typed
+from tests.client.budget_bench import hospital, typed
 
 BOTH = ("ecg_masked=10,batch=64", "diseases=20,batch=64")
 
@@ -60,6 +63,33 @@ def test_what_was_typed_is_in_the_run():
     assert config.privacy.stages["ecg_masked"] == {"noise": 1.5, "rate": 0.032}
     assert (config.stage["ecg_masked"].rounds, config.stage["ecg_masked"].max_steps) == (10, 31)
     assert (config.stage["contrastive"].rounds, config.stage["contrastive"].max_steps) == (5, 20)
+
+
+@pytest.mark.parametrize(
+    "words", [("--run", "plan=private"), ("--stage", BOTH[0], "--stage", BOTH[1])], ids=str
+)
+@pytest.mark.parametrize("first", ["plan", "init", "init without the run"])
+def test_a_ledgers_gate_lets_in_what_was_planned_and_hardly_more(tmp_path, words, first):
+    """Planned before there is a ledger, or with it: all of it fits, to about the last step."""
+    modalities = ["ecg", "pairs", "phenotypes", "diseases"]
+    site = hospital(tmp_path, patients=2000, epsilon=8.0, modalities=modalities)
+    planned = ("plan", "--config", site, *words, "--no-plot")
+    said = typed(*planned)[1]
+    init = re.search(r"`cardionets-site budget (init.*?)` fixes", said)[1]
+    typed(*shlex.split(init if first != "init without the run" else "init"), "--config", site)
+    if first != "plan":
+        said = typed(*planned)[1]
+        assert "is the ledger's, and stays" in said
+    text = re.search(r"hand over cardionets-coordinator run (.*?)( \(rounds and|$)", said)[1]
+    config = run_config_from(compose("run", ["name=x", *shlex.split(text)], package=CONF))
+    own = load_site_config(site)
+    patients = [f"p{n}" for n in range(30)]
+    with Ledger.opened(own.privacy, patients=patients, salt=own.data.salt) as ledger:
+        for row in planned_charges(config, modalities):
+            ledger.reserve("planned", row)
+        assert 0.96 * 8 < ledger.epsilon() <= 8 * (1 + 1e-9)
+        with pytest.raises(PrivacyError, match="is spent"):
+            ledger.reserve("one more", Charge(config.privacy.noise, 0.3, 20))
 
 
 def test_without_the_sums_the_words_say_that_a_run_costs_more():

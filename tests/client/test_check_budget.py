@@ -13,7 +13,7 @@ from cardionets_core.config_tree import build
 from cardionets_core.errors import PrivacyError
 from cardionets_core.model_config import ModelConfig
 from cardionets_core.privacy import population
-from cardionets_core.privacy.accounting import Charge, epsilon_prv, epsilon_rdp
+from cardionets_core.privacy.accounting import Charge, epsilon_at, epsilon_prv
 from cardionets_core.privacy.ledger import Ledger
 from cardionets_core.privacy_config import SitePrivacy
 from cardionets_core.run_config import CONF, compose, run_config_from
@@ -65,7 +65,7 @@ def found(west, plan):
 def test_a_ledger_in_order_says_what_is_spent_and_left(found):
     spent = found()["spent"]
     assert spent.level == "ok"
-    assert "0.00 of 8 is counted by RDP, 8.00 is not yet used, at delta 1e-05" in spent.what
+    assert "0.00 of 8 is counted by RDP at order 3.1, 8.00 is not yet used, at" in spent.what
     assert "PRV" not in spent.what  # of nothing
 
 
@@ -76,9 +76,9 @@ def test_what_was_spent_is_quoted_by_both_accountants(good_site, west, plan, tmp
         ledger.reserve("a", Charge(2.0, 0.1, 20))
         charges = ledger.charges
     (spent,) = (f.what for f in check_budget(own, dataset, plan) if f.code == "spent")
-    rdp, prv = epsilon_rdp(charges, 1e-5), epsilon_prv(charges, 1e-5)
+    rdp, prv = epsilon_at(charges, 1e-5, 3.1), epsilon_prv(charges, 1e-5)
     assert prv < rdp - 0.01
-    assert f"{rdp:.2f} of 8 is counted by RDP, {8 - rdp:.2f} is not yet used" in spent
+    assert f"{rdp:.2f} of 8 is counted by RDP at order 3.1, {8 - rdp:.2f} is not yet used" in spent
     assert f"By PRV {prv:.2f}, to be quoted only if" in spent
 
 
@@ -130,7 +130,7 @@ def test_records_of_a_ledger_that_the_yaml_does_not_name_are_told(west):
     config, _ = west
     with Ledger.read(config.privacy) as ledger:
         cache, table = Path(config.data.cache), Path(config.data.manifest)
-        population.leave_marks(ledger.path, ledger.name, cache, table)
+        population.leave_marks(ledger.path, ledger.terms.ledger, cache, table)
     found = no_budget(replace(config, privacy=SitePrivacy()))
     assert (found.level, found.code) == ("error", "unnamed") and "privacy_ledger.json" in found.what
     assert no_budget(replace(config, privacy=SitePrivacy(required=False))).level == "ok"

@@ -124,7 +124,8 @@ def test_a_second_node_of_the_name_of_an_enrolled_one_ends_a_run_that_has_not_be
 def test_a_node_that_is_registered_by_name_is_told_its_own_ledgers_head_and_no_other():
     """Of the other one nobody knows whose it is: it finds its site's head among all of them."""
     told = {
-        site: PrivacyReport(0.5, 1e-5, head * 64, 2, 8.0) for site, head in (("a", "1"), ("b", "2"))
+        site: PrivacyReport(0.5, 1e-5, head * 64, 2, 8.0, 3.1)
+        for site, head in (("a", "1"), ("b", "2"))
     }
     config = replace(CONFIG, privacy=PrivacyRequest(mode="patient"))
     answers = [replace(answer, privacy=told[answer.site]) for answer in (A, B)]

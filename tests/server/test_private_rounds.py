@@ -36,7 +36,7 @@ DELTA = {"ecg_encoder": {"w": np.ones(3, dtype=np.float32)}}
 
 
 def report(entries=2, head=HEADS[1], epsilon=0.5):
-    return PrivacyReport(epsilon, 1e-5, head, entries)
+    return PrivacyReport(epsilon, 1e-5, head, entries, order=3.1)
 
 
 def update(**changes):
@@ -113,6 +113,12 @@ def test_an_update_that_tells_more_or_does_other_work_is_not_used(changes):
         {"epsilon": float("nan")},
         {"epsilon": float("inf")},
         {"epsilon": -0.1},
+        {"order": 0.0},
+        {"order": 1.0},
+        {"order": -3.1},
+        {"order": 513.0},
+        {"order": float("nan")},
+        {"order": float("inf")},
         {"delta": 0.0},
         {"delta": 1.0},
         {"entries": 0},

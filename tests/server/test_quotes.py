@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from cardionets_core.messages import Update, update_from_records, update_to_records
-from cardionets_core.privacy.accounting import Charge, epsilon_rdp
+from cardionets_core.privacy.accounting import Charge, epsilon_at, epsilon_rdp
 from cardionets_core.privacy.plan import EVERYTHING, planned, planned_charges
 from cardionets_core.privacy.schedule import quoted
 from cardionets_core.privacy_config import PrivacyReport
@@ -20,6 +20,7 @@ from server.schedule_table import schedule_table
 from server.state import RunState, SiteRecord
 
 HEAD = "a" * 64
+ORDER = 3.1
 OFFERS = ("ecg", "phenotypes", "diseases")
 
 
@@ -29,7 +30,7 @@ def plan(*overrides):
 
 
 def report(epsilon=0.8, entries=2, delta=1e-5, budget=8.0):
-    return PrivacyReport(epsilon, delta, HEAD, entries, budget)
+    return PrivacyReport(epsilon, delta, HEAD, entries, budget, ORDER)
 
 
 def described(site, patients=5000, **changes):
@@ -71,16 +72,17 @@ def test_each_site_is_quoted_at_its_own_delta():
     charges = planned_charges(config, OFFERS)
     for site, delta in (("a", 1e-5), ("b", 1e-7)):
         quote = told["quotes"][site]
-        assert quote["epsilon_rdp"] == epsilon_rdp(charges, delta) > quote["epsilon_prv"]
+        assert quote["epsilon_rdp"] == epsilon_at(charges, delta, ORDER) > quote["epsilon_prv"]
+        assert quote["epsilon_rdp"] > epsilon_rdp(charges, delta) and quote["order"] == ORDER
     assert quotes_of(plan("privacy.mode=none"), {"a": described("a")}) == {}
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({}, "0.80 counted of 8, 7.20 not yet used"),
-        ({"budget": 5.0}, "4.20 not yet used. It may not fit"),
-        ({"budget": 4.0}, "It costs more than the site's whole budget: rounds will be refused"),
+        ({"epsilon": 4.9}, "4.90 counted of 8, 3.10 not yet used. It fits: "),
+        ({"epsilon": 7.4}, "0.60 not yet used. It does not fit ("),
+        ({"budget": 5.0}, "It costs more than the site's whole budget: rounds will be refused"),
         ({"budget": 0.0}, "at delta 1e-05; 0.80 counted"),
     ],
 )
@@ -90,13 +92,20 @@ def test_a_site_that_the_schedule_does_not_fit_is_pointed_out(changes, says):
     assert says in line and ("fit" in says or line.endswith(says))
 
 
-def test_of_a_ledger_that_holds_the_handshake_alone_it_is_known_that_the_schedule_fits():
-    """The handshake is part of the schedule: it is not to be counted twice."""
+@pytest.mark.parametrize("others", [(), (Charge(1.0, 0.05, 200),)])
+@pytest.mark.parametrize("room, fits", [(1e-6, True), (-1e-6, False)])
+def test_a_quote_says_that_it_fits_just_where_the_ledgers_gate_lets_all_of_it_in(
+    others, room, fits
+):
+    """To the last bit of the budget, whatever else is charged; the handshake counts once."""
+    charges = planned_charges(plan(), OFFERS)
     greeted = [p.charge for p in planned(plan(), OFFERS) if p.stage == "handshake"]
-    whole = epsilon_rdp(planned_charges(plan(), OFFERS), 1e-5)
-    fresh = described("north", epsilon=epsilon_rdp(greeted, 1e-5), budget=whole + 0.01)
-    (line, *_) = quote_lines(quotes_of(plan(), {"north": fresh}))
-    assert fresh.privacy.left < whole and line.endswith("It fits: nothing else has been charged")
+    whole = epsilon_at((*others, *charges), 1e-5, ORDER)
+    spent = epsilon_at((*others, *greeted), 1e-5, ORDER)
+    told = described("north", epsilon=spent, budget=whole + room)
+    (line, *_) = quote_lines(quotes_of(plan(), {"north": told}))
+    assert ("It fits: " in line) == fits
+    assert fits or "does not fit" in line or "rounds will be refused" in line
 
 
 def test_whoever_follows_a_run_sees_it():

@@ -6,8 +6,13 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pytest
+
+from cardionets_core.errors import PrivacyError
 from cardionets_core.privacy.accounting import Charge
-from cardionets_core.privacy.ledger import Ledger, charge_key, init_ledger
+from cardionets_core.privacy.ledger import Ledger
+from cardionets_core.privacy.ledger_entries import charge_key
+from cardionets_core.privacy.new_ledger import init_ledger
 from cardionets_core.privacy_config import SitePrivacy
 
 PATIENTS = tuple(f"p{n}" for n in range(40))
@@ -29,11 +34,12 @@ class Hospital:
     def path(self):
         return Path(self.settings.ledger)
 
-    def init(self):
+    def init(self, order=None):
         return init_ledger(
             self.settings,
             patients=self.patients,
             salt=self.salt,
+            order=order,
             claim_folder=self.cache,
             table=self.table,
         )
@@ -78,3 +84,16 @@ def hospital(folder, **values):
     folder.mkdir(parents=True, exist_ok=True)
     stated = {"ledger": str(folder / "ledger.jsonl"), "patients": 40, "epsilon": 8.0, **values}
     return Hospital(SitePrivacy(**stated))
+
+
+def with_charges(folder):
+    """Return a hospital whose ledger holds three charges."""
+    made = hospital(folder)
+    made.init()
+    for number in (1, 2, 3):
+        made.charged(number)
+    return made
+
+
+def refused(code="privacy_ledger", match=None):
+    return pytest.raises(PrivacyError, match=match, check=lambda error: error.code == code)

@@ -8,7 +8,7 @@ import pytest
 
 from cardionets_core.errors import PrivacyError
 from cardionets_core.privacy import population
-from cardionets_core.privacy.ledger import init_ledger
+from cardionets_core.privacy.new_ledger import init_ledger
 from tests.cardionets_core.privacy.ledgers import hospital
 
 
