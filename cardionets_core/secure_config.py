@@ -28,8 +28,8 @@ class SecureAggregationConfig:
 
     Attributes:
         enabled: whether they are.
-        threshold: sites that a sum must be over, and that must be there to open it; more than half
-            of those that are asked. 0: two thirds of them, and one more.
+        threshold: sites that a sum must be over, and that must be there to open it; how many of
+            those that are asked at least, `lowest_threshold` says. 0: two thirds, and one more.
         clip: C; each site clips every value of its update to +-C before it is rounded. What is
             measured rather than learned has ranges of its own (measured.py).
         clips: part -> a C of its own.
@@ -54,8 +54,8 @@ class SecureAggregationConfig:
     def threshold_for(self, sites: int) -> int:
         """Return the threshold among so many sites.
 
-        floor(2 n / 3) + 1 holds while fewer than a third of the sites lie (Bonawitz et al. 2017,
-        section 6.2).
+        floor(2 n / 3) + 1 holds while fewer than a third of the sites lie, where they sign what
+        they were told (Bonawitz et al. 2017, section 6.2).
         """
         return self.threshold or min(sites, 2 * sites // 3 + 1)
 

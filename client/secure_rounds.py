@@ -22,6 +22,7 @@ from cardionets_core.privacy.secure_aggregation.protocol import (
     SEALED_BYTES,
     ProtocolError,
     Secrets,
+    Terms,
 )
 from cardionets_core.privacy.secure_aggregation.quantiser import Quantiser, size_of
 from cardionets_core.privacy.secure_aggregation.shamir import SHARE_BYTES
@@ -30,6 +31,7 @@ from cardionets_core.privacy.secure_aggregation.signatures import (
     require_signed,
     sign,
 )
+from cardionets_core.privacy.secure_aggregation.thresholds import fewest_opened
 from cardionets_core.secure_config import FEWEST, KEYS, SECURE, SHARES
 from cardionets_core.wire_limits import is_site_name
 from client.memory import RunMemory
@@ -116,10 +118,21 @@ def _shares(task: Task, asked: SecureTask, site: Site, book: Book) -> tuple[Book
         session = replace(session, roster=roster)
         member = session.member(site.name, asked.threshold)
         member.check()
+        _require_hidden(member.terms, site.config.privacy.secure_sites)
         sealed, own = member.shares()
         rows = b"".join(sealed.get(name, bytes(SEALED_BYTES)) for name in roster)
         session = _after(session, task, reply=rows, own=own)
     return replace(book, session=session), {SHARES: _rows(session.reply, SEALED_BYTES)}
+
+
+def _require_hidden(terms: Terms, secure_sites: int) -> None:
+    """Check that no lists open a sum over fewer sites than this hospital asks for."""
+    opened = fewest_opened(len(terms.roster), terms.threshold)
+    if opened < secure_sites:
+        raise ProtocolError(
+            f"with a threshold of {terms.threshold} among {len(terms.roster)} sites a coordinator "
+            f"that lies can open a sum over {opened}; privacy.secure_sites is {secure_sites} here"
+        )
 
 
 def _unmask(task: Task, asked: SecureTask, site: Site, book: Book) -> tuple[Book, dict[str, Bytes]]:

@@ -14,6 +14,7 @@ import server.secure_session
 from cardionets_core.errors import ConfigError, IncompleteError, RunError
 from cardionets_core.messages import Update, payload_bytes, update_to_records
 from cardionets_core.privacy.secure_aggregation.protocol import Secrets
+from cardionets_core.privacy.secure_aggregation.thresholds import lowest_threshold
 from cardionets_core.secure_config import RESIDUES, SECURE
 from client.secure_session import SessionFile
 from server.opened import FILE, opened_over
@@ -54,7 +55,7 @@ def test_the_mean_is_exact_with_drop_outs_at_each_phase(tmp_path, phase, gone):
 def test_a_round_is_exact_or_is_not(tmp_path_factory, data):
     """Whoever drops out anywhere: the exact mean over those that came, or no round at all."""
     count = data.draw(st.integers(2, 5))
-    threshold = data.draw(st.integers(max(2, count // 2 + 1), count))
+    threshold = data.draw(st.integers(lowest_threshold(count), count))
     federation = Federation(tmp_path_factory.mktemp("drops"), count, threshold)
     for name in federation.hospitals:
         phase = data.draw(st.sampled_from([*PHASES, "none", "none"]))
@@ -100,7 +101,7 @@ def test_the_opening_is_asked_again_and_no_other_sum(tmp_path):
 
 
 def test_a_repeated_round_is_opened_over_the_same_sites_only(tmp_path):
-    federation = Federation(tmp_path, 5, threshold=3)
+    federation = Federation(tmp_path, 5, threshold=4)
     federation.drops = {("site4", "train"): 1}
     first = federation.round()
     assert opened_over(tmp_path / "run", "ecg_masked/1") == ["site0", "site1", "site2", "site3"]
@@ -144,9 +145,11 @@ def _plain(shapes):
     return Update("site0", "run-1", "ecg_masked", 1, 10, delta=update_of(1, shapes))
 
 
-@pytest.mark.parametrize(("count", "threshold"), [(4, 2), (6, 3)])
-def test_a_threshold_of_half_the_sites_is_refused(tmp_path, count, threshold):
-    with pytest.raises(ConfigError, match=f"threshold={count // 2 + 1} or more"):
+@pytest.mark.parametrize(("count", "threshold", "least"), [(4, 2, 3), (6, 3, 4), (5, 3, 4)])
+def test_a_threshold_under_which_one_site_could_be_opened_is_refused(
+    tmp_path, count, threshold, least
+):
+    with pytest.raises(ConfigError, match=f"threshold={least} or more"):
         Federation(tmp_path, count, threshold).round()
 
 

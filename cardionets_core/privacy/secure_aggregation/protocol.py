@@ -11,11 +11,14 @@ off what is left of the masks. A roster is site -> public keys, and its order nu
 
 More than half of the roster must be needed (`Terms.check`): then the server cannot get enough
 shares of a site's seed from some sites, and of its key from others, by telling them different
-things. Bonawitz et al. 2017, section 6.2, where t > (n + corrupt sites) / 2 is the condition.
+things. It does not need both of one site: with the seed of one and the mask keys of all others
+whose masks are on it, that one is bare. So the threshold must be high enough for that, too
+(thresholds.py), and sealed shares open only under the terms that they were made for.
 """
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -38,7 +41,7 @@ from cardionets_core.privacy.secure_aggregation.shamir import (
     join,
     split,
 )
-from cardionets_core.secure_config import FEWEST
+from cardionets_core.privacy.secure_aggregation.thresholds import lowest_threshold
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -75,16 +78,28 @@ class Terms:
         """Check that no site could be singled out under these terms.
 
         Raises:
-            ProtocolError: the threshold is not above half of the sites, or keys stand twice.
+            ProtocolError: the threshold is too low for so many sites, or keys stand twice.
         """
         sites = len(self.roster)
-        if not max(FEWEST, sites // 2 + 1) <= self.threshold <= sites:
-            raise ProtocolError(f"a threshold of {self.threshold} among {sites} sites")
+        least = lowest_threshold(sites)
+        if not least <= self.threshold <= sites:
+            raise ProtocolError(
+                f"a threshold of {self.threshold} among {sites} sites; {least} or more are needed, "
+                "so that a coordinator that tells them different lists opens none by itself"
+            )
         if any(len(keys) != PUBLIC_BYTES for keys in self.roster.values()):
             raise ProtocolError("a public key has the wrong length")
         halves = [half for keys in self.roster.values() for half in _halves(keys)]
         if len(set(halves)) != len(halves):
             raise ProtocolError("two sites are said to have the same public key")
+
+    @property
+    def digest(self) -> bytes:
+        """The SHA-256 of threshold and roster, in its order."""
+        mark = hashlib.sha256(f"{self.threshold}|{len(self.roster)}".encode())
+        for site, keys in self.roster.items():
+            mark.update(f"|{site}|".encode() + keys)  # no site's name holds a "|"
+        return mark.digest()
 
     def number(self, site: str) -> int:
         """Return the number of a site, from 1: the x of its shares."""
@@ -218,7 +233,8 @@ class Member:
             raise ProtocolError(str(error)) from None
 
     def _about(self, sender: str, receiver: str) -> bytes:
-        return f"{self.terms.session}|{sender}|{receiver}".encode()
+        # Under other terms than the sender's nobody opens them: no site is told another roster.
+        return f"{self.terms.session}|{sender}|{receiver}|".encode() + self.terms.digest
 
 
 def unmask(
