@@ -9,13 +9,13 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-Phase = Literal["keys", "shares", "train", "unmask"]
-"""The four questions of a session, in their order."""
+Phase = Literal["keys", "shares", "train", "agree", "unmask"]
+"""The questions of a session, in their order; `agree` is asked where all sites sign."""
 
 SECURE = "secure"
 """Group of arrays of secure aggregation in a message."""
 
-KEYS, SHARES, RESIDUES = "keys", "shares", "residues"
+KEYS, SHARES, RESIDUES, AGREEMENTS = "keys", "shares", "residues", "agreements"
 """Names of the arrays in it: uint8, one row per site of the roster, or one flat row."""
 
 FEWEST = 2
@@ -66,13 +66,14 @@ class SecureTask:
 
     Attributes:
         session: its name, made anew for every try of a round.
-        phase: which of the four questions this is.
+        phase: which of the questions this is.
         threshold: as in the plan; the same in all phases, like clip, clips and largest.
         clip: likewise.
         clips: likewise.
         largest: the most training studies that a site of this round has declared.
         roster: sites whose keys came, in the order of the rows of `keys` and `shares`.
-        present: sites whose answer to the question before came (`train`, `unmask`).
+        present: sites whose answer to the question before came (`train`, `agree`); with `unmask`
+            the same as with `agree`.
     """
 
     session: str

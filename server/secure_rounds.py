@@ -1,7 +1,8 @@
 """A round in which the server learns the sum of the updates and none of them.
 
-Four questions to the sites (cardionets_core/privacy/secure_aggregation/protocol.py). Who does not
-answer one is left out of the next; below the threshold the round is tried again with fresh keys.
+Four questions to the sites, and a fifth where all of them sign what they were told (`agree`); see
+cardionets_core/privacy/secure_aggregation/protocol.py. Who does not answer one is left out of the
+next; below the threshold the round is tried again with fresh keys.
 Once the opening of a sum was asked for, no other sum of this round may be opened (the difference of
 the two would be the update of a few): then only the opening is asked again, and a restarted server
 repeats the round with the same sites.

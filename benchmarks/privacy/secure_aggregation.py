@@ -18,6 +18,13 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 
 from cardionets_core.errors import SiteError, WireError
 from cardionets_core.messages import (
@@ -29,10 +36,16 @@ from cardionets_core.messages import (
     update_to_records,
 )
 from cardionets_core.model_config import ModelConfig
-from cardionets_core.privacy.secure_aggregation.protocol import PUBLIC_BYTES, Terms, unmask
+from cardionets_core.privacy.secure_aggregation.protocol import (
+    PUBLIC_BYTES,
+    SEALED_BYTES,
+    Terms,
+    unmask,
+)
 from cardionets_core.privacy.secure_aggregation.quantiser import CHECKS, Quantiser, check_sum
+from cardionets_core.privacy.secure_aggregation.signatures import SIGNATURE_BYTES
 from cardionets_core.privacy_config import SitePrivacy
-from cardionets_core.secure_config import KEYS, SECURE, SHARES, SecureTask
+from cardionets_core.secure_config import AGREEMENTS, KEYS, SECURE, SHARES, SecureTask
 from client.secure_rounds import serve_securely
 
 if TYPE_CHECKING:
@@ -41,7 +54,7 @@ if TYPE_CHECKING:
     from cardionets_core.packing import Groups
 
 SITES, THRESHOLD = 7, 5
-PHASES = ("keys", "shares", "train", "unmask")
+PHASES = ("keys", "shares", "train", "agree", "unmask")
 SMALL, LARGE = 20_000, 1_000_000
 """Numbers of an update: for the drop-outs, and for bytes and times."""
 
@@ -74,6 +87,8 @@ class Session:
 
     def __post_init__(self) -> None:
         self.studies = {f"site{i}": 20 + 13 * i for i in range(SITES)}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.privacy = _keyed(self.folder, list(self.studies))
 
     def delta(self, site: str) -> Groups:
         """Return the update of a site: noise of the size that training gives, and outliers."""
@@ -99,7 +114,8 @@ class Session:
         for values in residues.values():
             total += np.frombuffer(values.tobytes(), "<u4")
         self.masked = total.copy()
-        revealed = {site: self._opened(site, sealed) for site in self._left("unmask", self.came)}
+        self.agreed = self._asked("agree", self.came, present=self.came)
+        revealed = {site: self._opened(site, sealed) for site in self._left("unmask", self.agreed)}
         terms = Terms("s", THRESHOLD, {s: k[:PUBLIC_BYTES].tobytes() for s, k in keys.items()})
         started = time.process_time()
         unmask(total, terms, revealed, masked=masked, came=self.came)
@@ -132,7 +148,7 @@ class Session:
         header = TaskHeader(
             "run", "", STAGE, "train", 1, 1, 1, ModelConfig(), (), (), train=PLAN, secure=secure
         )
-        config = SimpleNamespace(privacy=SitePrivacy())
+        config = SimpleNamespace(privacy=self.privacy[site])
         there: Any = SimpleNamespace(name=site, runs=self.folder / site, config=config)
         started = time.process_time()
         update = serve_securely(Task(header, {SECURE: arrays}), there, self._train)
@@ -159,14 +175,38 @@ class Session:
         return left
 
     def _opened(self, site: str, sealed: dict[str, np.ndarray]) -> dict[str, bytes]:
-        rows = self.ask(site, "unmask", {SHARES: self.sealed_for(site, sealed)}, present=self.came)
+        rows = self.ask(site, "unmask", self.opening_for(site, sealed), present=self.came)
         return {s: row.tobytes() for s, row in zip(self.roster, rows, strict=True)}
 
-    def sealed_for(self, site: str, sealed: dict[str, np.ndarray]) -> np.ndarray:
-        """Return what each site of the roster has sealed for one of them."""
-        column, width = self.roster.index(site), next(iter(sealed.values())).shape[1]
+    def opening_for(self, site: str, sealed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return what each site of the roster has sealed for one of them, and who has agreed."""
+        column = self.roster.index(site)
+        shares = {s: rows[column] for s, rows in sealed.items()}
+        return {SHARES: self._rows(shares, SEALED_BYTES),
+                AGREEMENTS: self._rows(self.agreed, SIGNATURE_BYTES)}  # fmt: skip
+
+    def _rows(self, rows: dict[str, np.ndarray], width: int) -> np.ndarray:
         nothing = np.zeros(width, dtype=np.uint8)
-        return np.stack([sealed[s][column] if s in sealed else nothing for s in self.roster])
+        return np.stack([rows.get(site, nothing) for site in self.roster])
+
+
+def _keyed(folder: Path, names: list[str]) -> dict[str, SitePrivacy]:
+    """Return site -> its signing key and the verification keys of the others."""
+    keys = {name: Ed25519PrivateKey.generate() for name in names}
+    lines = {
+        name: key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+        for name, key in keys.items()
+    }
+    for name, key in keys.items():
+        private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+        (folder / f"{name}.key").write_bytes(private)
+    return {
+        name: SitePrivacy(
+            signing_key=str(folder / f"{name}.key"),
+            peers={other: line for other, line in lines.items() if other != name},
+        )
+        for name in names
+    }
 
 
 def rows() -> Iterator[dict[str, Any]]:
@@ -247,7 +287,7 @@ def _refusals(folder: Path) -> Iterator[dict[str, Any]]:
     lies = {
         "the other secret of a site, after the sum was opened": {
             "phase": "unmask",
-            "arrays": {SHARES: session.sealed_for("site0", sealed)},
+            "arrays": session.opening_for("site0", sealed),
             "present": session.came[:THRESHOLD],
         },
         "masked residues again, for fewer sites": {
@@ -263,14 +303,29 @@ def _refusals(folder: Path) -> Iterator[dict[str, Any]]:
             code = "answered"
         except SiteError as error:
             code = error.code
-        yield _row(
-            f"a lying server asks: {what}",
-            "secure_aggregation",
-            code,
-            code == "secure_aggregation",
-            control=True,
-        )
+        yield _lie(what, code)
+    yield _unsigned(Session(folder / "unsigned", SMALL))
     yield _left_masked(session)
+
+
+def _unsigned(session: Session) -> dict[str, Any]:
+    """Take all signatures but those of the fewest sites away, less one: nobody opens the sum."""
+    asked = session.opening_for
+
+    def stripped(site: str, sealed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        kept = dict(list(session.agreed.items())[: THRESHOLD - 1])
+        kept.pop(site, None)
+        rows = session._rows(kept, SIGNATURE_BYTES)
+        return asked(site, sealed) | {AGREEMENTS: rows}
+
+    session.opening_for = stripped  # type: ignore[method-assign]
+    try:
+        session.play()
+        code = "answered"
+    except SiteError as error:
+        code = error.code
+    what = "to open a sum of which too few have signed who is in it"
+    return _lie(what, code)
 
 
 def _left_masked(session: Session) -> dict[str, Any]:
@@ -280,6 +335,16 @@ def _left_masked(session: Session) -> dict[str, Any]:
     except WireError:
         found = "noticed"
     return _row("a sum with masks left in it", "noticed", found, found == "noticed", control=True)
+
+
+def _lie(what: str, code: str) -> dict[str, Any]:
+    return _row(
+        f"a lying server asks: {what}",
+        "secure_aggregation",
+        code,
+        code == "secure_aggregation",
+        control=True,
+    )
 
 
 def _row(

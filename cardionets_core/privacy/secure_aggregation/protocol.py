@@ -1,8 +1,9 @@
-"""The four steps of a session, as functions of what each side knows; no wire, disk or clock.
+"""The steps of a session, as functions of what each side knows; no wire, disk or clock.
 
     keys     a site makes two pairs of keys and a seed, and publishes the public keys
     shares   it seals shares of its mask key and of its seed, one of each for every site
     mask     it adds its masks to its residues
+    agree    it signs which sites' masks are in its residues, and who is said to have come
     reveal   of each site it gives one share: of the seed where that site's residues came, of the
              mask key where they did not; never of both
 
@@ -13,7 +14,9 @@ More than half of the roster must be needed (`Terms.check`): then the server can
 shares of a site's seed from some sites, and of its key from others, by telling them different
 things. It does not need both of one site: with the seed of one and the mask keys of all others
 whose masks are on it, that one is bare. So the threshold must be high enough for that, too
-(thresholds.py), and sealed shares open only under the terms that they were made for.
+(thresholds.py), and sealed shares open only under the terms that they were made for. Sites that
+know each other's verification keys open nothing before `threshold` of them have signed that they
+were told the same (`agree`: the consistency check of Bonawitz et al. 2017, figure 4, round 3).
 """
 
 from __future__ import annotations
@@ -68,11 +71,14 @@ class Terms:
         session: its name, made anew by the server for every try of a round.
         threshold: sites whose residues must be in the sum, and whose shares open it.
         roster: site -> its public keys.
+        settings: SHA-256 of what else all sites must be told alike: the round, clips, weights. With
+            a clip of 10^30 for the others a sum would be one site's update.
     """
 
     session: str
     threshold: int
     roster: Roster
+    settings: str = ""
 
     def check(self) -> None:
         """Check that no site could be singled out under these terms.
@@ -95,8 +101,8 @@ class Terms:
 
     @property
     def digest(self) -> bytes:
-        """The SHA-256 of threshold and roster, in its order."""
-        mark = hashlib.sha256(f"{self.threshold}|{len(self.roster)}".encode())
+        """The SHA-256 of settings, threshold and roster, in its order."""
+        mark = hashlib.sha256(f"{self.settings}|{self.threshold}|{len(self.roster)}".encode())
         for site, keys in self.roster.items():
             mark.update(f"|{site}|".encode() + keys)  # no site's name holds a "|"
         return mark.digest()
@@ -233,7 +239,7 @@ class Member:
             raise ProtocolError(str(error)) from None
 
     def _about(self, sender: str, receiver: str) -> bytes:
-        # Under other terms than the sender's nobody opens them: no site is told another roster.
+        # Under other terms than the sender's nobody opens them: no site is told other ones.
         return f"{self.terms.session}|{sender}|{receiver}|".encode() + self.terms.digest
 
 
