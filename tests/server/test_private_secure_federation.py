@@ -32,7 +32,7 @@ PLAN = (
 
 @pytest.fixture(scope="module")
 def hospitals(tmp_path_factory, write_hospital):
-    """Site name -> YAML of three that sign, add to sums only, and demand privacy; of unlike size."""
+    """Site name -> YAML of three that sign, add to sums only and demand privacy; unlike in size."""
     folder = tmp_path_factory.mktemp("hidden")
     keys, sites = keyed(folder, ("east", "south", "west")), {}
     for name, preset, patients in (("east", "A", 12), ("south", "B", 12), ("west", "C", 8)):
