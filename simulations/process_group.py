@@ -13,7 +13,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import IO
@@ -23,7 +23,7 @@ import psutil
 from cardionets_core.errors import EngineError
 from cardionets_core.flower_command import LOOPBACK, Command
 from cardionets_core.ports import held_by
-from cardionets_core.supervision import signals_to
+from cardionets_core.supervision import signals_afterwards, signals_to
 from simulations import watchdog
 
 TAIL_LINES = 15
@@ -96,7 +96,7 @@ class ProcessGroup:
         Raises:
             EngineError: something survived SIGKILL.
         """
-        with _signals_afterwards():
+        with signals_afterwards():  # a second Ctrl-C must not leave orphans
             gone = watchdog.end_family(self._token, self._sessions, patience=patience)
             gone = all([_reap(process) for process in self.processes.values()]) and gone
             self._dismiss_watchdog()
@@ -178,31 +178,24 @@ def _exit_like_a_shell(number: int, _frame: FrameType | None) -> None:
 
 
 @contextmanager
-def _signals_afterwards() -> Iterator[None]:
-    """Hold signals back while ending processes: a second Ctrl-C must not leave orphans.
+def reserved_ports(count: int) -> Iterator[list[int]]:
+    """Hold free TCP ports of loopback for processes that will listen on them.
 
-    Nor may a first one be lost, where the federation ends of its own accord: the first that came
-    is delivered at the end.
+    It takes a server seconds until it listens, and another program that asks for any free port
+    could be given the same one meanwhile. Linux hands out no port that a socket holds, and yet
+    lets a server that sets SO_REUSEADDR, as all do, listen on one that is held so and not
+    listened on. Elsewhere the ports are let go at once.
     """
-    came: list[int] = []
-    try:
-        with signals_to(lambda number, _frame: came.append(number)):
-            yield
-    finally:
-        for first in came[:1]:
-            signal.raise_signal(first)
-
-
-def free_ports(count: int) -> list[int]:
-    """Return TCP ports of loopback that nobody listens on right now."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
+    with ExitStack() as holding:
+        sockets = [holding.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
+            if sys.platform == "linux":
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             one.bind((LOOPBACK, 0))
-        return [int(one.getsockname()[1]) for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
+        ports = [int(one.getsockname()[1]) for one in sockets]
+        if sys.platform != "linux":
+            holding.close()
+        yield ports
 
 
 def check_port(port: int) -> None:

@@ -22,6 +22,8 @@ TOKEN = "CARDIONETS_FEDERATION"  # name of the environment variable, not a secre
 TERMINATE_S = 4.0
 KILL_S = 10.0
 _SCAN_S = 0.1
+_STDIN = 0
+_PIPE_BYTES = 65536
 
 
 def family(token: str, sessions: set[int]) -> list[psutil.Process]:
@@ -95,15 +97,22 @@ def watch(token: str, parent: int) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    sessions: set[int] = set()
+    heard = b""
     while os.getppid() == parent:
-        ready, _, _ = select.select([sys.stdin], [], [], 0.5)
-        if ready:
-            line = sys.stdin.readline()
-            if not line:
+        if _can_read(0.5):
+            said = os.read(_STDIN, _PIPE_BYTES)
+            if not said:
                 break
-            sessions.add(int(line))
-    end_family(token, sessions)
+            heard += said
+    # Who holds the pipe open closes it never: what the parent said last may still lie in it.
+    while _can_read(0.0) and (said := os.read(_STDIN, _PIPE_BYTES)):
+        heard += said
+    end_family(token, {int(line) for line in heard.splitlines()})
+
+
+def _can_read(seconds: float) -> bool:
+    """Wait for a word of the parent; past Python's own buffer, which `select` cannot see into."""
+    return bool(select.select([_STDIN], [], [], seconds)[0])
 
 
 if __name__ == "__main__":

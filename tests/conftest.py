@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from cardionets_core.config_tree import digest
 from client.client_app import app as client_app
@@ -32,10 +34,21 @@ PRIVACY = {"private", "privacy", "secure", "central", "ledger", "budget", "bank"
 
 Federate = Callable[..., Path]
 
+# The same examples every time, however long each takes on a busy machine. To look for new ones:
+# pytest --hypothesis-profile=default
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
+
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let MLflow do what SQLAlchemy 2.1 deprecates; nothing of ours."""
+    """Let MLflow do what SQLAlchemy 2.1 deprecates; and let Ctrl-C be heard.
+
+    A shell lets what it starts in the background ignore SIGINT, and children inherit that: those
+    that a test interrupts would go on.
+    """
     config.addinivalue_line("filterwarnings", "ignore:The ``noload`` loader strategy")
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,6 +9,7 @@ embedding, a prediction or an image of one of them.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cardionets_core.data.dataset import SiteDataset
-    from cardionets_core.evaluation.forward import EcgReading
+    from cardionets_core.evaluation.forward import EcgReading, LabelKind, Labels
     from cardionets_core.evaluation.options import EvaluationOptions
     from cardionets_core.models.cardionet import CardioNet
 
@@ -81,6 +82,36 @@ def score_sums(
     return sums
 
 
+@dataclass(frozen=True)
+class _HeldOut:
+    """Test patients who have an ECG and labels of one kind.
+
+    Attributes:
+        rows: their studies, int [N].
+        known: what is known of them.
+        mask: the labels that are scored, bool [N, K].
+        weights: of the bootstrap, [1 + R, N].
+    """
+
+    rows: NDArray[np.int64]
+    known: Labels
+    mask: NDArray[np.bool_]
+    weights: Floats
+
+
+def _held_out(
+    kind: LabelKind, dataset: SiteDataset, options: EvaluationOptions, seed: int
+) -> _HeldOut | None:
+    """Return whom a site scores by labels of one kind; None where there are too few of them."""
+    rows = dataset.indices("test", frozenset({"ecg", kind}))
+    if len(rows) < options.minimum_patients:
+        return None
+    known = read_labels(dataset, rows, size=options.batch_size)
+    mask = enough(known.of(kind)[1], options.minimum_patients)
+    weights = patient_weights(dataset, rows, replicates=options.replicates, seed=seed)
+    return _HeldOut(rows, known, mask, weights)
+
+
 def _score_phenotypes(
     heard: EcgReading,
     dataset: SiteDataset,
@@ -88,20 +119,18 @@ def _score_phenotypes(
     options: EvaluationOptions,
     seed: int,
 ) -> Sums:
-    rows = dataset.indices("test", frozenset({"ecg", "phenotypes"}))
-    if len(rows) < options.minimum_patients:
+    held_out = _held_out("phenotypes", dataset, options, seed)
+    if held_out is None:
         return {}
-    known = read_labels(dataset, rows, size=options.batch_size)
-    guess = heard.of(rows).phenotypes
+    known = held_out.known
+    guess = heard.of(held_out.rows).phenotypes
     design = covariate_design(known.covariates, known.covariate_mask)
     predictions = {"mean": np.zeros_like(guess), "ecg": guess}
     if "covariates_phenotypes" in probes:
         predictions["covariates"] = design @ probes["covariates_phenotypes"].T
     if "fusion" in probes:
         predictions["ecg_covariates"] = fuse(design, guess, probes["fusion"])
-    mask = enough(known.phenotype_mask, options.minimum_patients)
-    weights = patient_weights(dataset, rows, replicates=options.replicates, seed=seed)
-    return regression_sums(known.phenotypes, mask, predictions, weights)
+    return regression_sums(known.phenotypes, held_out.mask, predictions, held_out.weights)
 
 
 def _score_diseases(
@@ -111,14 +140,12 @@ def _score_diseases(
     options: EvaluationOptions,
     seed: int,
 ) -> Sums:
-    rows = dataset.indices("test", frozenset({"ecg", "diseases"}))
-    if len(rows) < options.minimum_patients:
+    held_out = _held_out("diseases", dataset, options, seed)
+    if held_out is None:
         return {}
-    known = read_labels(dataset, rows, size=options.batch_size)
-    mask = enough(known.disease_mask, options.minimum_patients)
-    weights = patient_weights(dataset, rows, replicates=options.replicates, seed=seed)
+    known, mask, weights = held_out.known, held_out.mask, held_out.weights
     bins = (options.score_bins, options.replicate_bins, options.calibration_bins)
-    probability = heard.of(rows).probability
+    probability = heard.of(held_out.rows).probability
     rank = _spread(logit(probability), probes, "ecg")
     found = binary_sums(known.diseases, mask, probability, rank, weights, bins=bins)
     sums = under("ecg", found)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cardionets_core.data.dataset import SiteDataset
-    from cardionets_core.evaluation.forward import EcgReading
+    from cardionets_core.evaluation.forward import EcgReading, LabelKind
     from cardionets_core.models.cardionet import CardioNet
 
 Probes = dict[str, Floats]
@@ -105,16 +105,22 @@ def logit(probability: Floats) -> Floats:
     return np.log(p / (1 - p))
 
 
+def _covariate_sums(kind: LabelKind, dataset: SiteDataset, options: EvaluationOptions) -> Sums:
+    """Return what the covariates-only reference of one kind of labels is solved from."""
+    rows = dataset.indices("train", frozenset({kind}))
+    if len(rows) < options.minimum_patients:
+        return {}
+    labels = read_labels(dataset, rows, size=options.batch_size)
+    truth, known = labels.of(kind)
+    design = covariate_design(labels.covariates, labels.covariate_mask)
+    equations = normal_equations(design, truth, enough(known, options.minimum_patients))
+    return under(f"covariates_{kind}", equations)
+
+
 def _phenotype_sums(
     heard: EcgReading | None, dataset: SiteDataset, options: EvaluationOptions
 ) -> Sums:
-    sums: Sums = {}
-    train = dataset.indices("train", frozenset({"phenotypes"}))
-    if len(train) >= options.minimum_patients:
-        known = read_labels(dataset, train, size=options.batch_size)
-        mask = enough(known.phenotype_mask, options.minimum_patients)
-        design = covariate_design(known.covariates, known.covariate_mask)
-        sums |= under("covariates_phenotypes", normal_equations(design, known.phenotypes, mask))
+    sums = _covariate_sums("phenotypes", dataset, options)
     rows = dataset.indices("validation", frozenset({"ecg", "phenotypes"}))
     if heard is not None and len(rows) >= options.minimum_patients:
         known = read_labels(dataset, rows, size=options.batch_size)
@@ -134,14 +140,7 @@ def _phenotype_sums(
 def _disease_sums(
     heard: EcgReading | None, dataset: SiteDataset, options: EvaluationOptions
 ) -> Sums:
-    sums: Sums = {}
-    train = dataset.indices("train", frozenset({"diseases"}))
-    if len(train) >= options.minimum_patients:
-        known = read_labels(dataset, train, size=options.batch_size)
-        mask = enough(known.disease_mask, options.minimum_patients)
-        design = covariate_design(known.covariates, known.covariate_mask)
-        truth = known.diseases.astype(np.float64)
-        sums |= under("covariates_diseases", normal_equations(design, truth, mask))
+    sums = _covariate_sums("diseases", dataset, options)
     rows = dataset.indices("validation", frozenset({"ecg", "diseases"}))
     if heard is not None and len(rows) >= options.minimum_patients:
         scores = logit(heard.of(rows).probability)

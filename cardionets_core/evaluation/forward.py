@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from cardionets_core.data.manifest import Split
     from cardionets_core.evaluation.sums import Floats
     from cardionets_core.models.cardionet import CardioNet
+
+LabelKind = Literal["phenotypes", "diseases"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,12 @@ class Labels:
     phenotype_mask: NDArray[np.bool_]
     diseases: NDArray[np.bool_]
     disease_mask: NDArray[np.bool_]
+
+    def of(self, kind: LabelKind) -> tuple[Floats, NDArray[np.bool_]]:
+        """Return the labels of one kind, float64 [N, K], and which of them are known."""
+        if kind == "phenotypes":
+            return self.phenotypes, self.phenotype_mask
+        return self.diseases.astype(np.float64), self.disease_mask
 
 
 @contextmanager

@@ -18,8 +18,13 @@ from torch import Tensor
 from cardionets_core.errors import ConfigError
 from cardionets_core.privacy.bank import Bank, Negatives
 from cardionets_core.runtime import derive_seed
-from cardionets_core.training.alignment import CONTRASTIVE, negative_weights, phenotype_error
-from cardionets_core.training.objective import Losses, Noise, Objective, make_losses
+from cardionets_core.training.alignment import (
+    CONTRASTIVE,
+    encode_pairs,
+    negative_weights,
+    pair_losses,
+)
+from cardionets_core.training.objective import Losses, Noise, Objective
 from cardionets_core.training.objectives import KINDS, make_objective
 
 if TYPE_CHECKING:
@@ -137,29 +142,17 @@ def public_negatives_loss(
     the spread over the bank and not over the batch.
     """
     negatives = Negatives(**noise)
-    paired = batch.lead_mask.any(1) & batch.view_mask.any(1)
-    ecg = model.encode_ecg(batch.ecg, batch.lead_mask).pooled
-    with torch.set_grad_enabled(torch.is_grad_enabled() and not options["freeze_cmr"]):
-        cmr = model.encode_cmr(batch.cine, batch.view_mask)
-    to_ecg, to_cmr = _weights(batch, cmr.detach().float(), negatives, options=options)
+    pairs = encode_pairs(model, batch, freeze_cmr=bool(options["freeze_cmr"]))
+    to_ecg, to_cmr = _weights(batch, pairs.cmr.detach().float(), negatives, options=options)
     alignment = bank_nce(
-        model.project_ecg(ecg),
-        model.project_cmr(cmr),
+        model.project_ecg(pairs.ecg),
+        model.project_cmr(pairs.cmr),
         negatives,
         to_ecg=to_ecg,
         to_cmr=to_cmr,
         temperature=options["temperature"],
     )
-    alignment = alignment * paired
-    regression_ecg = phenotype_error(model.ecg_projector.phenotypes(ecg), batch)
-    regression_cmr = phenotype_error(model.cmr_projector.phenotypes(cmr), batch)
-    regression = regression_ecg + regression_cmr
-    return make_losses(
-        alignment + options["phenotype_weight"] * regression * paired,
-        alignment=alignment,
-        regression_ecg=regression_ecg,
-        regression_cmr=regression_cmr,
-    )
+    return pair_losses(model, batch, pairs, alignment, weight=options["phenotype_weight"])
 
 
 def bank_nce(

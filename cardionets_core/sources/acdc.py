@@ -14,24 +14,16 @@ from pathlib import Path
 from cardionets_core.data.mask_phenotypes import MaskLabels
 from cardionets_core.data.paths import file_inside
 from cardionets_core.data.refusal import RecordRefused
+from cardionets_core.sources.cine_groups import ACDC_GROUPS
 from cardionets_core.sources.cmr_item import CmrItem
 from cardionets_core.sources.masked_cine import number, read_masked
+from cardionets_core.sources.plausible import height_of, weight_of
 from cardionets_core.sources.recording import Facts, Person, SourceCmr
 
 LABELS = MaskLabels(lv=3, myo=2, rv=1)
 
 _MOST_BYTES = 4096
 _FRAME = re.compile(r"_frame(\d{1,3})_gt\.nii(?:\.gz)?$", re.IGNORECASE | re.ASCII)
-
-_CARDIOMYOPATHIES = ("dilated_cardiomyopathy", "hypertrophic_cardiomyopathy", "cardiomyopathy")
-DISEASES_OF_GROUP: dict[str, dict[str, float]] = {
-    "NOR": dict.fromkeys((*_CARDIOMYOPATHIES, "myocardial_infarction"), 0.0),
-    "MINF": {"myocardial_infarction": 1.0, "coronary_artery_disease": 1.0},
-    "DCM": {"dilated_cardiomyopathy": 1.0, "cardiomyopathy": 1.0},
-    "HCM": {"hypertrophic_cardiomyopathy": 1.0, "cardiomyopathy": 1.0},
-    "RV": {},
-}
-"""What a group says; what it does not say is unknown, not absent."""
 
 
 def is_patient_folder(names: frozenset[str]) -> bool:
@@ -83,10 +75,10 @@ def _read_info(path: Path, patient: str) -> tuple[Facts, int | None]:
     height, weight = number(cells.get("height", "")), number(cells.get("weight", ""))
     person = Person(
         patient_id=patient,
-        height_cm=height if 30 <= height <= 250 else float("nan"),
-        weight_kg=weight if 0.3 <= weight <= 400 else float("nan"),
+        height_cm=height_of(height),
+        weight_kg=weight_of(weight),
     )
     frame = number(cells.get("ed", ""))
-    values = DISEASES_OF_GROUP.get(cells.get("group", "").upper(), {})
+    values = ACDC_GROUPS.get(cells.get("group", "").upper(), {})
     diastole = int(frame) - 1 if isfinite(frame) and 1 <= frame <= 1000 else None
     return Facts(person=person, values=values), diastole

@@ -24,11 +24,19 @@ from cardionets_core.data.ecg import EcgRecord, ecg_record
 from cardionets_core.data.leads import lead_index
 from cardionets_core.data.refusal import RecordRefused
 from cardionets_core.sources import safe_xml
-from cardionets_core.sources.plausible import age_of, date_of, moment_of, sex_of
+from cardionets_core.sources.plausible import (
+    age_of,
+    date_of,
+    height_of,
+    moment_of,
+    sex_of,
+    weight_of,
+)
 from cardionets_core.sources.recording import Facts, Person, SourceEcg
 from cardionets_core.sources.safe_xml import need, number, number_or_nan, numbers, text
 
 KIND = "cardiosoft"
+ROOT = "CardiologyXML"
 
 _PER_BIT = re.compile(r"([munµ\u03bc]?V)\s*per\s*lsb", re.IGNORECASE)
 _YEARS = {"years": 1.0, "year": 1.0, "": 1.0, "months": 1 / 12, "days": 1 / 365.25}
@@ -39,7 +47,7 @@ _PARTICIPANT = re.compile(r"(\d{7})_20205_\d+_\d+", re.ASCII)
 
 def recognises(name: str, head: bytes) -> bool:
     """Return whether a file is of CardioSoft, by its root element."""
-    return safe_xml.root_tag(head) == "CardiologyXML"
+    return safe_xml.root_tag(head) == ROOT
 
 
 def read(path: Path, part: str, *, root: Path) -> SourceEcg:
@@ -48,9 +56,7 @@ def read(path: Path, part: str, *, root: Path) -> SourceEcg:
     Raises:
         RecordRefused: with one of the codes of refusal.REASONS.
     """
-    tree = safe_xml.parse(path, root=root)
-    if tree.tag != "CardiologyXML" or part:
-        raise RecordRefused("header", "no document of CardioSoft")
+    tree = safe_xml.parse_as(ROOT, path, part, root=root, what="document of CardioSoft")
     return SourceEcg(record=_record(need(tree, "StripData")), facts=_facts(tree, path))
 
 
@@ -109,8 +115,8 @@ def _person(info: Element) -> Person:
         patient_id=text(info, "PID"),
         sex=sex_of(text(info, "Gender")),
         age=age_of(amount("Age", _YEARS)),
-        height_cm=height if 30 <= height <= 250 else nan,
-        weight_kg=weight if 0.3 <= weight <= 400 else nan,
+        height_cm=height_of(height),
+        weight_kg=weight_of(weight),
         birth_date=None if born is None else _day(born),
     )
 

@@ -11,7 +11,14 @@ from datetime import datetime
 from math import nan
 
 from cardionets_core.sources.dicom import Dataset, number_of, text_of
-from cardionets_core.sources.plausible import age_of, date_of, moment_of, sex_of
+from cardionets_core.sources.plausible import (
+    age_of,
+    date_of,
+    height_of,
+    moment_of,
+    sex_of,
+    weight_of,
+)
 from cardionets_core.sources.recording import Facts, Person
 
 _AGE = re.compile(r"(\d{1,3})([DWMY])", re.ASCII)
@@ -49,8 +56,8 @@ def _person(dataset: Dataset) -> Person:
         patient_id=text_of(dataset, "PatientID"),
         sex=sex_of(text_of(dataset, "PatientSex")),
         age=age_years(text_of(dataset, "PatientAge")),
-        height_cm=centimetres if 30 <= centimetres <= 250 else nan,
-        weight_kg=kilograms if 0.3 <= kilograms <= 400 else nan,
+        height_cm=height_of(centimetres),
+        weight_kg=weight_of(kilograms),
         birth_date=date_of(text_of(dataset, "PatientBirthDate")),
     )
 

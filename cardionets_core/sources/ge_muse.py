@@ -28,11 +28,19 @@ from cardionets_core.data.ecg import EcgRecord, ecg_record
 from cardionets_core.data.leads import lead_index
 from cardionets_core.data.refusal import RecordRefused
 from cardionets_core.sources import safe_xml
-from cardionets_core.sources.plausible import age_of, date_of, moment_of, sex_of
+from cardionets_core.sources.plausible import (
+    age_of,
+    date_of,
+    height_of,
+    moment_of,
+    sex_of,
+    weight_of,
+)
 from cardionets_core.sources.recording import Facts, Person, SourceEcg
 from cardionets_core.sources.safe_xml import number, number_or_nan, text
 
 KIND = "ge_muse"
+ROOT = "RestingECG"
 
 _UNITS = {
     "MICROVOLTS": "uV", "MICROVOLT": "uV", "UV": "uV",
@@ -52,7 +60,7 @@ _LARGEST_EXPONENT = 6
 
 def recognises(name: str, head: bytes) -> bool:
     """Return whether a file is a resting ECG of MUSE, by its root element."""
-    return safe_xml.root_tag(head) == "RestingECG"
+    return safe_xml.root_tag(head) == ROOT
 
 
 def read(path: Path, part: str, *, root: Path) -> SourceEcg:
@@ -61,9 +69,7 @@ def read(path: Path, part: str, *, root: Path) -> SourceEcg:
     Raises:
         RecordRefused: with one of the codes of refusal.REASONS.
     """
-    tree = safe_xml.parse(path, root=root)
-    if tree.tag != "RestingECG" or part:
-        raise RecordRefused("header", "no resting ECG")
+    tree = safe_xml.parse_as(ROOT, path, part, root=root, what="resting ECG")
     rhythm = [
         wave for wave in tree.iterfind("Waveform") if text(wave, "WaveformType").lower() == "rhythm"
     ]
@@ -159,8 +165,8 @@ def _person(demographics: Element) -> Person:
         patient_id=text(demographics, "PatientID"),
         sex=sex_of(text(demographics, "Gender")),
         age=age_of(number_or_nan(text(demographics, "PatientAge")) * years),
-        height_cm=height if 30 <= height <= 250 else math.nan,
-        weight_kg=weight if 0.3 <= weight <= 400 else math.nan,
+        height_cm=height_of(height),
+        weight_kg=weight_of(weight),
         birth_date=_day(text(demographics, "DateofBirth")),
     )
 

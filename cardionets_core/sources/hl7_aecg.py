@@ -33,6 +33,7 @@ from cardionets_core.sources.recording import Facts, Person, SourceEcg
 from cardionets_core.vocabulary import LEADS
 
 KIND = "hl7_aecg"
+ROOT = "AnnotatedECG"
 
 _SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 _YEARS = {"a": 1.0, "mo": 1 / 12, "wk": 7 / 365.25, "d": 1 / 365.25}
@@ -55,7 +56,7 @@ class _Set:
 
 def recognises(name: str, head: bytes) -> bool:
     """Return whether a file is an annotated ECG, by its root element."""
-    return safe_xml.root_tag(head) == "AnnotatedECG"
+    return safe_xml.root_tag(head) == ROOT
 
 
 def read(path: Path, part: str, *, root: Path) -> SourceEcg:
@@ -64,9 +65,7 @@ def read(path: Path, part: str, *, root: Path) -> SourceEcg:
     Raises:
         RecordRefused: with one of the codes of refusal.REASONS.
     """
-    tree = safe_xml.parse(path, root=root)
-    if tree.tag != "AnnotatedECG" or part:
-        raise RecordRefused("header", "no annotated ECG")
+    tree = safe_xml.parse_as(ROOT, path, part, root=root, what="annotated ECG")
     for series in _series(tree):
         sets = [_set(element) for element in series.iterfind("component/sequenceSet")]
         if any(s.leads for s in sets):

@@ -10,15 +10,16 @@ import csv
 import io
 import re
 from functools import lru_cache
-from math import isfinite, nan
+from math import isfinite
 from pathlib import Path
 
 from cardionets_core.data.mask_phenotypes import MaskLabels
 from cardionets_core.data.paths import file_inside
 from cardionets_core.data.refusal import RecordRefused
+from cardionets_core.sources.cine_groups import MNMS_PATHOLOGIES
 from cardionets_core.sources.cmr_item import CmrItem
 from cardionets_core.sources.masked_cine import number, read_masked
-from cardionets_core.sources.plausible import age_of, sex_of
+from cardionets_core.sources.plausible import age_of, height_of, sex_of, weight_of
 from cardionets_core.sources.recording import Facts, Person, SourceCmr
 
 LABELS = MaskLabels(lv=1, myo=2, rv=3)
@@ -26,16 +27,6 @@ LABELS = MaskLabels(lv=1, myo=2, rv=3)
 _CODE_COLUMNS = ("external code", "external_code", "code", "subject_code")
 _MOST_BYTES = 4 * 2**20
 _CINE = re.compile(r"(?P<code>[A-Za-z0-9]{3,12})_sa\.nii(\.gz)?$", re.ASCII)
-
-_CARDIOMYOPATHIES = ("dilated_cardiomyopathy", "hypertrophic_cardiomyopathy", "cardiomyopathy")
-DISEASES_OF_PATHOLOGY: dict[str, dict[str, float]] = {
-    "NOR": dict.fromkeys((*_CARDIOMYOPATHIES, "myocardial_infarction"), 0.0),
-    "DCM": {"dilated_cardiomyopathy": 1.0, "cardiomyopathy": 1.0},
-    "HCM": {"hypertrophic_cardiomyopathy": 1.0, "cardiomyopathy": 1.0},
-    "MINF": {"myocardial_infarction": 1.0, "coronary_artery_disease": 1.0},
-    "IHD": {"coronary_artery_disease": 1.0},
-}
-"""ARV (abnormal right ventricle), LVNC (non-compaction), HHD (hypertension) have no name in it."""
 
 
 def code_of(folder: str, names: frozenset[str]) -> str:
@@ -86,11 +77,11 @@ def _facts(row: dict[str, str], patient: str) -> Facts:
         patient_id=patient,
         sex=sex_of(row.get("sex", "")),
         age=age_of(number(row.get("age", ""))),
-        height_cm=height if 30 <= height <= 250 else nan,
-        weight_kg=weight if 0.3 <= weight <= 400 else nan,
+        height_cm=height_of(height),
+        weight_kg=weight_of(weight),
     )
     pathology = row.get("pathology", row.get("disease", "")).upper()
-    return Facts(person=person, values=DISEASES_OF_PATHOLOGY.get(pathology, {}))
+    return Facts(person=person, values=MNMS_PATHOLOGIES.get(pathology, {}))
 
 
 @lru_cache(maxsize=4)

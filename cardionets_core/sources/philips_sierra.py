@@ -24,7 +24,14 @@ from numpy.typing import NDArray
 from cardionets_core.data.ecg import RATES_HZ, ecg_record
 from cardionets_core.data.refusal import RecordRefused
 from cardionets_core.sources import safe_xml
-from cardionets_core.sources.plausible import age_of, date_of, moment_of, sex_of
+from cardionets_core.sources.plausible import (
+    age_of,
+    date_of,
+    height_of,
+    moment_of,
+    sex_of,
+    weight_of,
+)
 from cardionets_core.sources.recording import Facts, Person, SourceEcg
 from cardionets_core.sources.safe_xml import text
 from cardionets_core.sources.sierra_codec import Samples, decode_leads, restore_limb_leads
@@ -192,8 +199,8 @@ def _person(general: Element) -> Person:
         patient_id=next((found for found in ids if found), ""),
         sex=sex_of(text(general, "sex")),
         age=age_of(_number(text(general, "age/years"))),
-        height_cm=centimetres if 30 <= centimetres <= 250 else nan,
-        weight_kg=kilograms if 0.3 <= kilograms <= 400 else nan,
+        height_cm=height_of(centimetres),
+        weight_kg=weight_of(kilograms),
         birth_date=date_of(text(general, "age/dateofbirth")),
     )
 

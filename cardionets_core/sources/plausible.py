@@ -49,6 +49,16 @@ def age_of(years: float) -> float:
     return float(years) if 0 <= years <= OLDEST else nan
 
 
+def height_of(centimetres: float) -> float:
+    """Return a height in cm, NaN where nobody can have it."""
+    return float(centimetres) if 30 <= centimetres <= 250 else nan
+
+
+def weight_of(kilograms: float) -> float:
+    """Return a weight in kg, NaN where nobody can have it."""
+    return float(kilograms) if 0.3 <= kilograms <= 400 else nan
+
+
 def date_of(written: str) -> date | None:
     """Return the day of `YYYYMMDD` or `YYYY-MM-DD` and what follows it, None where there is none.
 

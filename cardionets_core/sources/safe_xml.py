@@ -75,6 +75,25 @@ def parse(path: Path, *, root: Path) -> Element:
     return tree
 
 
+def parse_as(tag: str, path: Path, part: str, *, root: Path, what: str) -> Element:
+    """Read a document that is one recording.
+
+    Args:
+        tag: name of its root element.
+        path: the file.
+        part: of it; there is none.
+        root: folder that it may not lie outside of.
+        what: the recording in words, for the message.
+
+    Raises:
+        RecordRefused: as of `parse`; `header` for another document, or for a part of it.
+    """
+    tree = parse(path, root=root)
+    if tree.tag != tag or part:
+        raise RecordRefused("header", f"no {what}")
+    return tree
+
+
 def root_tag(head: bytes) -> str:
     """Return the name of the root element in the first bytes of a file; "" if it is no XML."""
     for mark, codec in (*_MARKS, *_UNMARKED_16):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,21 @@ PARTS = ("ecg_encoder", "ecg_projector", "cmr_encoder", "cmr_projector")
 NEEDS = frozenset({"ecg", "cine"})
 
 
+@dataclass(frozen=True)
+class Pairs:
+    """Both sides of B patients, encoded.
+
+    Attributes:
+        ecg: pooled features of the ECG encoder [B, W].
+        cmr: descriptors of the CMR encoder [B, W].
+        known: who has both sides, bool [B].
+    """
+
+    ecg: Tensor
+    cmr: Tensor
+    known: Tensor
+
+
 def contrastive_loss(
     model: CardioNet, batch: Batch, noise: Noise, *, options: dict[str, float]
 ) -> Losses:
@@ -35,27 +51,53 @@ def contrastive_loss(
     The loss of a patient depends on the whole batch: on K sites the mean over sites is not the
     loss of the pooled batch, because negatives come from the own site only.
     """
-    paired = batch.lead_mask.any(1) & batch.view_mask.any(1)
-    ecg = model.encode_ecg(batch.ecg, batch.lead_mask).pooled
-    with torch.set_grad_enabled(torch.is_grad_enabled() and not options["freeze_cmr"]):
-        cmr = model.encode_cmr(batch.cine, batch.view_mask)
+    pairs = encode_pairs(model, batch, freeze_cmr=bool(options["freeze_cmr"]))
     if options["descriptor_phenotypes"]:
         distance = phenotype_distance(batch.phenotypes, batch.phenotype_mask)
     else:
-        distance = descriptor_distance(cmr.detach().float(), paired)
-    weights = negative_weights(distance, options["sigma"]) * paired
+        distance = descriptor_distance(pairs.cmr.detach().float(), pairs.known)
+    weights = negative_weights(distance, options["sigma"]) * pairs.known
     alignment = info_nce(
-        model.project_ecg(ecg),
-        model.project_cmr(cmr),
+        model.project_ecg(pairs.ecg),
+        model.project_cmr(pairs.cmr),
         weights,
         temperature=options["temperature"],
     )
-    alignment = alignment * paired
-    regression_ecg = phenotype_error(model.ecg_projector.phenotypes(ecg), batch)
-    regression_cmr = phenotype_error(model.cmr_projector.phenotypes(cmr), batch)
+    return pair_losses(model, batch, pairs, alignment, weight=options["phenotype_weight"])
+
+
+def encode_pairs(model: CardioNet, batch: Batch, *, freeze_cmr: bool) -> Pairs:
+    """Return what the encoders make of both sides of every patient.
+
+    Args:
+        model: its two encoders are read.
+        batch: B patients.
+        freeze_cmr: no gradient reaches the CMR encoder.
+    """
+    ecg = model.encode_ecg(batch.ecg, batch.lead_mask).pooled
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not freeze_cmr):
+        cmr = model.encode_cmr(batch.cine, batch.view_mask)
+    return Pairs(ecg, cmr, known=batch.lead_mask.any(1) & batch.view_mask.any(1))
+
+
+def pair_losses(
+    model: CardioNet, batch: Batch, pairs: Pairs, alignment: Tensor, *, weight: float
+) -> Losses:
+    """Return the alignment of the pairs plus the regression of phenotypes from both sides.
+
+    Args:
+        model: its two projectors are read.
+        batch: the patients of `pairs`.
+        pairs: of `encode_pairs`.
+        alignment: [B]; it counts for those who have both sides.
+        weight: of the regression.
+    """
+    alignment = alignment * pairs.known
+    regression_ecg = phenotype_error(model.ecg_projector.phenotypes(pairs.ecg), batch)
+    regression_cmr = phenotype_error(model.cmr_projector.phenotypes(pairs.cmr), batch)
     regression = regression_ecg + regression_cmr
     return make_losses(
-        alignment + options["phenotype_weight"] * regression * paired,
+        alignment + weight * regression * pairs.known,
         alignment=alignment,
         regression_ecg=regression_ecg,
         regression_cmr=regression_cmr,

@@ -21,7 +21,7 @@ from simulations.faults.plain_federation import PlainFederation
 from simulations.faults.row import Row, is_quick
 from simulations.faults.small import NANO, ecg_hospitals, plan
 from simulations.grid import run_in_process
-from simulations.process_group import free_ports
+from simulations.process_group import reserved_ports
 from simulations.processes import Federation
 
 if TYPE_CHECKING:
@@ -121,12 +121,12 @@ def over_link(
         delay_s: see `cuts`.
         loss: see `cuts`.
     """
-    run, (port,) = folder / config.name, free_ports(1)
+    run = folder / config.name
     write_config(run, config)
     submission = {"run": config.name, "config-hash": digest(config)}
     env = {"OMP_NUM_THREADS": str(config.threads)}
     slowness = {"bits_per_s": bits_per_s, "delay_s": delay_s, "loss": loss}
-    with Link(run / "link", port, cuts=cuts, **slowness) as link:
+    with reserved_ports(1) as (port,), Link(run / "link", port, cuts=cuts, **slowness) as link:
         behind = {next(iter(sites)): link.address}
         with Federation(run, sites, port=port, env=env, site_address=behind) as federation:
             federation.wait(federation.submit(submission), seconds=PATIENCE_S)

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +25,7 @@ from typing import Any, Literal
 
 from cardionets_core.errors import EngineError
 from cardionets_core.flower_command import LOOPBACK
-from simulations.process_group import free_ports
+from simulations.process_group import reserved_ports
 
 Way = Literal["up", "down"]
 
@@ -104,7 +105,8 @@ class Link:
         cuts: Sequence[Cut] = (),
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        (port,) = free_ports(1)
+        self._undo = ExitStack()
+        (port,) = self._undo.enter_context(reserved_ports(1))
         self._events = folder.resolve() / EVENTS
         self._events.unlink(missing_ok=True)
         self.plan = LinkPlan(
@@ -147,12 +149,14 @@ class Link:
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
             self._process.wait(timeout=START_S)
+        self._undo.close()
 
     def events(self) -> list[dict[str, Any]]:
-        """Return what has happened: `listening`, `object`, `cut` and `restored`, oldest first.
+        """Return what has happened, oldest first: `listening`, `object`, `cut`, `restored` ...
 
         An `object` says its `way` and `message`, its `size`, how much of it `passed`, and when it
-        `began` and (`time`) ended, in seconds since 1970.
+        `began` and (`time`) ended, in seconds since 1970. An object that passed whole is
+        `unanswered`, with its `way`, `message` and `size`, if its answer did not pass.
         """
         if not self._events.is_file():
             return []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from server import launch as server_launch
 from server.flower_cli import answer_of
 from simulations.faults.row import NotMeasuredError
 from simulations.preparation import PACKAGES, healthy, importable
-from simulations.process_group import ProcessGroup, free_ports, signals_as_exceptions
+from simulations.process_group import ProcessGroup, reserved_ports, signals_as_exceptions
 from simulations.run_state import RunState, run_state
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ LOOK_S = 0.2
 ASK_S = 3.0
 """Pause between two questions by `flwr`, each of which is a Python process of its own."""
 
-CLI_S = 60.0
+CLI_S = 300.0
 START_S = 180.0
 
 
@@ -69,18 +70,18 @@ class PlainFederation:
         self.folder, self.plan = folder.resolve(), plan.resolve()
         self.sites = {name: path.resolve() for name, path in sites.items()}
         self.record = self.folder / "record.jsonl"
-        self.port, *ports = free_ports(len(sites) + 1)
+        self._undo = ExitStack()
+        self.port, *ports = self._undo.enter_context(reserved_ports(len(sites) + 1))
         self._site_ports = dict(zip(self.sites, ports, strict=True))
         self._env = importable(env or {})
         self._superlink_of = superlink_of or (lambda port: f"{LOOPBACK}:{port}")
-        self._undo = signals_as_exceptions()
         self.processes: ProcessGroup
 
     def __enter__(self) -> PlainFederation:
         """Start the SuperLink, then every SuperNode; return when all are online."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.processes = ProcessGroup(self.folder / "logs", env=self._env, cwd=self.folder)
-        self._undo.__enter__()
+        self._undo.enter_context(signals_as_exceptions())
         try:
             server_launch.write_connection(self._home("cli"), port=self.port)
             self.start_superlink()
@@ -103,7 +104,7 @@ class PlainFederation:
         try:
             self.processes.stop()
         finally:
-            self._undo.__exit__(kind, error, trace)
+            self._undo.close()
 
     def start_superlink(self) -> None:
         """Start the SuperLink (again, on the same database)."""

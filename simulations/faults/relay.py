@@ -84,6 +84,7 @@ class Connection:
         self._ends = ends
         self.followers: dict[Way, Follower] = {"up": Follower(), "down": Follower()}
         self.asked = ""
+        self.upload: Body | None = None  # the last one that was sent and is not answered
 
     def drop(self) -> None:
         """Reset both ends."""
@@ -143,6 +144,7 @@ class Relay:
             self._connections.discard(connection)
             for way in ("up", "down"):
                 self._note_broken(way, connection)
+            self._note_unanswered(connection)
 
     async def _pass(
         self,
@@ -204,10 +206,14 @@ class Relay:
         for body in begun:
             if way == "up":
                 connection.asked = body.path
+                connection.upload = body if self._is_object(body, way) else None
                 self._count_message(body.path)
             else:
                 body.path = connection.asked
-        if follower.body.size and follower.body.passed == follower.body.size:
+        whole = follower.body.passed == follower.body.size
+        if way == "down" and whole and (begun or follower.body.size):
+            connection.upload = None
+        if follower.body.size and whole:
             self._note_whole(follower.body, way, connection)
             follower.body = Body("", 0)
 
@@ -228,6 +234,12 @@ class Relay:
         body = connection.followers[way].body
         if self._is_object(body, way) and body.size:
             self._tell_object(body, way)
+
+    def _note_unanswered(self, connection: Connection) -> None:
+        """Tell of an upload that passed whole and whose answer did not: it is sent again."""
+        body = connection.upload
+        if body is not None and body.passed == body.size:
+            self._tell("unanswered", way="up", message=self._message["up"], size=body.size)
 
     @staticmethod
     def _is_object(body: Body, way: Way) -> bool:

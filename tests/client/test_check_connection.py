@@ -21,8 +21,10 @@ from client.checks import reach
 from client.checks.connection import Connection, proxy_for
 from client.checks.machine import Machine
 from client.checks.reach import check_connection
+from simulations.process_group import reserved_ports
 
 NOW = datetime.now(UTC)
+PATIENCE_S = 120.0
 METHOD_NOT_ALLOWED = "405 Method Not Allowed"
 """What a SuperLink answers to a GET on its fleet API."""
 
@@ -98,7 +100,7 @@ def served(certificate=None, *, status=METHOD_NOT_ALLOWED, date=None, raw=None):
                 link, _ = listener.accept()
             except OSError:
                 return  # the test is over
-            link.settimeout(5)
+            link.settimeout(PATIENCE_S)
             with contextlib.suppress(OSError), link:
                 if context is not None:
                     link = context.wrap_socket(link, server_side=True)
@@ -127,7 +129,8 @@ def trusted(authority, tmp_path):
 
 
 @pytest.fixture
-def machine():
+def machine(monkeypatch):
+    monkeypatch.setattr(reach, "TIMEOUT_S", PATIENCE_S)
     return replace(Machine(), environment={})
 
 
@@ -192,9 +195,8 @@ def test_a_server_without_tls(trusted, machine):
 
 
 def test_nobody_listens(trusted, machine):
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    found = check(machine, f"127.0.0.1:{port}", root_certificates=trusted)
+    with reserved_ports(1) as (port,):
+        found = check(machine, f"127.0.0.1:{port}", root_certificates=trusted)
     assert complaints(found) == ["superlink_refused"]
 
 

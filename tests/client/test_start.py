@@ -15,6 +15,7 @@ import client.keep_node
 from cardionets_core.errors import EngineError
 from client import alone
 from client.cli import app
+from simulations.process_group import reserved_ports
 
 PORT_LINE = "give this one --home and --port of its own"
 
@@ -27,9 +28,11 @@ def listening():
         yield other.getsockname()[1]
 
 
-def unused_port():
-    with listening() as port:
-        return port
+@pytest.fixture
+def ports():
+    """Three ports on which nobody listens, and that no other program is given."""
+    with reserved_ports(3) as three:
+        yield three
 
 
 @pytest.fixture
@@ -54,16 +57,18 @@ def test_a_port_in_use_is_said_before_anything_is_written(good_site, kept, tmp_p
     assert not (tmp_path / "home").exists()
 
 
-def test_a_second_start_of_a_site_leaves_the_socket_of_the_first_alone(good_site, kept, tmp_path):
+def test_a_second_start_of_a_site_leaves_the_socket_of_the_first_alone(
+    good_site, kept, tmp_path, ports
+):
     home = tmp_path / "home"
-    with alone.held(home, unused_port()):
+    with alone.held(home, ports[0]):
         (home / "warm.sock").touch()
         before = sorted(home.iterdir())
-        result = start(good_site, home, unused_port())
+        result = start(good_site, home, ports[1])
         assert result.exit_code == 2 and not kept
         assert f"pid {os.getpid()}" in result.stderr and PORT_LINE in result.stderr
         assert sorted(home.iterdir()) == before
-    assert start(good_site, home, unused_port()).exit_code == 0 and len(kept) == 1
+    assert start(good_site, home, ports[2]).exit_code == 0 and len(kept) == 1
 
 
 HOLD = """
@@ -75,24 +80,24 @@ with alone.held(Path(sys.argv[1]), int(sys.argv[2])):
 """
 
 
-def test_a_node_that_replaced_the_command_goes_on_holding_its_home(tmp_path):
-    words = [sys.executable, "-c", HOLD, str(tmp_path), str(unused_port())]
+def test_a_node_that_replaced_the_command_goes_on_holding_its_home(tmp_path, ports):
+    words = [sys.executable, "-c", HOLD, str(tmp_path), str(ports[0])]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout.readline() == "ready\n"
         message = rf"\(pid {process.pid}\)"
-        with pytest.raises(EngineError, match=message), alone.held(tmp_path, unused_port()):
+        with pytest.raises(EngineError, match=message), alone.held(tmp_path, ports[1]):
             pass
     finally:
         process.kill()
         process.communicate()
-    with alone.held(tmp_path, unused_port()):
+    with alone.held(tmp_path, ports[2]):
         pass
 
 
-def test_a_coordinator_that_is_not_there_is_said_and_waited_for(good_site, kept, tmp_path):
-    port = unused_port()
-    result = start(good_site, tmp_path / "home", unused_port(), f"127.0.0.1:{port}")
+def test_a_coordinator_that_is_not_there_is_said_and_waited_for(good_site, kept, tmp_path, ports):
+    port, own, _ = ports
+    result = start(good_site, tmp_path / "home", own, f"127.0.0.1:{port}")
     assert result.exit_code == 0 and len(kept) == 1
     assert f"127.0.0.1 refuses port {port}. Nothing listens there" in result.stderr
     assert "keeps trying" in result.stderr

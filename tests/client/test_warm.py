@@ -18,6 +18,7 @@ from cardionets_core import lifetime
 from cardionets_core.errors import ConfigError
 from client import warm
 
+PATIENCE_S = 300.0
 STARTER = """
     import os, sys
     from pathlib import Path
@@ -66,11 +67,14 @@ def starter(tmp_path):
         [sys.executable, "-c", textwrap.dedent(STARTER), str(link)],
         cwd=Path(warm.__file__).parents[1],
     )
-    while not link.exists():
-        assert process.poll() is None
-    yield {**os.environ, warm.SOCKET_ENV: str(link), "WHO": "north"}
-    process.kill()
-    process.wait()
+    try:
+        while not link.exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        yield {**os.environ, warm.SOCKET_ENV: str(link), "WHO": "north"}
+    finally:
+        process.kill()
+        process.wait()
 
 
 def start(folder: Path, env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -80,7 +84,7 @@ def start(folder: Path, env: dict[str, str], *arguments: str) -> subprocess.Comp
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=PATIENCE_S,
         check=False,
     )
 

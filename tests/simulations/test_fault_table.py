@@ -139,6 +139,7 @@ def test_every_figure_has_its_function(number):
     assert callable(getattr(importlib.import_module(module), name))
 
 
+PATIENCE_S = 300.0
 MEASURES = """
 import subprocess, sys
 
@@ -170,11 +171,15 @@ def test_what_a_figure_has_started_ends_with_the_table(tmp_path, number, code):
         stderr=subprocess.DEVNULL,
         text=True,
     )
-    line = table_of_one.stdout.readline()
-    while not line.strip().isdecimal():
-        assert line, "the figure did not begin"
+    try:
         line = table_of_one.stdout.readline()
-    table_of_one.send_signal(number)
-    table_of_one.communicate(timeout=60)
+        while not line.strip().isdecimal():
+            assert line, "the figure did not begin"
+            line = table_of_one.stdout.readline()
+        table_of_one.send_signal(number)
+        table_of_one.communicate(timeout=PATIENCE_S)
+    finally:
+        table_of_one.kill()
+        table_of_one.communicate()
     assert table_of_one.returncode == code
     assert not psutil.pid_exists(int(line))

@@ -95,6 +95,18 @@ def test_every_byte_passes_and_is_counted(superlink, tmp_path):
     link.stop()  # a second time does nothing
 
 
+def test_an_upload_whose_answer_does_not_pass_is_told(superlink, tmp_path):
+    port, _ = superlink
+    cut = Cut("up", message=0, at_bytes=100_000, seconds=0.1)
+    with Link(tmp_path, port, cuts=[cut]) as link:
+        send_round(link, bytes(100_000))
+        events = link.events()
+    (told,) = [e for e in events if e["event"] == "unanswered"]
+    assert (told["way"], told["message"], told["size"]) == ("up", 0, 100_000)
+    uploads = [e for e in events if e["event"] == "object" and e["way"] == "up"]
+    assert [e["passed"] for e in uploads] == [100_000, 100_000, 6]
+
+
 @pytest.mark.parametrize("silent", [False, True])
 def test_a_cut_comes_where_it_was_asked_for_and_once(superlink, tmp_path, silent):
     port, got = superlink

@@ -10,16 +10,20 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 
 from cardionets_core.errors import ConfigError, EngineError
 from simulations import preparation, processes
 from simulations.processes import Federation
+from tests.processes import living
 
 ROOT = Path(__file__).resolve().parents[2]
+PATIENCE_S = 300.0
+
+pytestmark = pytest.mark.timeout(1800)
 
 SERVER = """
 import json, os, time
@@ -107,24 +111,11 @@ def make_sites(folder: Path, *names: str) -> dict[str, Path]:
     return sites
 
 
-def alive(pids: list[int]) -> list[str]:
-    """Describe those of some processes that still run."""
-    left = []
-    for pid in pids:
-        try:
-            process = psutil.Process(pid)
-            if process.status() != psutil.STATUS_ZOMBIE:
-                left.append(f"{pid} {' '.join(process.cmdline())}")
-        except psutil.NoSuchProcess:
-            continue
-    return left
-
-
-def gone(pids: list[int], seconds: float = 20.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while alive(pids) and time.monotonic() < deadline:
+def wait_until(happens: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not happens():
+        assert time.monotonic() < deadline
         time.sleep(0.1)
-    return not alive(pids)
 
 
 @pytest.mark.engine
@@ -135,7 +126,7 @@ def test_runs_go_through_and_nothing_is_left(tmp_path):
     setup = make_apps(tmp_path / "app")
     with Federation(folder, sites, site_env={"north": {"EXTRA": "n"}}, **setup) as federation:
         run_id = federation.submit({"run": "run-1"})
-        state = federation.wait(run_id, lambda: ticks.append(1), seconds=120)
+        state = federation.wait(run_id, lambda: ticks.append(1), seconds=PATIENCE_S)
         assert state.completed and state.finished and state.run_id == run_id, state
         assert state.bytes_in > 0 and state.bytes_out > 0 and ticks
         answers = json.loads((folder / "answers.json").read_text())
@@ -144,7 +135,8 @@ def test_runs_go_through_and_nothing_is_left(tmp_path):
         (error,) = [answer for answer in answers if "code" in answer]
         assert error == {"code": 2, "reason": "<class 'ValueError'>:<'of the site'>"}
 
-        failed = federation.wait(federation.submit({"run": "run-1", "kind": "raise"}), seconds=120)
+        run_id = federation.submit({"run": "run-1", "kind": "raise"})
+        failed = federation.wait(run_id, seconds=PATIENCE_S)
         assert failed.finished and not failed.completed
         assert failed.status == "finished:failed" and "no luck today" in failed.details
         assert "no luck today" in (folder / "logs" / "serverapp.log").read_text()
@@ -157,15 +149,15 @@ def test_runs_go_through_and_nothing_is_left(tmp_path):
         with pytest.raises(EngineError, match="site-north still runs"):
             federation.start_site("north")
         federation.processes.processes["site-north"].kill()
-        federation.processes.processes["site-north"].wait(10)
+        federation.processes.processes["site-north"].wait(PATIENCE_S)
         federation.start_site("north")
         assert federation.processes.ended("site-north") is None
 
+        # SuperLink, SuperExec, warm starter, and per site a SuperNode and its SuperExec
+        wait_until(lambda: len(federation.processes.members()) >= 7)
         assert (folder / "engine" / "superexec.secret").stat().st_mode & 0o777 == 0o600
         pids = [process.pid for process in federation.processes.members()]
-        # SuperLink, SuperExec, warm starter, and per site a SuperNode and its SuperExec
-        assert len(pids) >= 7
-    assert alive(pids) == []
+    assert living(pids) == []
     assert (folder / "logs" / "serverapp.log").read_text().count("the server app speaks") == 2
     assert "of the site" in (folder / "logs" / "site-broken.log").read_text()
 
@@ -230,11 +222,11 @@ def test_no_orphan_while_a_site_trains(tmp_path, how, number, code):
         assert len(pids) >= 8
         if number is not None:
             holder.send_signal(number)
-        holder.communicate(timeout=60)
+        holder.communicate(timeout=PATIENCE_S)
+        wait_until(lambda: living(pids) == [])
     finally:
         holder.kill()
-        holder.wait()
-    assert gone(pids), alive(pids)
+        holder.communicate()
     assert holder.returncode == code
 
 

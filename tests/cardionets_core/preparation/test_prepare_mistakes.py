@@ -192,9 +192,14 @@ def test_a_record_that_takes_for_ever_is_given_up(run, hospital, monkeypatch):
             time.sleep(60)
         return read(kind, path, part, root=root)
 
+    def run_all(act, works, workers):
+        for work in works:  # a busy machine may take a second for any other record, too
+            seconds = 1 if work.source.path.endswith("rec1.hea") else 300
+            monkeypatch.setattr("cardionets_core.preparation.worker.ITEM_SECONDS", seconds)
+            yield act(work)
+
     monkeypatch.setattr(convert, "read_ecg", endless)
-    monkeypatch.setattr("cardionets_core.preparation.worker.ITEM_SECONDS", 1)
-    summary = run(hospital)
+    summary = run(hospital, run_all=run_all)
     assert summary.refused["ecg too_slow"] == 1 and summary.items["ecg used"] == 6
     monkeypatch.setattr(convert, "read_ecg", read)
     assert run(hospital).items["ecg used"] == 7

@@ -16,8 +16,25 @@ from cardionets_core.preparation import worker
 from cardionets_core.preparation.convert import convert, crashed
 from cardionets_core.preparation.pool import WorkerPool
 from cardionets_core.preparation.worker import start_worker
+from tests.processes import living
 
-COMMAND = (sys.executable, "-c", "from cardionets_core.cli import app; app()", "prepare")
+COMMAND = "from cardionets_core.cli import app; app()"
+PATIENCE_S = 120.0
+HELD = """
+import time
+from cardionets_core.preparation.pool import WorkerPool
+
+run = WorkerPool.run
+
+def held(self, items):
+    for number, result in enumerate(run(self, items)):
+        while number == 20:
+            time.sleep(1)
+        yield result
+
+WorkerPool.run = held
+"""
+"""Put before COMMAND: it never comes to its end, however late the test looks."""
 
 
 @pytest.fixture
@@ -31,9 +48,9 @@ def many(tmp_path, write_record, leads):
     return root
 
 
-def command(ecg, out):
+def command(ecg, out, code=COMMAND):
     return subprocess.Popen(
-        [*COMMAND, "--ecg", ecg, "--out", out, "--workers", "1"],
+        [sys.executable, "-c", code, "prepare", "--ecg", ecg, "--out", out, "--workers", "1"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -42,17 +59,21 @@ def command(ecg, out):
 
 def test_killed_and_started_again(many, tmp_path, run):
     out = tmp_path / "prepared"
-    first = command(many, out)
-    deadline = time.monotonic() + 60
-    while len(list((out / "ecg").glob("*/*.hea"))) < 8 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    children = psutil.Process(first.pid).children(recursive=True)
-    os.kill(first.pid, signal.SIGKILL)
-    first.communicate()
+    first = command(many, out, HELD + COMMAND)
+    try:
+        deadline = time.monotonic() + PATIENCE_S
+        while len(list((out / "ecg").glob("*/*.hea"))) < 8 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        children = [p.pid for p in psutil.Process(first.pid).children(recursive=True)]
+    finally:
+        first.kill()
+        first.communicate()
     assert first.returncode == -signal.SIGKILL
     assert not (out / "manifest.parquet").exists()
-    _, alive = psutil.wait_procs(children, timeout=20)
-    assert not alive, "workers outlive the command"
+    deadline = time.monotonic() + PATIENCE_S
+    while living(children):
+        assert time.monotonic() < deadline, "workers outlive the command"
+        time.sleep(0.05)
     (out / "ecg" / "00").mkdir(exist_ok=True)
     torn = out / "ecg" / "00" / f".{'0' * 32}.dat.1234.tmp"
     torn.write_bytes(b"half of a record")
@@ -90,8 +111,8 @@ def test_a_decoder_that_crashes_costs_its_record_and_is_tried_again(hospital, ru
 
 def stuck(work, places):
     """A decoder that never comes back to Python, where signals are heard."""
-    worker.ITEM_SECONDS = worker.GRACE_SECONDS = 1
     if work.source.path.endswith("rec3.hea"):
+        worker.ITEM_SECONDS = worker.GRACE_SECONDS = 1
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
         convert_module.read_ecg = lambda *_, **__: time.sleep(60)
     return convert(work, places)

@@ -42,7 +42,7 @@ def test_the_divisor_is_planned_and_the_noise_is_of_the_sum():
     found = noised_mean(mean, {"a": 3}, sites=5, plan=plan, rng=PrivacyRandom())["a"]["w"]
     # Three of five came: their sum, 6, over five; noise of 0.5 x 3 on the sum.
     assert found.mean() == pytest.approx(6 / 5, abs=0.01)
-    assert found.std() == pytest.approx(1.5 / 5, rel=0.02)
+    assert found.std() == pytest.approx(1.5 / 5, rel=0.025)
 
 
 def test_noise_from_a_seeded_source_is_refused():

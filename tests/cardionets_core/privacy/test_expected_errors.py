@@ -32,7 +32,7 @@ from server.quotes import warnings_of
 from server.state import SiteRecord
 
 BOTH = EvaluationOptions(sections=("phenotypes", "diseases"))
-NOISE, PATIENTS, PHENOTYPES, DISEASES, RELEASES = 2.0, 3000, 40, 20, 6
+NOISE, PATIENTS, PHENOTYPES, DISEASES, RELEASES = 2.0, 3000, 40, 20, 24
 
 
 def plan(*overrides):
@@ -93,7 +93,7 @@ def test_the_spread_of_the_handshake_is_that_of_real_releases():
         np.sqrt(moments(released(parts, 2.0, PrivacyRandom()), prior, noise_std=std).variance)
         / values.std(axis=0)
         - 1
-        for _ in range(20)
+        for _ in range(60)
     ]
     found = spread_error(noise=2.0, patients=2000, phenotypes=9)
     assert found == pytest.approx(np.sqrt(np.mean(np.square(errors))), rel=0.3)

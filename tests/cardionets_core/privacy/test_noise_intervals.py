@@ -64,15 +64,15 @@ def release(parts, noise=NOISE):
 
 @pytest.fixture(scope="module")
 def releases(parts):
-    """The same sums, released 120 times."""
-    return [release(parts) for _ in range(120)]
+    """The same sums, released 300 times."""
+    return [release(parts) for _ in range(300)]
 
 
 @pytest.mark.parametrize("sites", [1, 3])
 def test_the_sd_is_that_of_many_releases(releases, sites):
-    """Told is 0.92 to 1.24 times the real one, of 300 releases; an sd of 40 is off by 8 %.
+    """Told is 1.0 to 1.23 times the real one; of 100 releases that ratio is off by 7 % at most.
 
-    Below 0.65 and above 1.7 are 4 sd away; an sd that is half or twice as large is seen in one of
+    Below 0.65 and above 1.7 are 6 sd away; an sd that is half or twice as large is seen in one of
     the three at least.
     """
     many = [merge(releases[i : i + sites]) for i in range(0, len(releases), sites)]
@@ -98,18 +98,19 @@ def test_the_report_says_so_and_its_intervals_hold_the_true_values(heard, releas
         heard.labels.diseases, masks[:, :2], heard.probability, share, ones, bins=bins
     )
     true_r2, true_area = r_squared(truth, "ecg")[0], auroc(exact["histogram"])[0]
-    held = []
-    for one, other in zip(releases[:8], releases[8:16], strict=True):
+    errors, areas = [], []
+    for one, other in zip(releases[:40], releases[40:80], strict=True):
         told = reported({"a": one, "b": other})
         for part in (told["pooled"], told["sites"]["a"]):
             for place, name in enumerate(PHENOTYPES):
                 estimate = part["phenotypes"]["by_phenotype"][name]["ecg"]["r2"]
-                held.append(estimate["low"] <= true_r2[place] <= estimate["high"])
+                errors.append(estimate["low"] <= true_r2[place] <= estimate["high"])
             for place, name in enumerate(DISEASES):
                 estimate = part["diseases"]["by_disease"][name]["ecg"]["auroc"]
-                held.append(estimate["low"] <= true_area[place] <= estimate["high"])
+                areas.append(estimate["low"] <= true_area[place] <= estimate["high"])
     assert "noised" in told["notes"]["noise"]
-    assert np.mean(held) > 0.9  # 0.95 and more expected: AUROC's also counts other patients in
+    # 0.98 expected, and of intervals half as wide 0.75; AUROC's also counts other patients in.
+    assert np.mean(errors) > 0.85 and np.mean(areas) > 0.9
 
 
 def reported(per_site):

@@ -71,10 +71,10 @@ def test_the_noise_is_what_the_charge_says():
     found = private_sums(tables, bounds, 3.0, PrivacyRandom())
     for name, bound in bounds.items():
         expected = 3.0 * np.sqrt(2) * bound  # noise x sensitivity of two groups together
-        assert found[name].std() == pytest.approx(expected, rel=0.02)
+        assert found[name].std() == pytest.approx(expected, rel=0.035)
         assert noise_of(bounds, 3.0)[name] == pytest.approx(expected)
     shared = np.corrcoef(found["a"].ravel(), found["b"])[0, 1]
-    assert abs(shared) < 0.04
+    assert abs(shared) < 0.05
 
 
 def test_noise_is_added_where_nobody_is():

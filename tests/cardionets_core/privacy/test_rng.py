@@ -33,10 +33,14 @@ ALLOWED = {
 """Modules that may use them, each with its reason."""
 
 
+CHANCE = 1e-11
+"""These draws cannot be seeded: each bound is one that chance passes less often than 1 in 10^9."""
+
+
 def test_bernoulli_has_its_rate_and_no_memory():
     rng = PrivacyRandom()
     drawn = np.stack([rng.bernoulli(400, 0.0625) for _ in range(2000)])
-    assert stats.binomtest(int(drawn.sum()), drawn.size, 0.0625).pvalue > 1e-5
+    assert stats.binomtest(int(drawn.sum()), drawn.size, 0.0625).pvalue > CHANCE
     assert abs(np.corrcoef(drawn[:-1].ravel(), drawn[1:].ravel())[0, 1]) < 0.01
     # the size of a Poisson sample varies: sd sqrt(400 x 0.0625 x 0.9375) = 4.84
     assert drawn.sum(1).std() == pytest.approx(4.84, rel=0.1)
@@ -53,10 +57,10 @@ def test_bernoulli_at_its_ends():
 def test_labels_are_uniform_and_independent():
     labels = PrivacyRandom().integers(40_000, 8)
     assert labels.dtype == np.int64
-    assert stats.chisquare(np.bincount(labels, minlength=8)).pvalue > 1e-7
+    assert stats.chisquare(np.bincount(labels, minlength=8)).pvalue > CHANCE
     # Pairs that do not overlap: the counts of those that do have another law.
     pairs = np.bincount(labels[::2] * 8 + labels[1::2], minlength=64)
-    assert stats.chisquare(pairs).pvalue > 1e-7
+    assert stats.chisquare(pairs).pvalue > CHANCE
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (3,), (7, 5), (2**20 + 3,)])
@@ -68,7 +72,7 @@ def test_normals_have_the_shape_that_is_asked(shape):
 def test_normals_are_normal():
     drawn = PrivacyRandom().normal((200_000,), 2.5)
     assert drawn.std() == pytest.approx(2.5, rel=0.02)
-    assert stats.kstest(drawn[:20_000] / 2.5, "norm").pvalue > 1e-5
+    assert stats.kstest(drawn[:20_000] / 2.5, "norm").pvalue > CHANCE
     halves = drawn[:100_000], drawn[100_000:]
     assert abs(np.corrcoef(*halves)[0, 1]) < 0.02  # cosine and sine of the same angles
     assert stats.kurtosis(drawn) == pytest.approx(0.0, abs=0.1)
@@ -76,7 +80,7 @@ def test_normals_are_normal():
 
 def test_blocks_of_a_large_draw_are_not_alike():
     drawn = PrivacyRandom().normal((2**20 + 2**16,), 1.0)
-    assert abs(np.corrcoef(drawn[: 2**16], drawn[2**20 :])[0, 1]) < 0.02
+    assert abs(np.corrcoef(drawn[: 2**16], drawn[2**20 :])[0, 1]) < 0.027
 
 
 def streams(make):
@@ -91,7 +95,7 @@ def streams(make):
 
 def test_no_seed_makes_it_draw_the_same():
     first, second = streams(PrivacyRandom)
-    assert abs(np.corrcoef(first, second)[0, 1]) < 0.04
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.05
 
 
 def test_the_test_above_sees_a_source_that_can_be_seeded():

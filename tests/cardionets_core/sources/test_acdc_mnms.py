@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from cardionets_core.data.paths import file_inside
-from cardionets_core.sources.acdc import DISEASES_OF_GROUP
+from cardionets_core.sources.cine_groups import ACDC_GROUPS, MNMS_PATHOLOGIES
 from cardionets_core.sources.cmr_layouts import find_cmr, read_cmr
-from cardionets_core.sources.mnms import DISEASES_OF_PATHOLOGY
 from cardionets_core.vocabulary import DISEASES
 
 ACDC_ORDER = np.array([0, 3, 2, 1], np.uint8)
@@ -127,7 +126,7 @@ def test_mnms_without_its_table(tmp_path, beating, save_stack, true_volumes):
 
 
 def test_diseases_have_names_of_the_vocabulary():
-    for table in (DISEASES_OF_GROUP, DISEASES_OF_PATHOLOGY):
+    for table in (ACDC_GROUPS, MNMS_PATHOLOGIES):
         for values in table.values():
             assert set(values) <= set(DISEASES) and set(values.values()) <= {0.0, 1.0}
 

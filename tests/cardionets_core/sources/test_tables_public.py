@@ -187,14 +187,14 @@ def test_a_table_outside_the_folder(tmp_path):
         find_table(inside)
 
 
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("name", ["ptbxl_database.csv", "record_list.csv"])
 def test_a_pipe_is_no_table(tmp_path, name):
     os.mkfifo(tmp_path / name)
     assert find_table(tmp_path) is None
 
 
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(120)
 def test_a_pipe_beside_a_table_is_not_read(mimic):
     os.mkfifo(mimic / "records_w_diag_icd10.csv")
     assert len(find_table(mimic)) == 3
