@@ -41,10 +41,11 @@ def sign(keys: bytes, *, session: str, site: str, key_file: str) -> bytes:
         keys: its public keys.
         session: name of the session.
         site: the site's name.
-        key_file: its private key, Ed25519 in OpenSSH's format; empty: it does not sign.
+        key_file: whole path of its private key, Ed25519 in OpenSSH's format; empty: it does not
+            sign.
 
     Raises:
-        ConfigError: the file holds no such key.
+        ConfigError: the file holds no such key, or its path is not whole.
     """
     return _signed(_statement(keys, session, site), key_file)
 
@@ -93,6 +94,27 @@ def agreeing(
     ]
 
 
+def read_signing_key(key_file: str) -> Ed25519PrivateKey:
+    """Return a site's private key, as a secure round and `cardionets-site check` read it.
+
+    Raises:
+        ConfigError: the file holds no such key, or its path is not whole.
+    """
+    path = Path(key_file)
+    if not path.is_absolute():
+        raise ConfigError(
+            f"privacy.signing_key names {key_file}, which is another place for a service that "
+            f"starts elsewhere; write the whole path, for example {path.resolve()}."
+        )
+    try:
+        private = load_ssh_private_key(path.read_bytes(), None)
+    except _UNREADABLE as error:
+        raise _no_key("privacy.signing_key", str(error)) from None
+    if not isinstance(private, Ed25519PrivateKey):
+        raise _no_key("privacy.signing_key", "it is of another kind")
+    return private
+
+
 def require_signed(
     keys: Mapping[str, bytes],
     signatures: Mapping[str, bytes],
@@ -120,27 +142,16 @@ def require_signed(
             raise ProtocolError(f"the keys of site {site} are not signed by its key")
 
 
-def _signed(statement: bytes, key_file: str) -> bytes:
-    if not key_file:
-        return UNSIGNED
-    try:
-        private = load_ssh_private_key(Path(key_file).read_bytes(), None)
-    except _UNREADABLE as error:
-        raise _no_key("privacy.signing_key", str(error)) from None
-    if not isinstance(private, Ed25519PrivateKey):
-        raise _no_key("privacy.signing_key", "it is of another kind")
-    return private.sign(statement)
+def read_peer(site: str, line: str) -> Ed25519PublicKey:
+    """Return the verification key of another hospital.
 
+    Args:
+        site: its name.
+        line: of `privacy.peers`, as in an OpenSSH `.pub` file.
 
-def _verifies(site: str, line: str, signature: bytes, statement: bytes) -> bool:
-    try:
-        _verifier(site, line).verify(signature, statement)
-    except InvalidSignature:
-        return False
-    return True
-
-
-def _verifier(site: str, line: str) -> Ed25519PublicKey:
+    Raises:
+        ConfigError: the line is no such key.
+    """
     try:
         key = load_ssh_public_key(line.encode())
     except _UNREADABLE as error:
@@ -148,6 +159,20 @@ def _verifier(site: str, line: str) -> Ed25519PublicKey:
     if not isinstance(key, Ed25519PublicKey):
         raise _no_key(f"privacy.peers.{site}", "it is of another kind")
     return key
+
+
+def _signed(statement: bytes, key_file: str) -> bytes:
+    if not key_file:
+        return UNSIGNED
+    return read_signing_key(key_file).sign(statement)
+
+
+def _verifies(site: str, line: str, signature: bytes, statement: bytes) -> bool:
+    try:
+        read_peer(site, line).verify(signature, statement)
+    except InvalidSignature:
+        return False
+    return True
 
 
 def _statement(keys: bytes, session: str, site: str) -> bytes:
