@@ -206,7 +206,8 @@ class SitePrivacy:
         signing_key: whole path of this site's private key (Ed25519, OpenSSH), with which it signs
             its keys of secure aggregation; empty: it does not.
         peers: site -> verification key (a line of its `.pub` file), got from that hospital and not
-            through the coordinator. Where there are any, secure sums are over these sites only.
+            through the coordinator. Where there are any, secure sums are over these sites only, and
+            opened when a threshold of them have signed that they were told the same.
         ledger: whole path of the ledger file of this patient population (`cardionets-site budget
             init` makes it); empty: the site takes no part in private runs.
         patients: the declared number of patients: a public, rounded constant. Weights, batch
@@ -252,6 +253,12 @@ class SitePrivacy:
             raise ValueError(
                 f"privacy.secure_sites is {self.secure_sites}; a sum over one site hides nothing. "
                 "Give 0 or at least 2"
+            )
+        if self.peers and not self.signing_key:
+            raise ValueError(
+                "privacy.peers is set and privacy.signing_key is not; hospitals that know each "
+                "other open a sum when they have signed the same. Make a pair with: ssh-keygen -t "
+                "ed25519 -N '' -f signing_key"
             )
         if self.ledger and self.patients < 1:
             raise ValueError(

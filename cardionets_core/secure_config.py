@@ -9,13 +9,13 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-Phase = Literal["keys", "shares", "train", "unmask"]
-"""The four questions of a session, in their order."""
+Phase = Literal["keys", "shares", "train", "agree", "unmask"]
+"""The questions of a session, in their order; `agree` is asked where all sites sign."""
 
 SECURE = "secure"
 """Group of arrays of secure aggregation in a message."""
 
-KEYS, SHARES, RESIDUES = "keys", "shares", "residues"
+KEYS, SHARES, RESIDUES, AGREEMENTS = "keys", "shares", "residues", "agreements"
 """Names of the arrays in it: uint8, one row per site of the roster, or one flat row."""
 
 FEWEST = 2
@@ -28,8 +28,8 @@ class SecureAggregationConfig:
 
     Attributes:
         enabled: whether they are.
-        threshold: sites that a sum must be over, and that must be there to open it; more than half
-            of those that are asked. 0: two thirds of them, and one more.
+        threshold: sites that a sum must be over, and that must be there to open it; how many of
+            those that are asked at least, `lowest_threshold` says. 0: two thirds, and one more.
         clip: C; each site clips every value of its update to +-C before it is rounded. What is
             measured rather than learned has ranges of its own (measured.py).
         clips: part -> a C of its own.
@@ -54,8 +54,8 @@ class SecureAggregationConfig:
     def threshold_for(self, sites: int) -> int:
         """Return the threshold among so many sites.
 
-        floor(2 n / 3) + 1 holds while fewer than a third of the sites lie (Bonawitz et al. 2017,
-        section 6.2).
+        floor(2 n / 3) + 1 holds while fewer than a third of the sites lie, where they sign what
+        they were told (Bonawitz et al. 2017, section 6.2).
         """
         return self.threshold or min(sites, 2 * sites // 3 + 1)
 
@@ -66,13 +66,14 @@ class SecureTask:
 
     Attributes:
         session: its name, made anew for every try of a round.
-        phase: which of the four questions this is.
+        phase: which of the questions this is.
         threshold: as in the plan; the same in all phases, like clip, clips and largest.
         clip: likewise.
         clips: likewise.
         largest: the most training studies that a site of this round has declared.
         roster: sites whose keys came, in the order of the rows of `keys` and `shares`.
-        present: sites whose answer to the question before came (`train`, `unmask`).
+        present: sites whose answer to the question before came (`train`, `agree`); with `unmask`
+            the same as with `agree`.
     """
 
     session: str

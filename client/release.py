@@ -1,8 +1,8 @@
 """The whitelist of what a private site lets out; docs/privacy.md, "What leaves", says why.
 
 Everything here is a declared constant, the output of a charged mechanism, a function of the task,
-or chance (keys and shares of secure sums). Whatever else an update could hold stays at its empty
-default, and `released` is the one door: an update with anything more in it is not sent at all.
+or chance (keys, shares and signatures of secure sums). Whatever else an update could hold stays at
+its empty default, and `released` is the one door: an update with anything more is not sent at all.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from cardionets_core.errors import ConfigError
 from cardionets_core.messages import Update
 from cardionets_core.runtime import versions
-from cardionets_core.secure_config import KEYS, RESIDUES, SECURE, SHARES
+from cardionets_core.secure_config import AGREEMENTS, KEYS, RESIDUES, SECURE, SHARES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,6 +39,7 @@ RELEASED: dict[str, frozenset[str]] = {
     "secure keys": NAMES | {"delta"},
     "secure shares": NAMES | {"delta"},
     "secure train": TRAINED,
+    "secure agree": NAMES | {"delta"},
     "secure unmask": NAMES | {"delta"},
 }
 """Kind of a task (`kind_of`) -> the fields of its answer that may hold anything."""
@@ -47,6 +48,7 @@ HIDDEN = {
     "secure keys": KEYS,
     "secure shares": SHARES,
     "secure train": RESIDUES,
+    "secure agree": AGREEMENTS,
     "secure unmask": SHARES,
 }
 """Kind of a task of a secure sum -> the one array of bytes that `delta` then is."""
@@ -130,12 +132,12 @@ def evaluated(header: TaskHeader, site: str, *, sums: Sums, report: PrivacyRepor
 
 
 def in_session(header: TaskHeader, site: str, arrays: Mapping[str, Bytes]) -> Update:
-    """Return an answer of a secure sum that holds keys or shares: chance, and nothing of a record.
+    """Return an answer of a secure sum that holds no residues: chance, and nothing of a record.
 
     Args:
         header: of the task.
         site: the site's name.
-        arrays: KEYS or SHARES -> the bytes.
+        arrays: KEYS, SHARES or AGREEMENTS -> the bytes.
     """
     return released(Update(**_named(header, site), delta={SECURE: dict(arrays)}), header)
 

@@ -1,4 +1,4 @@
-"""A site's part in secure aggregation: four questions of the server, and what it never answers.
+"""A site's part in secure aggregation: five questions of the server, and what it never answers.
 
 docs/secure_aggregation.md has the protocol and what a server that lies could do. A question that
 comes again is answered as before; one that is changed, or that would give this site's update or
@@ -30,10 +30,11 @@ from cardionets_core.privacy.secure_aggregation.signatures import (
     require_signed,
     sign,
 )
-from cardionets_core.secure_config import FEWEST, KEYS, SECURE, SHARES
+from cardionets_core.secure_config import AGREEMENTS, FEWEST, KEYS, SECURE, SHARES
 from cardionets_core.wire_limits import is_site_name
 from client.memory import RunMemory
 from client.release import hidden, in_session
+from client.secure_agreement import agreement, require_agreed, require_hidden
 from client.secure_session import Book, Session, SessionFile, question_mark, terms_mark
 
 if TYPE_CHECKING:
@@ -116,22 +117,33 @@ def _shares(task: Task, asked: SecureTask, site: Site, book: Book) -> tuple[Book
         session = replace(session, roster=roster)
         member = session.member(site.name, asked.threshold)
         member.check()
+        require_hidden(member.terms, site.config.privacy)
         sealed, own = member.shares()
         rows = b"".join(sealed.get(name, bytes(SEALED_BYTES)) for name in roster)
         session = _after(session, task, reply=rows, own=own)
     return replace(book, session=session), {SHARES: _rows(session.reply, SEALED_BYTES)}
 
 
+def _agree(task: Task, asked: SecureTask, site: Site, book: Book) -> tuple[Book, dict[str, Bytes]]:
+    """Sign whose masks are in this site's residues and who came; once in a session."""
+    session, again = book.continued(task)
+    if not again:
+        came = _came(task, asked, site, book)
+        terms = session.member(site.name, asked.threshold).terms
+        reply = agreement(session, terms, site, came)
+        session = _after(session, task, reply=reply, own=session.own)
+        session = replace(session, agreed=tuple(came))
+    return replace(book, session=session), {AGREEMENTS: _bytes(session.reply)}
+
+
 def _unmask(task: Task, asked: SecureTask, site: Site, book: Book) -> tuple[Book, dict[str, Bytes]]:
     """Give one share of each site, and forget this site's own secrets."""
     session, again = book.continued(task)
     if not again:
-        if not session.residues:
-            raise ProtocolError("a sum is to be opened to which this site has added nothing")
+        place, came = _place(task.header), _came(task, asked, site, book)
         member = session.member(site.name, asked.threshold)
-        member.terms.check_sites(asked.present, among=session.present, me=site.name)
-        place, came = _place(task.header), sorted(asked.present)
-        book.require_first(place, came)
+        said = task.weights.get(SECURE, {}).get(AGREEMENTS)
+        require_agreed(session, member.terms, site, came, said)
         sealed = _sealed(task, session.roster)
         given = member.reveal(sealed, session.own, masked=session.present, came=came)
         rows = b"".join(given.get(name, bytes(SHARE_BYTES)) for name in session.roster)
@@ -140,7 +152,20 @@ def _unmask(task: Task, asked: SecureTask, site: Site, book: Book) -> tuple[Book
     return replace(book, session=session), {SHARES: _rows(session.reply, SHARE_BYTES)}
 
 
-_ANSWERS = {"keys": _keys, "shares": _shares, "unmask": _unmask}
+_ANSWERS = {"keys": _keys, "shares": _shares, "agree": _agree, "unmask": _unmask}
+
+
+def _came(task: Task, asked: SecureTask, site: Site, book: Book) -> list[str]:
+    """Return who is said to be in the sum, where that can be by this site's own book."""
+    session = book.session
+    assert session is not None  # the question goes on with one
+    if not session.residues:
+        raise ProtocolError("a sum is to be opened to which this site has added nothing")
+    terms = session.member(site.name, asked.threshold).terms
+    terms.check_sites(asked.present, among=session.present, me=site.name)
+    came = sorted(asked.present)
+    book.require_first(_place(task.header), came)
+    return came
 
 
 def _masked(task: Task, site: Site, train: Train) -> Update:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from cardionets_core.config_tree import digest
@@ -34,7 +34,14 @@ if TYPE_CHECKING:
     from cardionets_core.messages import Task, TaskHeader
 
 FILE = "secure-aggregation.sealed"
-PHASES = ("keys", "shares", "train", "unmask")
+FOLLOWS = {
+    "keys": ("",),
+    "shares": ("keys",),
+    "train": ("shares",),
+    "agree": ("train",),
+    "unmask": ("train", "agree"),
+}
+"""Phase -> after which it may be asked; a site with peers opens nothing without `agree`."""
 
 _DIGEST_LENGTH = 64
 
@@ -55,6 +62,7 @@ class Session:
         own: the shares of its own secrets that stay here.
         present: sites whose masks are in this site's residues.
         residues: SHA-256 of the residues before they were masked; empty: none were sent.
+        agreed: sites of which it has signed that they came; empty: it has signed no list.
     """
 
     name: str
@@ -66,6 +74,7 @@ class Session:
     own: bytes = field(default=b"", repr=False)
     present: tuple[str, ...] = ()
     residues: str = ""
+    agreed: tuple[str, ...] = ()
 
     def member(self, site: str, threshold: int) -> Member:
         """Return this site as a member.
@@ -75,7 +84,7 @@ class Session:
         """
         if self.secrets is None:
             raise ProtocolError("the sum was opened, and the keys of the session are gone")
-        return Member(site, self.secrets, Terms(self.name, threshold, self.roster))
+        return Member(site, self.secrets, Terms(self.name, threshold, self.roster, self.terms))
 
 
 @dataclass(frozen=True)
@@ -106,10 +115,10 @@ class Book:
         if asked.phase in session.asked:
             if session.asked[asked.phase] != question_mark(task):
                 raise ProtocolError(f"asked twice, and differently, in phase {asked.phase}")
-            if list(session.asked)[-1] != asked.phase:
+            if next(reversed(session.asked)) != asked.phase:
                 raise ProtocolError(f"phase {asked.phase} of this session is over")
             return session, True
-        if len(session.asked) != PHASES.index(asked.phase):
+        if next(reversed(session.asked), "") not in FOLLOWS[asked.phase]:
             raise ProtocolError(f"phase {asked.phase} was asked out of order")
         return session, False
 
@@ -186,10 +195,18 @@ def terms_mark(header: TaskHeader, asked: SecureTask) -> str:
 
 
 def question_mark(task: Task) -> str:
-    """Return the SHA-256 of all that a message of a session says, model weights aside."""
-    assert task.header.secure is not None
+    """Return the SHA-256 of all that a message of a session says.
+
+    What differs between sites is left out (notice, memory, seconds, ledger heads): sites that were
+    asked the same to train have the same mark. Model weights are in it by their fingerprints.
+    """
+    header = replace(task.header, notice=None, memory="")
+    if header.train is not None:
+        header = replace(header, train=replace(header.train, budget_s=0.0))
+    if header.privacy is not None:
+        header = replace(header, privacy=replace(header.privacy, head="", heads={}))
     arrays = fingerprint(task.weights.get(SECURE, {}))
-    return hashlib.sha256(f"{digest(task.header.secure)}|{arrays}".encode()).hexdigest()
+    return hashlib.sha256(f"{digest(header)}|{arrays}".encode()).hexdigest()
 
 
 def _plain(value: Any) -> Any:
@@ -217,5 +234,6 @@ def _book(values: Mapping[str, Any]) -> Book:
         own=bytes.fromhex(kept["own"]),
         present=tuple(kept["present"]),
         residues=kept["residues"],
+        agreed=tuple(kept.get("agreed", ())),  # a file of the version before has none
     )
     return Book(session, opened)

@@ -1,7 +1,8 @@
 """A round in which the server learns the sum of the updates and none of them.
 
-Four questions to the sites (cardionets_core/privacy/secure_aggregation/protocol.py). Who does not
-answer one is left out of the next; below the threshold the round is tried again with fresh keys.
+Four questions to the sites, and a fifth where all of them sign what they were told (`agree`); see
+cardionets_core/privacy/secure_aggregation/protocol.py. Who does not answer one is left out of the
+next; below the threshold the round is tried again with fresh keys.
 Once the opening of a sum was asked for, no other sum of this round may be opened (the difference of
 the two would be the update of a few): then only the opening is asked again, and a restarted server
 repeats the round with the same sites.
@@ -13,6 +14,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from cardionets_core.errors import ConfigError, IncompleteError
+from cardionets_core.privacy.secure_aggregation.thresholds import lowest_threshold
 from server.gathering import TRIES, Gathered
 from server.opened import opened_over, write_opened
 from server.refusals import in_words, too_few
@@ -84,10 +86,11 @@ def _threshold(run: Run, sites: int, *, repeated: int) -> int:
             f"secure aggregation needs {threshold} sites and {sites} can be asked. Enrol or await "
             "more sites, then resume the run."
         )
-    if 2 * threshold <= sites:
+    least = lowest_threshold(sites)
+    if threshold < least:
         raise ConfigError(
-            f"secure_aggregation.threshold is {threshold} and {sites} sites take part: with no "
-            "more than half needed, a server could open two sums at once. Set "
-            f"secure_aggregation.threshold={sites // 2 + 1} or more, or 0."
+            f"secure_aggregation.threshold is {threshold} and {sites} sites take part: a server "
+            "that tells them different lists of who came could open the update of one, and sites "
+            f"refuse it. Set secure_aggregation.threshold={least} or more, or 0."
         )
     return threshold

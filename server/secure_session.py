@@ -26,7 +26,7 @@ from cardionets_core.privacy.secure_aggregation.quantiser import (
 )
 from cardionets_core.privacy.secure_aggregation.shamir import SHARE_BYTES
 from cardionets_core.privacy.secure_aggregation.signatures import SIGNATURE_BYTES
-from cardionets_core.secure_config import KEYS, RESIDUES, SECURE, SHARES, SecureTask
+from cardionets_core.secure_config import AGREEMENTS, KEYS, RESIDUES, SECURE, SHARES, SecureTask
 from server.exchange import Run, send_round, within
 from server.gathering import TRIES, Gathered, quorum, sites_needed
 from server.owners import with_quorum
@@ -91,14 +91,17 @@ class SecureSession:
         self._results: list[RoundResult] = []
         self._keys: dict[str, bytes] = {}
         self._sealed: dict[str, NDArray[np.uint8]] = {}
+        self._agreed: dict[str, NDArray[np.uint8]] = {}
+        self._signing = False
 
     def collect(self) -> bool:
-        """Return whether enough sites have sent keys, shares and masked residues, in this order."""
+        """Return whether enough sites have sent keys, shares and residues, and agreed on them."""
         size: tuple[int, ...] = (PUBLIC_BYTES + SIGNATURE_BYTES,)
         keys = self._ask(self._asked, self.heads, KEYS, size)
         if len(keys) < self.needed:
             return False
         self._keys = {site: keys[site][:PUBLIC_BYTES].tobytes() for site in sorted(keys)}
+        self._signing = all(row[PUBLIC_BYTES:].any() for row in keys.values())
         roster = tuple(self._keys)
         asked = replace(self._asked, phase="shares", roster=roster)
         rows = np.stack([keys[site] for site in roster])
@@ -109,7 +112,7 @@ class SecureSession:
         masked = self._train(replace(self._asked, phase="train", present=self._masked))
         self.came = masked.accepted
         enough = quorum(self.run.config, self._settings, self.expected, self._updates)
-        return len(self.came) >= self.threshold and enough(self.came)
+        return len(self.came) >= self.threshold and enough(self.came) and self._agree()
 
     def opened(self) -> Groups:
         """Return the weighted mean of the updates that came.
@@ -122,16 +125,17 @@ class SecureSession:
         terms = Terms(self._asked.session, self.threshold, self._keys)
         asked = replace(self._asked, phase="unmask", present=tuple(self.came))
         size = (len(self._keys), SHARE_BYTES)
+        asked_sites = list(self._agreed) if self._signing else self.came
         for _ in range(TRIES):
-            answers = self._ask(asked, self.came, SHARES, size, self._sealed_for)
+            answers = self._ask(asked, asked_sites, SHARES, size, self._opening_for)
             if len(answers) >= self.threshold:
                 break
         else:
             raise IncompleteError(
                 f"stage {self.head.stage}, round {self.head.round}: {len(answers)} of "
                 f"{self.threshold} sites needed gave the shares that open the secure sum. Await "
-                f"the sites ({', '.join(self.came)}), then resume the run.",
-                set(self.came) - set(answers),
+                f"the sites ({', '.join(asked_sites)}), then resume the run.",
+                set(asked_sites) - set(answers),
             )
         revealed = {
             site: {s: row.tobytes() for s, row in zip(self._keys, rows, strict=True)}
@@ -173,12 +177,29 @@ class SecureSession:
         """Sites whose shares came, in the order of the roster: their masks are in the residues."""
         return tuple(site for site in self._keys if site in self._sealed)
 
-    def _sealed_for(self, site: str) -> dict[str, NDArray[np.uint8]]:
-        """Return what every other site has sealed for this one, in the order of the roster."""
+    def _agree(self) -> bool:
+        """Return whether enough sites have signed who came; none need to, where not all sign."""
+        if not self._signing:
+            return True
+        asked = replace(self._asked, phase="agree", present=tuple(self.came))
+        self._agreed = self._ask(asked, self.came, AGREEMENTS, (SIGNATURE_BYTES,))
+        if len(self._agreed) >= self.threshold:
+            return True
+        self.came = list(self._agreed)  # fewer than needed: nothing is opened
+        self.refused |= self._results[-1].refused
+        return False
+
+    def _opening_for(self, site: str) -> dict[str, NDArray[np.uint8]]:
+        """Return what every site has sealed for this one and signed, in the order of the roster."""
         column = list(self._keys).index(site)
-        nothing = np.zeros(SEALED_BYTES, dtype=np.uint8)
-        rows = [self._sealed[s][column] if s in self._sealed else nothing for s in self._keys]
-        return {SHARES: np.stack(rows)}
+        arrays = {SHARES: self._rows({s: r[column] for s, r in self._sealed.items()}, SEALED_BYTES)}
+        if self._signing:
+            arrays[AGREEMENTS] = self._rows(self._agreed, SIGNATURE_BYTES)
+        return arrays
+
+    def _rows(self, rows: Mapping[str, NDArray[np.uint8]], width: int) -> NDArray[np.uint8]:
+        nothing = np.zeros(width, dtype=np.uint8)
+        return np.stack([rows.get(site, nothing) for site in self._keys])
 
     def _ask(
         self,
@@ -267,7 +288,7 @@ class SecureSession:
         self._results.append(result)
         if result.refused:
             self.dropped[phase] = sorted(result.refused)
-        if phase != "unmask":  # whoever is lost after that is in the sum all the same
+        if phase not in ("agree", "unmask"):  # whoever is lost then is in the sum all the same
             self.refused |= result.refused
 
     def _quantiser(self) -> Quantiser:

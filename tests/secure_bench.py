@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 
 from cardionets_core.errors import SiteError
 from cardionets_core.flower_compat import task_identity
@@ -41,6 +48,20 @@ def update_of(seed, shapes=SHAPES):
     return {
         part: {n: rng.normal(scale=0.3, size=s).astype(np.float32) for n, s in arrays.items()}
         for part, arrays in shapes.items()
+    }
+
+
+def keyed(folder, names, **fields):
+    """Return site -> privacy with a signing key, and the verification keys of all others."""
+    privacy, lines = {}, {}
+    for name in names:
+        key, file = Ed25519PrivateKey.generate(), folder / f"{name}.key"
+        file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+        line = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+        lines[name], privacy[name] = line.decode(), SitePrivacy(signing_key=str(file), **fields)
+    return {
+        name: replace(mine, peers={n: line for n, line in lines.items() if n != name})
+        for name, mine in privacy.items()
     }
 
 
@@ -86,6 +107,7 @@ class Federation:
     Attributes:
         min_sites: of the run; None: the stage says itself that it needs two.
         drops: (site, phase) -> how often the site does not answer it; -1: never does.
+        signed: whether the hospitals know each other's verification keys.
         heard: what the server was told, (site, phase, update), in order.
     """
 
@@ -96,6 +118,7 @@ class Federation:
     clip: float = 1.0
     min_sites: int | None = None
     drops: dict = field(default_factory=dict)
+    signed: bool = False
     heard: list = field(default_factory=list)
     bytes_up: int = 0
 
@@ -106,6 +129,9 @@ class Federation:
             )
             for i in range(self.count)
         }
+        if self.signed:
+            for name, privacy in keyed(self.folder, list(self.hospitals)).items():
+                self.hospitals[name].privacy = privacy
 
     def round(self, number=1):
         """Play a round and return what was gathered."""

@@ -80,8 +80,6 @@ def _peers(config: SiteConfig) -> list[Finding]:
     members = len({*privacy.peers, config.site})
     if members < max(2, privacy.secure_sites):
         found.append(_too_few(members, privacy.secure_sites))
-    if not privacy.signing_key:
-        found.append(_unsigned())
     return found
 
 
@@ -94,16 +92,4 @@ def _too_few(members: int, least: int) -> Finding:
         "(`secure_aggregation`).",
         next_step="Add the verification keys of the other hospitals to privacy.peers, or lower "
         "privacy.secure_sites if the hospital agrees.",
-    )
-
-
-def _unsigned() -> Finding:
-    return warning(
-        "policy",
-        "unsigned",
-        "privacy.peers is set, and privacy.signing_key is not.",
-        cause="A hospital that has this one in its own privacy.peers refuses keys without a "
-        "signature.",
-        next_step="Make a pair (ssh-keygen -t ed25519 -N '' -f signing_key), name the private "
-        "half's whole path, and give the others the .pub line.",
     )

@@ -88,13 +88,11 @@ def test_a_sum_that_can_never_be_over_enough_peers_is_an_error(tmp_path):
     assert "2 in all, and privacy.secure_sites is 3" in finding.what
 
 
-def test_open_and_missing_signing_keys_are_warned_of(tmp_path):
-    file, line = key_file(tmp_path, mode=0o644)
+def test_an_open_signing_key_is_warned_of(tmp_path):
+    file, _ = key_file(tmp_path, mode=0o644)
     rules, warned = check(secure_sites=2, signing_key=file)
     assert (rules.level, warned.level, warned.code) == ("ok", "warning", "signing_key_open")
     assert "mode 644" in warned.what
-    rules, warned = check(secure_sites=2, peers={"hill": line})
-    assert (rules.level, warned.level, warned.code) == ("ok", "warning", "unsigned")
 
 
 def test_the_check_of_a_whole_site_finds_it(bench):

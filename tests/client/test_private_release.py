@@ -9,7 +9,7 @@ import pytest
 
 from cardionets_core.messages import Update
 from cardionets_core.privacy_config import PrivateTask
-from cardionets_core.secure_config import KEYS, RESIDUES, SECURE, SHARES, SecureTask
+from cardionets_core.secure_config import AGREEMENTS, KEYS, RESIDUES, SECURE, SHARES, SecureTask
 from client.release import hidden, in_session, released
 from tests.task_header import task_header
 
@@ -26,7 +26,8 @@ def asking(phase, **changes):
 
 
 @pytest.mark.parametrize(
-    ("phase", "name"), [("keys", KEYS), ("shares", SHARES), ("unmask", SHARES)]
+    ("phase", "name"),
+    [("keys", KEYS), ("shares", SHARES), ("agree", AGREEMENTS), ("unmask", SHARES)],
 )
 def test_a_question_of_a_session_is_answered_with_its_bytes(phase, name):
     update = in_session(asking(phase), "west", {name: BYTES})
@@ -39,6 +40,7 @@ def test_a_question_of_a_session_is_answered_with_its_bytes(phase, name):
     [
         ("keys", {SHARES: BYTES}),
         ("shares", {KEYS: BYTES, SHARES: BYTES}),
+        ("agree", {SHARES: BYTES}),
         ("unmask", {RESIDUES: BYTES}),
         ("unmask", {SHARES: BYTES.astype(np.float32)}),
     ],

@@ -7,13 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-)
 
 from cardionets_core.errors import DataError, SiteError
 from cardionets_core.messages import Task
@@ -21,7 +14,7 @@ from cardionets_core.privacy.secure_aggregation.protocol import Secrets
 from cardionets_core.privacy_config import SitePrivacy
 from cardionets_core.secure_config import KEYS, RESIDUES, SECURE, SHARES, SecureTask
 from client.secure_session import FILE, SessionFile
-from tests.secure_bench import PLAN, Hospital, array_of, carried, update_of
+from tests.secure_bench import PLAN, Hospital, array_of, carried, keyed, update_of
 from tests.task_header import task_header
 
 NAMES = ("site0", "site1", "site2", "site3")
@@ -301,18 +294,15 @@ def test_a_floor_of_one_site_is_no_floor():
         SitePrivacy(secure_sites=1)
 
 
+def test_who_knows_its_peers_must_sign_too():
+    with pytest.raises(ValueError, match=r"privacy\.peers is set and privacy\.signing_key is not"):
+        SitePrivacy(peers={"north": "ssh-ed25519 AAAA"})
+
+
 def test_a_hospital_that_names_its_peers_adds_to_no_sum_with_strangers(tmp_path, caplog):
     played = Played(tmp_path)
-    lines = {}
-    for name, hospital in played.hospitals.items():
-        key = Ed25519PrivateKey.generate()
-        file = tmp_path / f"{name}.key"
-        file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
-        public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
-        lines[name] = public.decode()
-        hospital.privacy = SitePrivacy(signing_key=str(file))
-    for hospital in played.hospitals.values():
-        hospital.privacy = replace(hospital.privacy, peers=lines)
+    for name, privacy in keyed(tmp_path, NAMES).items():
+        played.hospitals[name].privacy = privacy
     played.keys = np.stack([array_of(played.ask(n, "keys"), KEYS) for n in NAMES])
     made_up = played.keys.copy()
     made_up[2] = row_of(Secrets().public)

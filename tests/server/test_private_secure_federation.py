@@ -14,6 +14,7 @@ from cardionets_core.site_config import load_site_config
 from tests.narrow_hospital import NARROW_RUN, narrowed
 from tests.privacy_page import listed, listed_under_secure_sums
 from tests.private_site import PRIVATE_RUN, make_private
+from tests.secure_bench import keyed
 from tests.server.overheard import overheard
 
 PLAN = (
@@ -31,12 +32,18 @@ PLAN = (
 
 @pytest.fixture(scope="module")
 def hospitals(tmp_path_factory, write_hospital):
-    """Site name -> YAML of three that add to sums only, and demand privacy; of unlike size."""
+    """Site name -> YAML of three that sign, add to sums only and demand privacy; unlike in size."""
     folder = tmp_path_factory.mktemp("hidden")
-    sites = {}
+    keys, sites = keyed(folder, ("east", "south", "west")), {}
     for name, preset, patients in (("east", "A", 12), ("south", "B", 12), ("west", "C", 8)):
         site = narrowed(write_hospital(folder, name, preset, patients=patients, ecg_only=True))
-        sites[name] = make_private(site, secure_sites=2, modalities=["ecg", "phenotypes"])
+        sites[name] = make_private(
+            site,
+            secure_sites=2,
+            modalities=["ecg", "phenotypes"],
+            signing_key=keys[name].signing_key,
+            peers=keys[name].peers,
+        )
     return sites
 
 
@@ -56,7 +63,7 @@ def held(update):
 def test_each_site_answers_each_question_once(wire, hospitals):
     assert wire.refused == [] and wire.trained == 3
     asked = [h.secure.phase if h.secure else h.action for h, _ in wire.answers]
-    assert sorted(asked) == sorted(3 * ["describe", "keys", "shares", "train", "unmask"])
+    assert sorted(asked) == sorted(3 * ["describe", "keys", "shares", "train", "agree", "unmask"])
     for site in hospitals.values():
         with Ledger.read(load_site_config(site).privacy) as ledger:
             assert [item.what for item in ledger.items] == ["describe", "train"]
@@ -73,7 +80,7 @@ def test_what_crossed_the_wire_is_what_the_page_lists(wire):
 
 def test_answers_of_a_question_are_of_one_size_whatever_the_hospital(wire):
     """Twelve patients or eight: shapes follow from the model and the number of sites."""
-    for phase in ("keys", "shares", "train", "unmask"):
+    for phase in ("keys", "shares", "train", "agree", "unmask"):
         shapes = {
             (name, array.dtype.name, array.shape)
             for header, update in wire.answers

@@ -10,16 +10,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import server.secure_rounds
 import server.secure_session
 from cardionets_core.errors import ConfigError, IncompleteError, RunError
 from cardionets_core.messages import Update, payload_bytes, update_to_records
 from cardionets_core.privacy.secure_aggregation.protocol import Secrets
+from cardionets_core.privacy.secure_aggregation.thresholds import lowest_threshold
 from cardionets_core.secure_config import RESIDUES, SECURE
 from client.secure_session import SessionFile
 from server.opened import FILE, opened_over
 from tests.secure_bench import Federation, update_of
 
-PHASES = ("keys", "shares", "train", "unmask")
+PHASES = ("keys", "shares", "train", "agree", "unmask")
 NEVER = -1
 
 
@@ -34,11 +36,11 @@ def same(got, expected):
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("gone", [0, 1, 2])
 def test_the_mean_is_exact_with_drop_outs_at_each_phase(tmp_path, phase, gone):
-    federation = Federation(tmp_path, 6, threshold=4)
+    federation = Federation(tmp_path, 6, threshold=4, signed=True)
     lost = [f"site{i}" for i in range(1, 1 + gone)]
     federation.drops = {(name, phase): NEVER for name in lost}
     got = federation.round()
-    late = () if phase == "unmask" else lost
+    late = () if phase in ("agree", "unmask") else lost
     came = [n for n in federation.hospitals if n not in late]
     roster = 6 - (gone if phase == "keys" else 0)
     assert got.result.accepted == came and got.tries == 1
@@ -54,8 +56,9 @@ def test_the_mean_is_exact_with_drop_outs_at_each_phase(tmp_path, phase, gone):
 def test_a_round_is_exact_or_is_not(tmp_path_factory, data):
     """Whoever drops out anywhere: the exact mean over those that came, or no round at all."""
     count = data.draw(st.integers(2, 5))
-    threshold = data.draw(st.integers(max(2, count // 2 + 1), count))
-    federation = Federation(tmp_path_factory.mktemp("drops"), count, threshold)
+    threshold = data.draw(st.integers(lowest_threshold(count), count))
+    signed = data.draw(st.booleans())
+    federation = Federation(tmp_path_factory.mktemp("drops"), count, threshold, signed=signed)
     for name in federation.hospitals:
         phase = data.draw(st.sampled_from([*PHASES, "none", "none"]))
         federation.drops[name, phase] = NEVER
@@ -91,6 +94,72 @@ def test_below_the_threshold_twice_the_round_ends(tmp_path):
     assert not (tmp_path / "run" / FILE).exists()
 
 
+def test_who_came_is_asked_where_all_sign_and_only_there(tmp_path):
+    for signed in (True, False):
+        folder = tmp_path / str(signed)
+        folder.mkdir()
+        federation = Federation(folder, 3, signed=signed)
+        federation.round()
+        assert {phase for _, phase, _ in federation.heard} == set(PHASES) - (
+            set() if signed else {"agree"}
+        )
+
+
+def test_who_drops_out_after_each_other_does_not_hinder_the_opening(tmp_path):
+    federation = Federation(tmp_path, 6, threshold=4, signed=True)
+    federation.drops = {("site1", "agree"): NEVER, ("site2", "unmask"): NEVER}
+    got = federation.round()
+    assert got.tries == 1 and got.result.accepted == list(federation.hospitals)
+    assert same(got.delta, federation.expected(got.result.accepted, 6))
+    assert got.secure["dropped"] == {"agree": ["site1"], "unmask": ["site2"]}
+    assert not [1 for name, phase, _ in federation.heard if (name, phase) == ("site1", "unmask")]
+
+
+def test_with_too_few_signatures_nothing_is_opened_and_the_round_is_tried_again(tmp_path):
+    federation = Federation(tmp_path, 4, threshold=3, signed=True)
+    federation.drops = {("site1", "agree"): 1, ("site2", "agree"): 1}
+    got = federation.round()
+    assert got.tries == 2 and same(got.delta, federation.expected(list(federation.hospitals), 4))
+    federation.drops = {("site1", "agree"): NEVER, ("site2", "agree"): NEVER}
+    with pytest.raises(IncompleteError, match="2 of 3 sites needed for a secure sum") as raised:
+        federation.round(number=2)
+    assert raised.value.sites == ("site1", "site2")
+    assert opened_over(tmp_path / "run", "ecg_masked/2") == []
+
+
+def test_a_server_that_stops_before_the_opening_may_sum_over_other_sites(tmp_path, monkeypatch):
+    """What was signed in a session that nobody opened binds nobody in the next."""
+    federation = Federation(tmp_path, 4, threshold=3, signed=True)
+
+    def stopped(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(server.secure_rounds, "write_opened", stopped)
+        federation.round()
+    assert [phase for _, phase, _ in federation.heard].count("agree") == 4
+    federation.drops = {("site3", "train"): NEVER}
+    got = federation.round()
+    assert got.result.accepted == ["site0", "site1", "site2"]
+    assert same(got.delta, federation.expected(got.result.accepted, 4))
+
+
+def test_a_server_that_stops_in_the_opening_opens_the_same_sum_again(tmp_path, monkeypatch):
+    federation = Federation(tmp_path, 4, threshold=3, signed=True)
+    federation.drops = {("site0", "train"): NEVER}
+
+    def stopped(*args, **fields):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(server.secure_session, "unmask", stopped)
+        federation.round()
+    federation.drops = {}
+    got = federation.round()
+    assert got.result.accepted == ["site1", "site2", "site3"]
+    assert same(got.delta, federation.expected(got.result.accepted, 3))
+
+
 def test_the_opening_is_asked_again_and_no_other_sum(tmp_path):
     federation = Federation(tmp_path, 3)
     federation.drops = {("site1", "unmask"): 1}
@@ -100,7 +169,7 @@ def test_the_opening_is_asked_again_and_no_other_sum(tmp_path):
 
 
 def test_a_repeated_round_is_opened_over_the_same_sites_only(tmp_path):
-    federation = Federation(tmp_path, 5, threshold=3)
+    federation = Federation(tmp_path, 5, threshold=4)
     federation.drops = {("site4", "train"): 1}
     first = federation.round()
     assert opened_over(tmp_path / "run", "ecg_masked/1") == ["site0", "site1", "site2", "site3"]
@@ -132,9 +201,9 @@ def test_what_a_server_sees_of_one_site_is_noise(tmp_path):
         assert update.metrics == {} and set(update.delta) == {SECURE}
 
 
-def test_all_four_answers_are_hardly_more_than_a_plain_update(tmp_path):
+def test_all_five_answers_are_hardly_more_than_a_plain_update(tmp_path):
     shapes = {"ecg_encoder": {"w": (100, 1000)}}
-    federation = Federation(tmp_path, 5, shapes=shapes)
+    federation = Federation(tmp_path, 5, shapes=shapes, signed=True)
     got = federation.round()
     plain = payload_bytes(update_to_records(_plain(shapes)))
     assert max(got.result.bytes_up.values()) <= 1.02 * plain
@@ -144,9 +213,11 @@ def _plain(shapes):
     return Update("site0", "run-1", "ecg_masked", 1, 10, delta=update_of(1, shapes))
 
 
-@pytest.mark.parametrize(("count", "threshold"), [(4, 2), (6, 3)])
-def test_a_threshold_of_half_the_sites_is_refused(tmp_path, count, threshold):
-    with pytest.raises(ConfigError, match=f"threshold={count // 2 + 1} or more"):
+@pytest.mark.parametrize(("count", "threshold", "least"), [(4, 2, 3), (6, 3, 4), (5, 3, 4)])
+def test_a_threshold_under_which_one_site_could_be_opened_is_refused(
+    tmp_path, count, threshold, least
+):
+    with pytest.raises(ConfigError, match=f"threshold={least} or more"):
         Federation(tmp_path, count, threshold).round()
 
 

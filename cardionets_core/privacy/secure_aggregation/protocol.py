@@ -1,8 +1,9 @@
-"""The four steps of a session, as functions of what each side knows; no wire, disk or clock.
+"""The steps of a session, as functions of what each side knows; no wire, disk or clock.
 
     keys     a site makes two pairs of keys and a seed, and publishes the public keys
     shares   it seals shares of its mask key and of its seed, one of each for every site
     mask     it adds its masks to its residues
+    agree    it signs which sites' masks are in its residues, and who is said to have come
     reveal   of each site it gives one share: of the seed where that site's residues came, of the
              mask key where they did not; never of both
 
@@ -11,11 +12,16 @@ off what is left of the masks. A roster is site -> public keys, and its order nu
 
 More than half of the roster must be needed (`Terms.check`): then the server cannot get enough
 shares of a site's seed from some sites, and of its key from others, by telling them different
-things. Bonawitz et al. 2017, section 6.2, where t > (n + corrupt sites) / 2 is the condition.
+things. It does not need both of one site: with the seed of one and the mask keys of all others
+whose masks are on it, that one is bare. So the threshold must be high enough for that, too
+(thresholds.py), and sealed shares open only under the terms that they were made for. Sites that
+know each other's verification keys open nothing before `threshold` of them have signed that they
+were told the same (`agree`: the consistency check of Bonawitz et al. 2017, figure 4, round 3).
 """
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -38,7 +44,7 @@ from cardionets_core.privacy.secure_aggregation.shamir import (
     join,
     split,
 )
-from cardionets_core.secure_config import FEWEST
+from cardionets_core.privacy.secure_aggregation.thresholds import lowest_threshold
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -65,26 +71,41 @@ class Terms:
         session: its name, made anew by the server for every try of a round.
         threshold: sites whose residues must be in the sum, and whose shares open it.
         roster: site -> its public keys.
+        settings: SHA-256 of what else all sites must be told alike: the round, clips, weights. With
+            a clip of 10^30 for the others a sum would be one site's update.
     """
 
     session: str
     threshold: int
     roster: Roster
+    settings: str = ""
 
     def check(self) -> None:
         """Check that no site could be singled out under these terms.
 
         Raises:
-            ProtocolError: the threshold is not above half of the sites, or keys stand twice.
+            ProtocolError: the threshold is too low for so many sites, or keys stand twice.
         """
         sites = len(self.roster)
-        if not max(FEWEST, sites // 2 + 1) <= self.threshold <= sites:
-            raise ProtocolError(f"a threshold of {self.threshold} among {sites} sites")
+        least = lowest_threshold(sites)
+        if not least <= self.threshold <= sites:
+            raise ProtocolError(
+                f"a threshold of {self.threshold} among {sites} sites; {least} or more are needed, "
+                "so that a coordinator that tells them different lists opens none by itself"
+            )
         if any(len(keys) != PUBLIC_BYTES for keys in self.roster.values()):
             raise ProtocolError("a public key has the wrong length")
         halves = [half for keys in self.roster.values() for half in _halves(keys)]
         if len(set(halves)) != len(halves):
             raise ProtocolError("two sites are said to have the same public key")
+
+    @property
+    def digest(self) -> bytes:
+        """The SHA-256 of settings, threshold and roster, in its order."""
+        mark = hashlib.sha256(f"{self.settings}|{self.threshold}|{len(self.roster)}".encode())
+        for site, keys in self.roster.items():
+            mark.update(f"|{site}|".encode() + keys)  # no site's name holds a "|"
+        return mark.digest()
 
     def number(self, site: str) -> int:
         """Return the number of a site, from 1: the x of its shares."""
@@ -218,7 +239,8 @@ class Member:
             raise ProtocolError(str(error)) from None
 
     def _about(self, sender: str, receiver: str) -> bytes:
-        return f"{self.terms.session}|{sender}|{receiver}".encode()
+        # Under other terms than the sender's nobody opens them: no site is told other ones.
+        return f"{self.terms.session}|{sender}|{receiver}|".encode() + self.terms.digest
 
 
 def unmask(

@@ -1,4 +1,4 @@
-"""Signatures under a site's public keys, so that the server cannot make sites up or change keys.
+"""Signatures of a site: under its keys, so that the server cannot change them, and under lists.
 
 Sites learn each other's keys through the server. Hospitals that have given each other their
 verification keys (Ed25519, RFC 8032) on another way can tell a key that a colleague made from one
@@ -7,6 +7,7 @@ that the server made. Keys are those of OpenSSH: ssh-keygen -t ed25519 -N '' -f 
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,9 @@ from cardionets_core.errors import ConfigError
 from cardionets_core.privacy.secure_aggregation.protocol import ProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
+
+    from cardionets_core.privacy.secure_aggregation.protocol import Terms
 
 SIGNATURE_BYTES = 64
 
@@ -44,9 +47,51 @@ def sign(keys: bytes, *, session: str, site: str, key_file: str) -> bytes:
     Raises:
         ConfigError: the file holds no such key, or its path is not whole.
     """
-    if not key_file:
-        return UNSIGNED
-    return read_signing_key(key_file).sign(_statement(keys, session, site))
+    return _signed(_statement(keys, session, site), key_file)
+
+
+def lists_mark(terms: Terms, *, trained: str, came: Iterable[str]) -> bytes:
+    """Return the SHA-256 of what sites must have been told alike before they open a sum.
+
+    Args:
+        terms: of the session.
+        trained: SHA-256 of the question `train`: whose masks are in the residues, and what was
+            trained from which weights.
+        came: sites that are said to be in the sum.
+    """
+    words = "|".join([trained, *sorted(came)])  # no site's name holds a "|"
+    return hashlib.sha256(terms.digest + words.encode()).digest()
+
+
+def sign_lists(mark: bytes, *, session: str, site: str, key_file: str) -> bytes:
+    """Return the signature of a site under what it was told (`lists_mark`).
+
+    Raises:
+        ConfigError: the file holds no key.
+    """
+    return _signed(_agreement(mark, session, site), key_file)
+
+
+def agreeing(
+    mark: bytes, signatures: Mapping[str, bytes], *, session: str, peers: Mapping[str, str]
+) -> list[str]:
+    """Return the sites that are known, and have signed that they were told the same.
+
+    Args:
+        mark: of what this site was told (`lists_mark`).
+        signatures: site -> what is said to be its signature.
+        session: name of the session.
+        peers: site -> its verification key.
+
+    Raises:
+        ConfigError: a verification key cannot be read.
+    """
+    known = {site: peers[site] for site in signatures if site in peers}
+    return [
+        site
+        for site, line in known.items()
+        if _verifies(site, line, signatures[site], _agreement(mark, session, site))
+    ]
 
 
 def read_signing_key(key_file: str) -> Ed25519PrivateKey:
@@ -92,11 +137,9 @@ def require_signed(
     for site, public in keys.items():
         if site not in peers:
             raise ProtocolError(f"site {site} is not named in privacy.peers here")
-        try:
-            verifier = read_peer(site, peers[site])
-            verifier.verify(signatures[site], _statement(public, session, site))
-        except InvalidSignature:
-            raise ProtocolError(f"the keys of site {site} are not signed by its key") from None
+        statement = _statement(public, session, site)
+        if not _verifies(site, peers[site], signatures[site], statement):
+            raise ProtocolError(f"the keys of site {site} are not signed by its key")
 
 
 def read_peer(site: str, line: str) -> Ed25519PublicKey:
@@ -118,9 +161,27 @@ def read_peer(site: str, line: str) -> Ed25519PublicKey:
     return key
 
 
+def _signed(statement: bytes, key_file: str) -> bytes:
+    if not key_file:
+        return UNSIGNED
+    return read_signing_key(key_file).sign(statement)
+
+
+def _verifies(site: str, line: str, signature: bytes, statement: bytes) -> bool:
+    try:
+        read_peer(site, line).verify(signature, statement)
+    except InvalidSignature:
+        return False
+    return True
+
+
 def _statement(keys: bytes, session: str, site: str) -> bytes:
     # Neither a session's name nor a site's holds a "|" that could move the borders of the words.
     return f"cardionets secure aggregation keys|{session}|{site}|".encode() + keys
+
+
+def _agreement(mark: bytes, session: str, site: str) -> bytes:
+    return f"cardionets secure aggregation lists|{session}|{site}|".encode() + mark
 
 
 def _no_key(where: str, cause: str) -> ConfigError:

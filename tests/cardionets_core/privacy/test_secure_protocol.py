@@ -28,6 +28,7 @@ from cardionets_core.privacy.secure_aggregation.protocol import (
     unmask,
 )
 from cardionets_core.privacy.secure_aggregation.shamir import join
+from cardionets_core.privacy.secure_aggregation.thresholds import lowest_threshold
 from cardionets_core.secure_config import SecureAggregationConfig
 
 SIZE = 40
@@ -71,7 +72,7 @@ def played(count, threshold, *, shared, came, answered, seed=0):
 @settings(max_examples=40, deadline=None)
 def test_the_sum_is_exact_whoever_drops_out_where(data):
     count = data.draw(st.integers(2, 8))
-    threshold = data.draw(st.integers(max(2, count // 2 + 1), count))
+    threshold = data.draw(st.integers(lowest_threshold(count), count))
     names = [f"site{i}" for i in range(count)]
 
     def some(of):
