@@ -186,7 +186,7 @@ class _Steps:
             return looped_sum(model, batch, noise, objective, trains=trains, clip=clip)
         if self.engine == "ghost":
             found: Sums = _ghost().ghost_sum(
-                model, batch, noise, objective, trains=trains, clip=clip
+                model, batch, noise, objective, trains=trains, clip=clip, chunk=LOADED
             )
             return found
         return clipped_sum(model, batch, noise, objective, trains=trains, clip=clip, chunk=CHUNK)
