@@ -159,7 +159,8 @@ class Processes:
             EngineError: the program is not there.
         """
         try:
-            self._running[name] = self.launch(command)
+            with signals_afterwards():  # or one that comes between the two leaves an orphan
+                self._running[name] = self.launch(command)
         except FileNotFoundError:
             raise EngineError(
                 f"{command.argv[0]} was not found; Flower is not installed in this environment: "
@@ -226,6 +227,21 @@ def signals_to(
     finally:
         for number, former in before.items():
             signal.signal(number, former)
+
+
+@contextmanager
+def signals_afterwards() -> Iterator[None]:
+    """Hold back what asks this process to end while the body runs.
+
+    None is lost: the first that came is delivered at the end.
+    """
+    came: list[int] = []
+    try:
+        with signals_to(lambda number, _frame: came.append(number)):
+            yield
+    finally:
+        for first in came[:1]:
+            signal.raise_signal(first)
 
 
 @contextmanager

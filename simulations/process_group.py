@@ -23,7 +23,7 @@ import psutil
 from cardionets_core.errors import EngineError
 from cardionets_core.flower_command import LOOPBACK, Command
 from cardionets_core.ports import held_by
-from cardionets_core.supervision import signals_to
+from cardionets_core.supervision import signals_afterwards, signals_to
 from simulations import watchdog
 
 TAIL_LINES = 15
@@ -96,7 +96,7 @@ class ProcessGroup:
         Raises:
             EngineError: something survived SIGKILL.
         """
-        with _signals_afterwards():
+        with signals_afterwards():  # a second Ctrl-C must not leave orphans
             gone = watchdog.end_family(self._token, self._sessions, patience=patience)
             gone = all([_reap(process) for process in self.processes.values()]) and gone
             self._dismiss_watchdog()
@@ -175,22 +175,6 @@ def signals_as_exceptions() -> Iterator[None]:
 
 def _exit_like_a_shell(number: int, _frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
-
-
-@contextmanager
-def _signals_afterwards() -> Iterator[None]:
-    """Hold signals back while ending processes: a second Ctrl-C must not leave orphans.
-
-    Nor may a first one be lost, where the federation ends of its own accord: the first that came
-    is delivered at the end.
-    """
-    came: list[int] = []
-    try:
-        with signals_to(lambda number, _frame: came.append(number)):
-            yield
-    finally:
-        for first in came[:1]:
-            signal.raise_signal(first)
 
 
 @contextmanager

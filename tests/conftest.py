@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from cardionets_core.config_tree import digest
 from client.client_app import app as client_app
@@ -32,6 +33,11 @@ PRIVACY = {"private", "privacy", "secure", "central", "ledger", "budget", "bank"
 """Words in the names of files about privacy that lie outside of tests/cardionets_core/privacy."""
 
 Federate = Callable[..., Path]
+
+# The same examples every time, however long each takes on a busy machine. To look for new ones:
+# pytest --hypothesis-profile=default
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -69,7 +69,7 @@ def test_flwr_build_gives_the_same_bundle(tmp_path):
         cwd=tmp_path,
         check=True,
         capture_output=True,
-        timeout=60,
+        timeout=500,
     )
     (fab,) = tmp_path.glob("*.fab")
     assert fab.read_bytes() == build_bundle(BUNDLE)

@@ -22,7 +22,7 @@ def wheel(tmp_path_factory):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=500,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     (path,) = out.glob("cardionets-*.whl")
@@ -34,7 +34,6 @@ def names(wheel):
     return {n for n in wheel.namelist() if not n.endswith("/")}
 
 
-@pytest.mark.timeout(180)
 def test_the_wheel_holds_the_four_packages_and_nothing_else(wheel):
     tops = {n.split("/")[0] for n in names(wheel)}
     assert {t for t in tops if not t.endswith(".dist-info")} == set(PACKAGES)
@@ -114,6 +113,6 @@ def test_the_wheel_runs_from_its_own_files(wheel, tmp_path):
         env={"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=500,
     )
     assert done.stdout.split() == ["small"], done.stderr

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,16 +25,28 @@ for number in (1, 2):
         print(name, number, flush=True)
 """
 WHOLE = "received 1\ntrained 1\nreceived 2\ntrained 2\n"
-PATIENCE_S = 60.0
+PATIENCE_S = 300.0
 
 
-def walk(folder: Path | None, site: str = "north") -> subprocess.Popen[str]:
-    environment = {k: v for k, v in os.environ.items() if k != faults.FAULTS_ENV}
-    if folder is not None:
-        environment[faults.FAULTS_ENV] = str(folder)
-    return subprocess.Popen(
-        [sys.executable, "-c", WALK, site], env=environment, stdout=subprocess.PIPE, text=True
-    )
+@pytest.fixture
+def walk() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start processes that pass the points; whatever still runs at the end is killed."""
+    started = []
+
+    def begin(folder: Path | None, site: str = "north") -> subprocess.Popen[str]:
+        environment = {k: v for k, v in os.environ.items() if k != faults.FAULTS_ENV}
+        if folder is not None:
+            environment[faults.FAULTS_ENV] = str(folder)
+        words = [sys.executable, "-c", WALK, site]
+        process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.wait()
+        process.stdout.close()
 
 
 def waited(path: Path) -> Path:
@@ -44,7 +57,7 @@ def waited(path: Path) -> Path:
     return path
 
 
-def test_a_point_is_empty_without_the_variable_and_without_a_plan(tmp_path):
+def test_a_point_is_empty_without_the_variable_and_without_a_plan(walk, tmp_path):
     (tmp_path / "received.kill").touch()
     off = walk(None)
     assert off.communicate()[0] == WHOLE and off.returncode == 0
@@ -64,19 +77,21 @@ def test_a_point_is_empty_without_the_variable_and_without_a_plan(tmp_path):
         ("trained@ecg_masked-2@north", "received 1\ntrained 1\nreceived 2\n"),
     ],
 )
-def test_a_kill_happens_once_at_its_place_however_often_it_is_passed(tmp_path, plan, printed):
+def test_a_kill_happens_once_at_its_place_however_often_it_is_passed(walk, tmp_path, plan, printed):
     (tmp_path / f"{plan}.kill").touch()
+    begun = time.time()
     first = walk(tmp_path)
     assert first.communicate()[0] == printed and first.returncode == -signal.SIGKILL
     done = tmp_path / f"{plan}.kill.done"
     pid, when = done.read_text().split()
-    assert int(pid) == first.pid and 0 <= time.time() - float(when) < PATIENCE_S
+    # It is written to a thousandth of a second.
+    assert int(pid) == first.pid and begun - 0.001 <= float(when) <= time.time() + 0.001
     second = walk(tmp_path)
     assert second.communicate()[0] == WHOLE and second.returncode == 0
     assert [path.name for path in tmp_path.iterdir()] == [done.name]
 
 
-def test_of_several_processes_one_takes_the_fault(tmp_path):
+def test_of_several_processes_one_takes_the_fault(walk, tmp_path):
     (tmp_path / "received@ecg_masked-2.kill").touch()
     walkers = [walk(tmp_path, site) for site in ("north", "river", "hill")]
     for walker in walkers:
@@ -84,7 +99,7 @@ def test_of_several_processes_one_takes_the_fault(tmp_path):
     assert sorted(w.returncode for w in walkers) == [-signal.SIGKILL, 0, 0]
 
 
-def test_a_held_process_goes_on_when_the_harness_lets_it(tmp_path):
+def test_a_held_process_goes_on_when_the_harness_lets_it(walk, tmp_path):
     (tmp_path / "trained@ecg_masked-1@north.hold").touch()
     walker = walk(tmp_path)
     reached = waited(tmp_path / "trained@ecg_masked-1@north.hold.reached")
@@ -95,7 +110,7 @@ def test_a_held_process_goes_on_when_the_harness_lets_it(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_points_trace_where_the_time_goes(tmp_path, monkeypatch):
+def test_the_points_trace_where_the_time_goes(walk, tmp_path, monkeypatch):
     monkeypatch.setenv(faults.TRACE_ENV, str(tmp_path / "trace.jsonl"))
     begun = time.time()
     printed, _ = walk(None).communicate()

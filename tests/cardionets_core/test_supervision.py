@@ -10,12 +10,22 @@ import textwrap
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from cardionets_core.errors import EngineError
 from cardionets_core.flower_command import Command
-from cardionets_core.supervision import Backoff, Kept, Processes, exit_words, process_start
+from cardionets_core.supervision import (
+    Backoff,
+    Kept,
+    Processes,
+    Stopped,
+    ended_by_signals,
+    exit_words,
+    process_start,
+)
+from tests.processes import living
+
+PATIENCE_S = 300.0
 
 
 class FakeProcesses:
@@ -101,6 +111,22 @@ def test_a_program_that_is_not_there_is_named():
         Processes().start("it", Command(("no-such-flower",)))
 
 
+def test_a_signal_that_comes_while_a_process_is_started_leaves_no_orphan():
+    class Signalled(Processes):
+        def launch(self, command):
+            process = super().launch(command)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return process
+
+    processes, sleeper = Signalled(), Command(("sleep", "600"))
+    with pytest.raises(Stopped), ended_by_signals():
+        try:
+            processes.start("it", sleeper)
+        finally:
+            processes.stop()
+    assert living([processes.pid("it")]) == []
+
+
 SUPERVISE = """
     import sys, time
     from cardionets_core.flower_command import Command
@@ -132,19 +158,27 @@ def test_real_children_are_restarted_and_end_with_their_supervisor(number):
         text=True,
         cwd=Path(__file__).parents[2],
     )
-    first = int(process.stdout.readline())
-    os.kill(first, signal.SIGKILL)
-    line = process.stdout.readline()
-    while "SIGKILL" not in line:
+
+    def said(right):
         line = process.stdout.readline()
-    while not (line.strip().isdigit() and int(line) != first):
-        line = process.stdout.readline()
-    second = int(line)
-    assert process_start(second) is not None
-    process.send_signal(number)
-    rest, _ = process.communicate(timeout=60)
-    assert rest.splitlines()[-1] == number.name and process.returncode == 0
-    deadline = time.monotonic() + 30
-    while psutil.pid_exists(second):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+        while not right(line):
+            assert line, "the supervisor has ended"
+            line = process.stdout.readline()
+        return line
+
+    try:
+        first = int(said(str.strip))
+        os.kill(first, signal.SIGKILL)
+        said(lambda line: "SIGKILL" in line)
+        second = int(said(lambda line: line.strip().isdigit() and int(line) != first))
+        assert process_start(second) is not None
+        process.send_signal(number)
+        rest, _ = process.communicate(timeout=PATIENCE_S)
+        assert rest.splitlines()[-1] == number.name and process.returncode == 0
+        deadline = time.monotonic() + PATIENCE_S
+        while living([second]):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        process.kill()
+        process.communicate()

@@ -22,6 +22,7 @@ ROUNDS = 3
 
 
 @pytest.mark.engine
+@pytest.mark.timeout(1800)
 def test_a_run_that_is_hit_at_both_ends_ends_with_the_weights_of_the_one_that_is_not(tmp_path):
     """The undisturbed run goes through one process: engines give the same bits."""
     config, sites = kill_plan(ROUNDS), hospitals(tmp_path)
@@ -31,7 +32,7 @@ def test_a_run_that_is_hit_at_both_ends_ends_with_the_weights_of_the_one_that_is
         plan.Fault("packed", "SuperNode", STAGE, 2, one),
         plan.Fault("mid_epoch", "client process", STAGE, 3, other),
     )
-    hit = federate(tmp_path / "hit", config, sites, faults, patience_s=300)
+    hit = federate(tmp_path / "hit", config, sites, faults)
     calm = undisturbed(tmp_path / "calm", config, sites)
     verdict = compare(hit, calm)
     assert verdict.failed == () and set(verdict.survived) == set(faults)

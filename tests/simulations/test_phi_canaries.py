@@ -312,7 +312,7 @@ def _command(base: Path, name: str, module: str, *words: str) -> None:
     environment = os.environ | {"COLUMNS": "200", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", f"from {module} import app; app()", *words],
-        capture_output=True, text=True, timeout=300, env=environment, check=False, cwd=base,
+        capture_output=True, text=True, timeout=500, env=environment, check=False, cwd=base,
     )  # fmt: skip
     (base / f"{name}.txt").write_text(done.stdout + done.stderr)
     assert done.returncode == 0, done.stdout + done.stderr

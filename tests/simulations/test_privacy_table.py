@@ -56,7 +56,7 @@ def sections(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.syspath_prepend(tmp_path)
     names = ("good", "bad", "broken", "impossible", "hangs", "dies")
-    made_up = {n: table.Section(n.title(), f"made_up:{n}", 120) for n in names}
+    made_up = {n: table.Section(n.title(), f"made_up:{n}", 500) for n in names}
     monkeypatch.setattr(table, "SECTIONS", made_up)
     monkeypatch.setattr(cli, "SECTIONS", made_up)
     monkeypatch.setattr("simulations.privacy.page.SECTIONS", made_up)
@@ -84,7 +84,7 @@ def test_a_section_that_hangs_is_ended_at_its_limit(sections, tmp_path):
     (outcome,) = table.measure(["hangs"], tmp_path)
     assert outcome.entries[-1].state == "failed"
     assert "limit of 1.5 s" in outcome.entries[-1].row.measured
-    assert outcome.seconds < 100
+    assert outcome.seconds < 500
 
 
 def test_everything_that_was_measured_is_on_screen_in_the_json_and_on_the_page(sections, tmp_path):

@@ -123,7 +123,7 @@ def test_four_virtual_sites_answer(tmp_path):
     }
     folder = tmp_path / "run"
     with ray_engine.RayFederation(folder, sites, bundle=tmp_path / "bundle", env=env) as federation:
-        state = federation.wait(federation.submit({"run": "run"}), seconds=200)
+        state = federation.wait(federation.submit({"run": "run"}), seconds=500)
         assert state.completed, (folder / "logs" / "serverapp.log").read_text()
     assert json.loads((folder / "sites.json").read_text()) == list(sites)
     assert federation.processes.members() == []

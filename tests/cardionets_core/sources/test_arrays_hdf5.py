@@ -225,7 +225,7 @@ def test_damaged_hdf5(write_hdf5, describe, heart):
     file = write_hdf5(tracings=heart(seconds=2).T[None], id=["H 0815"])
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", DAMAGE, str(file), "1"],
-        capture_output=True, text=True, timeout=120,
+        capture_output=True, text=True, timeout=500,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(set(done.stdout.split())) > 1
