@@ -30,6 +30,10 @@ NOT_MEMBERSHIP = (
 )
 """Said wherever a plan of this profile is shown."""
 
+BUCKET_SIZES = range(2, 65)
+"""Mean patients of a bucket. Alone nobody has a negative; and all of a bucket are in memory at
+once, so that one who could ask for any size would see by tasks that fail how many were sampled."""
+
 OVERRIDES = ("noise", "rate", "clip")
 """What a stage may set for itself in `PrivacyRequest.stages`."""
 
@@ -77,8 +81,11 @@ class PrivacyRequest:
         _a_rate("rate", self.rate)
         if not (math.isfinite(self.latent_noise) and self.latent_noise >= 0):
             raise ValueError(f"latent_noise is {self.latent_noise}; it must be 0 (off) or above")
-        if self.bucket_size < 2:
-            raise ValueError(f"bucket_size is {self.bucket_size}; a bucket needs at least 2")
+        if self.bucket_size not in BUCKET_SIZES:
+            raise ValueError(
+                f"bucket_size is {self.bucket_size}; it must be {BUCKET_SIZES.start} to "
+                f"{BUCKET_SIZES.stop - 1}, since a bucket needs 2 and is computed all at once"
+            )
         for stage, values in self.stages.items():
             for name, value in values.items():
                 where = f"stages.{stage}.{name}"

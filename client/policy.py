@@ -13,7 +13,7 @@ from cardionets_core import __version__
 from cardionets_core.errors import SiteError
 from cardionets_core.privacy.latents import MEASURED
 from cardionets_core.privacy.mechanism import MIXING_STAGES
-from cardionets_core.privacy_config import LARGE_EPSILON
+from cardionets_core.privacy_config import BUCKET_SIZES, LARGE_EPSILON
 from cardionets_core.training.stages import STAGES
 from cardionets_core.wire_limits import LARGEST_METRIC, METRIC_PREFIXES
 
@@ -114,7 +114,7 @@ def _not_allowed(privacy: SitePrivacy, asked: PrivateTask) -> str:
         )
     if not LEAST_CLIP <= asked.clip <= LARGEST_CLIP:
         return f"clip {asked.clip:g} is not between {LEAST_CLIP:g} and {LARGEST_CLIP:g}"
-    if not 0 < asked.rate <= 1 or asked.steps < 1 or asked.bucket_size < 2:
+    if not 0 < asked.rate <= 1 or asked.steps < 1 or asked.bucket_size not in BUCKET_SIZES:
         return "rate, steps or bucket_size of the privacy plan is out of range"
     return ""
 

@@ -19,6 +19,7 @@ from cardionets_core.privacy.latents import MEASURED, release_latent_statistics
 from cardionets_core.privacy.mechanism import mechanism_for
 from cardionets_core.privacy.metrics import release_charge
 from cardionets_core.privacy.objectives import private_objective
+from cardionets_core.privacy.places import engine_here
 from cardionets_core.privacy.rng import PrivacyRandom
 from cardionets_core.privacy.step import require_trainable, train_privately
 from cardionets_core.privacy.units import PatientIndex
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from cardionets_core.models.cardionet import CardioNet
     from cardionets_core.privacy.accounting import Charge
     from cardionets_core.privacy.bank import Bank
+    from cardionets_core.privacy.engines import Engine
     from cardionets_core.privacy.mechanism import Mechanism
     from cardionets_core.training.objective import Objective
     from cardionets_core.training.stages import Stage
@@ -71,13 +73,12 @@ def trained_privately(
     model = model.to(pick_device(site.config.device))
     bank = open_bank(site.config, dataset) if needs_bank(header) else None
     members = [_Member.of(stage, header, patients=privacy.patients, bank=bank) for stage in stages]
-    for member in members:
-        member.require_trainable(model)
+    engines = [member.engine_for(model) for member in members]
     fault_point("loaded")
     report = charged(site, dataset, header, charges_of(members), mark=mark)
     fault_point("charged")
-    for member in members:
-        _train(model, dataset, member, site=site, header=header)
+    for member, engine in zip(members, engines, strict=True):
+        _train(model, dataset, member, engine, site=site, header=header)
     fault_point("trained")
     parts = tuple(p for stage in stages for p in stage.trains)
     delta = difference(model, {p: weights[p] for p in parts if p in weights})
@@ -114,15 +115,14 @@ class _Member:
         measured = MEASURED in stage.trains
         return cls(stage, objective, mechanism, asked.latent_noise if measured else 0.0)
 
-    def require_trainable(self, model: CardioNet) -> None:
-        """Refuse before anything is charged what cannot be trained privately."""
-        require_trainable(
-            model,
-            self.objective,
-            trains=self.stage.trains,
-            mechanism=self.mechanism,
-            engine=pick_engine(model, self.stage.trains, model.device),
-        )
+    def engine_for(self, model: CardioNet) -> Engine:
+        """Return the engine to use; what cannot be trained privately is refused before a charge."""
+        objective, trains, mechanism = self.objective, self.stage.trains, self.mechanism
+        asked = pick_engine(model, trains, model.device)
+        require_trainable(model, objective, trains=trains, mechanism=mechanism, engine=asked)
+        if mechanism.grouping == "bucket":
+            return asked  # of no use there
+        return engine_here(asked, model, objective, trains)
 
 
 def charges_of(members: Sequence[_Member]) -> dict[str, Charge]:
@@ -139,7 +139,13 @@ def charges_of(members: Sequence[_Member]) -> dict[str, Charge]:
 
 
 def _train(
-    model: CardioNet, dataset: SiteDataset, member: _Member, *, site: Site, header: TaskHeader
+    model: CardioNet,
+    dataset: SiteDataset,
+    member: _Member,
+    engine: Engine,
+    *,
+    site: Site,
+    header: TaskHeader,
 ) -> None:
     """Take the noisy steps of one stage, or of one member of it, in place."""
     plan, stage, declared = header.train, member.stage, site.config.privacy.patients
@@ -159,7 +165,7 @@ def _train(
         rng=rng,
         seed=derive_seed(header.seed, site.name, *own),
         device=model.device,
-        engine=pick_engine(model, stage.trains, model.device),
+        engine=engine,
     )
     if member.latent_noise:
         release_latent_statistics(

@@ -32,7 +32,7 @@ from cardionets_core.privacy.clippable import require_clippable
 from cardionets_core.privacy.engines import bucket_sum, clipped_sum, looped_sum, parameters_of
 from cardionets_core.privacy.mechanism import MIXING_STAGES, Mechanism
 from cardionets_core.privacy.rng import PrivacyRandom
-from cardionets_core.privacy.step import CHUNK
+from cardionets_core.privacy.step import CHUNK, LOADED
 from cardionets_core.run_config import model_preset
 from cardionets_core.runtime import return_freed_memory
 from cardionets_core.training.loop import freeze_all_but
@@ -173,7 +173,7 @@ def _step(
     if engine == "ghost":
         from cardionets_core.privacy.ghost import ghost_sum
 
-        return lambda: ghost_sum(model, batch, noise, objective, **common)
+        return lambda: ghost_sum(model, batch, noise, objective, chunk=LOADED, **common)
     if engine == "loop":
         return lambda: looped_sum(model, batch, noise, objective, **common)
     return lambda: clipped_sum(model, batch, noise, objective, chunk=CHUNK, **common)

@@ -4,6 +4,11 @@ All engines add up in float64 and clip by the same factor (`clip_factors`), so t
 the rounding of the model's own arithmetic only. A patient is alone in `vmap` and `loop`: an
 objective or layer that mixes patients cannot reach across, whatever it does. ghost.py has the
 engine for large batches, which has no such wall and is therefore checked before use.
+
+The last bits of a float32 product follow from its shape, and weights exist (whoever sends a task
+chooses them) under which they decide where a clipped gradient points. So shapes must not tell who
+is there: every pass has the same number of rows (`full_chunks`), and places.py looks whether these
+kernels treat all rows of a pass alike.
 """
 
 from __future__ import annotations
@@ -21,7 +26,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from cardionets_core.batch import Batch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from cardionets_core.models.cardionet import CardioNet
     from cardionets_core.training.objective import Noise, Objective
@@ -35,9 +40,8 @@ Sums = dict[str, Tensor]
 SLACK = {torch.float64: 2.0**-30, torch.float32: 2.0**-13}
 """Share of C that nobody uses, by the precision of the gradients.
 
-It is room for rounding: the last bits of a patient's gradient may change with who else is in the
-chunk, since matrix products are blocked by their size. Without it the sum could move by more than C
-in floating point.
+It is room for rounding in float64: of norms, of factors, and of the sum, which is added up in
+another order when somebody leaves. It is no room for others' gradients to change: they must not.
 """
 
 
@@ -89,10 +93,33 @@ def clipped_sum(
         objective: only patient i's loss is used of what it gives for patient i alone.
         trains: parts whose parameters are differentiated, jointly clipped.
         clip: C.
-        chunk: patients at a time; memory grows with it, time falls.
+        chunk: rows of every pass, also of the last one; memory grows with it, time falls.
     """
     total = zeros_for(model, trains)
-    parameters = {n: p.detach() for n, p in parameters_of(model, trains).items()}
+    gradients_of = each_gradient(model, objective, trains)
+    for rows, patients in full_chunks(len(batch), chunk):
+        rows = rows.to(batch.ecg.device)
+        gradients = gradients_of(batch.rows(rows), {k: v[rows] for k, v in noise.items()})
+        add_clipped(total, {n: g[:patients] for n, g in gradients.items()}, clip)
+    return total
+
+
+def full_chunks(patients: int, chunk: int) -> Iterator[tuple[Tensor, int]]:
+    """Yield rows to be computed together, always `chunk` of them, and how many of them count.
+
+    The last patient fills up the last chunk. Rows are picked by index, so that they are copied
+    to memory of their own: how a slice would be aligned follows from its place.
+    """
+    for start in range(0, patients, chunk):
+        rows = torch.arange(start, start + chunk).clamp(max=patients - 1)
+        yield rows, min(chunk, patients - start)
+
+
+def each_gradient(
+    model: CardioNet, objective: Objective, trains: Sequence[str]
+) -> Callable[[Batch, Noise], dict[str, Tensor]]:
+    """Return (batch, noise) -> the gradient of each patient by itself, [B, ...] by name."""
+    parameters = {f"model.{n}": p.detach() for n, p in parameters_of(model, trains).items()}
     one_loss = _LossOfOne(model, objective)
 
     def loss(values: dict[str, Tensor], tensors: dict[str, Tensor], drawn: Noise) -> Tensor:
@@ -100,19 +127,15 @@ def clipped_sum(
         return found
 
     # `error`: no layer may draw random numbers of its own, for all patients alike.
-    gradients_of = vmap(grad(loss), in_dims=(None, 0, 0), randomness="error")
-    tensors = _tensors(batch)
-    for start in range(0, len(batch), chunk):
-        rows = slice(start, start + chunk)
+    mapped = vmap(grad(loss), in_dims=(None, 0, 0), randomness="error")
+
+    def gradients(batch: Batch, noise: Noise) -> dict[str, Tensor]:
         # The other kernels of attention have no rule for vmap. No graph is kept outside of it.
         with sdpa_kernel(SDPBackend.MATH), torch.no_grad():
-            gradients = gradients_of(
-                {f"model.{n}": p for n, p in parameters.items()},
-                {k: v[rows] for k, v in tensors.items()},
-                {k: v[rows] for k, v in noise.items()},
-            )
-        add_clipped(total, {n: gradients[f"model.{n}"] for n in total}, clip)
-    return total
+            found = mapped(parameters, _tensors(batch), noise)
+        return {n.removeprefix("model."): g for n, g in found.items()}
+
+    return gradients
 
 
 def looped_sum(

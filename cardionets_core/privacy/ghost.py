@@ -1,10 +1,11 @@
 """Clipping without a gradient per patient in memory, for large batches and GPUs.
 
 For a Linear layer the norm of a patient's gradient follows from the layer's input and the gradient
-of its output alone ("ghost norm", Li et al. 2022); Opacus has the formula, and the gradients per
-patient of the layers for which there is none. One backward pass serves norms and sum ("book
+of its output alone ("ghost norm", Li et al. 2022); Opacus has the gradients per patient of the
+layers for which there is no such formula. One backward pass serves norms and sum ("book
 keeping", Bu et al. 2023): the clipped sum is built from the same tensors as the norms, in float64,
-so that what is added and what was measured cannot differ.
+so that what is added and what was measured cannot differ. Norms are bounds from above: what float64
+may have lost in them is added, so that terms which cancel cannot hide a large gradient.
 
 Rows must be patients. Where a part of the model folds views or tokens into the batch, they are
 folded back here: left alone, each view or token would be clipped as if it were a patient, with no
@@ -19,13 +20,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from opacus.grad_sample import GradSampleModule, GradSampleModuleFastGradientClipping
+from opacus.grad_sample import GradSampleModule
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from cardionets_core.errors import PrivacyError
 from cardionets_core.models.blocks import LearnedTokens
-from cardionets_core.privacy.engines import Sums, clip_factors, looped_sum, zeros_for
+from cardionets_core.privacy.engines import (
+    Sums,
+    clip_factors,
+    full_chunks,
+    looped_sum,
+    zeros_for,
+)
 from cardionets_core.privacy.model_randomness import made_up_patients, moved
 from cardionets_core.training.loop import freeze_all_but
 
@@ -56,28 +63,38 @@ def ghost_sum(
     *,
     trains: Sequence[str],
     clip: float,
+    chunk: int,
 ) -> Sums:
     """Return what `clipped_sum` does; the layers must be those of clippable.GHOST_LAYERS.
 
     The parameters of `trains` must be those that gradients reach (`freeze_all_but`).
     """
     total = zeros_for(model, trains)
-    if not len(batch):
-        return total
+    for rows, patients in full_chunks(len(batch), chunk):
+        rows = rows.to(batch.ecg.device)
+        drawn = {k: v[rows] for k, v in noise.items()}
+        layers = each_layer(model, batch.rows(rows), drawn, objective, trains)
+        squares = torch.zeros(chunk, dtype=torch.float64, device=rows.device)
+        for layer in layers:
+            squares += layer.squares()
+        norms = squares.sqrt()
+        factors = clip_factors(norms, clip, next(model.parameters()).dtype)
+        used = norms.isfinite()
+        used[patients:] = False
+        for layer in layers:
+            for name, value in layer.weighted(factors[used], used).items():
+                total[name] += value
+    return total
+
+
+def each_layer(
+    model: CardioNet, batch: Batch, noise: Noise, objective: Objective, trains: Sequence[str]
+) -> list[_Materialised | _GhostLinear]:
+    """Return what every trained layer knows of each patient's gradient, after one backward pass."""
     with _Recorder(model, trains) as recorder:
         losses = objective.loss(model, batch, noise).per_patient
     found = recorder.gradients(losses.sum())
-    layers = [_layer(name, uses, len(losses)) for name, uses in found.items()]
-    squares = torch.zeros(len(losses), dtype=torch.float64, device=losses.device)
-    for layer in layers:
-        squares += layer.squares()
-    norms = squares.sqrt()
-    factors = clip_factors(norms, clip, losses.dtype)
-    used = norms.isfinite()
-    for layer in layers:
-        for name, value in layer.weighted(factors[used], used).items():
-            total[name] += value
-    return total
+    return [_layer(name, uses, len(losses)) for name, uses in found.items()]
 
 
 def require_agreement(model: CardioNet, objective: Objective, trains: Sequence[str]) -> None:
@@ -93,7 +110,9 @@ def require_agreement(model: CardioNet, objective: Objective, trains: Sequence[s
     for seed in range(DRAWS):
         batch, noise = made_up_patients(changed, objective, seed=seed)
         loop = looped_sum(changed, batch, noise, objective, trains=trains, clip=SMALL)
-        ghost = ghost_sum(changed, batch, noise, objective, trains=trains, clip=SMALL)
+        ghost = ghost_sum(
+            changed, batch, noise, objective, trains=trains, clip=SMALL, chunk=len(batch)
+        )
         error, size = _length({n: ghost[n] - loop[n] for n in loop}), _length(loop)
         if not error <= TOLERANCE * size:
             raise PrivacyError(
@@ -177,12 +196,21 @@ class _Materialised:
             for name, g in self._gradients.items()
         }
 
+    def held(self) -> list[Tensor]:
+        """Return all that norms and sums are made of, [B, ...] each."""
+        return list(self._gradients.values())
+
 
 class _GhostLinear:
     """A Linear of which only inputs [B, T, I] and output gradients [B, T, O] are held.
 
-    It computes in float64: the terms of a ghost norm cancel, and a norm found too small would clip
-    too little.
+    It computes in float64. The terms of a ghost norm may cancel all but wholly under weights that
+    somebody chose, and a norm found too small would clip too little. So all that rounding may have
+    taken away is added: with u = 2^-53, dot products of n terms are off by at most n u times the
+    sum of the terms' sizes (Higham 2002, section 3.1), and with s = sum over tokens of |a_t| |g_t|
+    the squared norm by (I + O + T^2 + 3) u s^2. What the weighted sum loses is then small, too:
+    factor times s is at most C / sqrt((I + O + T^2 + 3) u), and a sum over B patients of T tokens
+    is off by at most B T u times B such terms, B^2 sqrt(u) C < SLACK / 2 for B up to 64.
     """
 
     def __init__(self, name: str, layer: nn.Linear, given: Tensor, gradient: Tensor) -> None:
@@ -191,9 +219,16 @@ class _GhostLinear:
 
     def squares(self) -> Tensor:
         """Return the squared norms, float64 [B]."""
-        sampler = GradSampleModuleFastGradientClipping.NORM_SAMPLERS[nn.Linear]
-        norms = sampler(self._layer, [self._input.double()], self._gradient.double())
-        return torch.stack([n.square() for n in norms.values()]).sum(0)
+        given, gradient = self._input.double(), self._gradient.double()
+        tokens = given.shape[1]
+        lost = (given.shape[2] + gradient.shape[2] + tokens**2 + 3) * 2.0**-53
+        sizes = gradient.norm(dim=2)
+        grams = (given @ given.mT) * (gradient @ gradient.mT)
+        squares = grams.sum((1, 2)).clamp(min=0)
+        squares += lost * (given.norm(dim=2) * sizes).sum(1).square()
+        if self._layer.bias is not None:
+            squares += gradient.sum(1).square().sum(1) + lost * sizes.sum(1).square()
+        return squares
 
     def weighted(self, factors: Tensor, used: Tensor) -> Sums:
         """Return the sums over the patients of `used`, weighted."""
@@ -202,6 +237,10 @@ class _GhostLinear:
         if self._layer.bias is not None:
             sums[f"{self._name}.bias"] = scaled.sum(0)
         return sums
+
+    def held(self) -> list[Tensor]:
+        """Return all that norms and sums are made of, [B, ...] each."""
+        return [self._input, self._gradient]
 
 
 def _layer(

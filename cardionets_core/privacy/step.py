@@ -121,7 +121,7 @@ def require_trainable(
         PrivacyError: `privacy_plan`.
     """
     require_clippable(model, objective, trains=trains, grouping=mechanism.grouping, engine=engine)
-    # A GPU's coarser products would move others' gradients by more than the room below C.
+    # With a GPU's coarser products ghost and one patient at a time would not agree.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     if engine == "ghost" and mechanism.grouping == "patient":
         _ghost().require_agreement(model, objective, trains)
@@ -186,7 +186,7 @@ class _Steps:
             return looped_sum(model, batch, noise, objective, trains=trains, clip=clip)
         if self.engine == "ghost":
             found: Sums = _ghost().ghost_sum(
-                model, batch, noise, objective, trains=trains, clip=clip
+                model, batch, noise, objective, trains=trains, clip=clip, chunk=LOADED
             )
             return found
         return clipped_sum(model, batch, noise, objective, trains=trains, clip=clip, chunk=CHUNK)

@@ -77,7 +77,7 @@ def _per_patient(model: CardioNet, batch: Batch, noise: Noise, objective: Object
     reference = looped_sum(*given, trains=trains, clip=CLIP)
     others = (
         clipped_sum(*given, trains=trains, clip=CLIP, chunk=4),
-        ghost_sum(*given, trains=trains, clip=CLIP),
+        ghost_sum(*given, trains=trains, clip=CLIP, chunk=4),
     )
     return _compared(reference, others)
 

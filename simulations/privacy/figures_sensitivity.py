@@ -9,16 +9,19 @@ import torch
 
 from cardionets_core.models.cardionet import build_model
 from cardionets_core.privacy.bank import Bank
-from cardionets_core.privacy.engines import bucket_sum, clipped_sum, zeros_for
+from cardionets_core.privacy.engines import bucket_sum, clipped_sum, looped_sum, zeros_for
+from cardionets_core.privacy.ghost import ghost_sum
 from cardionets_core.privacy.model_randomness import batch_and_noise, moved
 from cardionets_core.privacy.objectives import private_objective
+from cardionets_core.privacy.step import CHUNK, LOADED
 from cardionets_core.privacy.units import PatientIndex
 from cardionets_core.privacy_config import PrivateTask
 from cardionets_core.training.stages import STAGES
+from simulations.privacy import hostile
 from simulations.privacy.agreement import still_in
 from simulations.privacy.held import OPTIONS, held, scaled, small_plan, virtual_patients
 from simulations.privacy.linear import PART, PRODUCT, linear_model, with_gradients
-from simulations.privacy.naive import opacus_on_contrastive
+from simulations.privacy.naive import opacus_on_contrastive, short_last_chunk
 from simulations.privacy.row import Row, repeated
 
 if TYPE_CHECKING:
@@ -57,6 +60,7 @@ def sensitivity(work: Path) -> Iterator[Row]:
         ways = ("bucket", "public_negatives") if name == "contrastive" else ("",)
         for way in ways:
             yield _stage(name, way, model, batches)
+    yield from _hostile()
     yield from _extremes()
     yield from _controls()
 
@@ -175,6 +179,44 @@ def _controls() -> Iterator[Row]:
         control=True,
         seeds="0",
         note="runs without an error; every patient is a negative of all others",
+    )
+
+
+def _hostile() -> Iterator[Row]:
+    """Weights under which the last bits of a patient's gradient decide where it points."""
+    trains, clip = hostile.TRAINS, hostile.CLIP
+    sizes = ", ".join(map(str, hostile.SIZES))
+    given = [hostile.hostile(share) for share in hostile.SHARES]
+
+    def worst(summed: Callable[[hostile.Given], Sums]) -> float:
+        return max(hostile.largest_move(own, summed) for own in given)
+
+    engines: dict[str, Callable[[hostile.Given], Sums]] = {
+        "vmap": lambda given: clipped_sum(*given, trains=trains, clip=clip, chunk=CHUNK),
+        "loop": lambda given: looped_sum(*given, trains=trains, clip=clip),
+        "ghost": lambda given: ghost_sum(*given, trains=trains, clip=clip, chunk=LOADED),
+    }
+    for name, summed in engines.items():
+        move = worst(summed)
+        yield Row(
+            f"hostile weights, {name}: the first or the last of {sizes} patients removed",
+            "<= 1 C",
+            f"{move:.4f} C",
+            move <= 1 + ROUNDING,
+            seeds="0-5",
+            note="an encoder that folds its numbers until the last bit of each decides",
+        )
+    short = worst(
+        lambda given: short_last_chunk(given, trains=trains, clip=clip, chunk=CHUNK),
+    )
+    yield Row(
+        "hostile weights, chunks of which the last is as short as it comes",
+        "breaks 1 C",
+        f"{short:.2f} C",
+        short > 1 + ROUNDING,
+        control=True,
+        seeds="0-5",
+        note="others' last bits follow from how many rows are computed together",
     )
 
 

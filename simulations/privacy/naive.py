@@ -1,4 +1,4 @@
-"""What a careful person would try first, and what must not be called private: two controls."""
+"""What a careful person would try first, and what must not be called private: three controls."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cardionets_core.privacy.engines import clipped_sum, zeros_for
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    from cardionets_core.privacy.engines import Sums
+    from simulations.privacy.hostile import Given
 
 PATIENTS, WIDTH, STEPS = 48, 24, 40
 
@@ -83,3 +88,21 @@ def _clipped_by_opacus(towers: Towers, clip: float) -> Callable[[Tensor, Tensor]
         return total
 
     return clipped
+
+
+def short_last_chunk(given: Given, *, trains: Sequence[str], clip: float, chunk: int) -> Sums:
+    """Return a sum of clipped gradients whose last chunk is as short as it comes.
+
+    As every loop over a data set does it that keeps its last batch. How many rows are computed
+    together then follows from who is there, and with it everybody's last bits.
+    """
+    model, batch, noise, objective = given
+    total = zeros_for(model, trains)
+    for start in range(0, len(batch), chunk):
+        rows = slice(start, start + chunk)
+        some, drawn = batch.rows(rows), {k: v[rows] for k, v in noise.items()}
+        size = len(some)
+        found = clipped_sum(model, some, drawn, objective, trains=trains, clip=clip, chunk=size)
+        for name, values in found.items():
+            total[name] += values
+    return total

@@ -80,6 +80,8 @@ def test_a_hospital_without_a_ledger_takes_no_part():
         {"steps": 21},
         {"steps": 0},
         {"bucket_size": 1},
+        {"bucket_size": 65},
+        {"bucket_size": 10**9},
         {"contrastive": "public_negatives"},  # and no bank is named
     ],
 )

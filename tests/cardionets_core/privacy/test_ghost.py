@@ -55,7 +55,7 @@ def test_ghost_is_one_patient_at_a_time(name, config, moved_model, make_batch, i
     objective, trains, noise = prepared(name, model, batch)
     model, batch, noise = in_float64(model, batch, noise)
     loop = looped_sum(model, batch, noise, objective, trains=trains, clip=CLIP)
-    found = ghost_sum(model, batch, noise, objective, trains=trains, clip=CLIP)
+    found = ghost_sum(model, batch, noise, objective, trains=trains, clip=CLIP, chunk=4)
     assert length(loop) > CLIP
     assert length(found, loop) < 1e-6 * CLIP
 
@@ -69,14 +69,15 @@ def test_a_patient_moves_it_by_c_at_most_in_float32(name, micro, moved_model, ma
     sums = []
     for rows in (slice(0, 9), slice(1, 9)):
         drawn = {k: v[rows] for k, v in noise.items()}
-        sums.append(ghost_sum(model, batch.rows(rows), drawn, objective, trains=trains, clip=CLIP))
+        there = (model, batch.rows(rows), drawn, objective)
+        sums.append(ghost_sum(*there, trains=trains, clip=CLIP, chunk=4))
     assert 0.9 * CLIP < length(*sums) <= CLIP
 
 
 def test_the_hooks_are_gone_afterwards(moved_model, make_batch, micro):
     model, batch = moved_model(), make_batch(micro, 6, seed=5)
     objective, trains, noise = prepared("ecg_masked", model, batch)
-    ghost_sum(model, batch, noise, objective, trains=trains, clip=CLIP)
+    ghost_sum(model, batch, noise, objective, trains=trains, clip=CLIP, chunk=4)
     assert not any(m._forward_hooks for m in model.modules())
     assert all(p.grad is None for p in model.parameters())
 
@@ -90,7 +91,7 @@ def test_linear_losses_reach_c(linear, heavy_tailed, length):
         dropped = int(np.linalg.norm(values, axis=1).argmax())
         rows = torch.tensor([i for i in range(12) if i != dropped])
         sums = [
-            ghost_sum(model, b, {}, objective, trains=("part",), clip=1.0)
+            ghost_sum(model, b, {}, objective, trains=("part",), clip=1.0, chunk=8)
             for b in (batch, batch.rows(rows))
         ]
         worst = max(worst, length(*sums))
@@ -102,7 +103,7 @@ def test_a_bad_gradient_adds_exactly_nothing(linear, length):
 
     def summed(values):
         model, batch, objective = linear(values)
-        return ghost_sum(model, batch, {}, objective, trains=("part",), clip=1.0)
+        return ghost_sum(model, batch, {}, objective, trains=("part",), clip=1.0, chunk=2)
 
     assert length(summed(values), summed(values[[0, 2]])) < 1e-15
     assert length(summed(values[[1]])) == 0.0
