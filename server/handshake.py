@@ -252,7 +252,7 @@ def _too_few(run: Run, missing: list[str]) -> IncompleteError:
     if online < config.min_sites:
         return IncompleteError(
             f"{online} of {config.min_sites} sites are online after {config.wait_s:.0f} s; start "
-            "the missing ones (`cardionets-site start`), or lower min_sites.",
+            "the missing ones (`cardionets-site start`), or submit a run with a lower min_sites.",
             missing,
         )
     # Asked like the others, and silent for as long as they were given.
@@ -267,7 +267,7 @@ def _too_few(run: Run, missing: list[str]) -> IncompleteError:
         private=config.privacy.is_on,
         lacking=config.min_sites - len(run.nodes),
         missing={*missing, *names.values()},
-        otherwise="Look into the logs of the missing sites, or lower min_sites.",
+        otherwise="Look into the logs of the missing sites, or submit a run with a lower min_sites.",
     )
 
 

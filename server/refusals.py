@@ -42,8 +42,8 @@ _POLICY = (
 WAYS: dict[str, str] = {
     "config": "The hospital corrects its YAML, of which its own log names the key; then resume.",
     "privacy_ledger": (
-        "The hospital puts the newest state of its ledger's three files back, or the ledger that "
-        "its log asks for; nothing else helps. Then resume."
+        "The hospital puts the newest state of its ledger's three files back, as its own log says; "
+        "nothing else helps. Then resume."
     ),
     "secure_aggregation": (
         "The hospital's log names the rule. Where it wants more sites in a sum "

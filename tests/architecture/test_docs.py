@@ -97,6 +97,20 @@ def test_overrides_in_commands_compose(file, line):
         run_config_from(compose("run", overrides, package="cardionets_core.conf"))
 
 
+def test_there_is_one_unit_for_each_side_and_its_command_parses_with_whole_paths():
+    """A service starts in another folder than the person who wrote its unit."""
+    started = []
+    for path in DOCS:
+        text = path.read_text().replace("\\\n", " ")
+        for line in re.findall(r"^ExecStart=(.*)$", text, re.MULTILINE):
+            program, *words = shlex.split(line)
+            context = parse(Path(program).name, words)
+            paths = [Path(program), *(v for v in context.params.values() if isinstance(v, Path))]
+            assert all(p.is_absolute() for p in paths), paths
+            started.append(Path(program).name)
+    assert sorted(started) == ["cardionets-coordinator", "cardionets-site"]
+
+
 def test_a_wrong_command_would_be_seen():
     with pytest.raises(click.UsageError):
         parse("cardionets-site", ["chekc", "--config", "x.yaml"])
