@@ -14,7 +14,7 @@ class StartConfig:
 
     Attributes:
         checkpoint: folder of another run's checkpoint at the coordinator; empty: random weights.
-        parts: parts of the model that are taken from it; empty: every part that it holds.
+        parts: parts of the model that are taken from it; empty: every part that it has trained.
         sha256: of its weights.
         stages: that its run had finished, of those that trained one of `parts`.
         virtual: whether its run says that it was trained on virtual hearts in part.

@@ -62,7 +62,8 @@ def pinned(config: RunConfig) -> RunConfig:
 
     Raises:
         CheckpointError: no checkpoint, or a torn one.
-        ConfigError: a part that it does not hold whole, or that does not fit this run's model.
+        ConfigError: a part that it does not hold whole, that nobody has trained, or that does not
+            fit this run's model.
     """
     start = config.start
     if not start.is_on:
@@ -70,14 +71,15 @@ def pinned(config: RunConfig) -> RunConfig:
     folder = Path(start.checkpoint).expanduser().resolve()
     info = read_info(folder)
     groups = to_groups(read_tensors(folder, info))
-    parts = start.parts or tuple(p for p in PARTS if p in groups)
+    trained = _trained(config, info)
+    parts = start.parts or tuple(p for p in PARTS if p in groups and p in trained)
     for part in parts:
         _require_fit(config, info, groups, part, taken=parts)
-    said = info.provenance
-    done = {*said.get("stages_done", ()), *said.get("start", {}).get("stages", ())}
+        _require_trained(config, part, trained)
+    done = _stages_done(info)
     stages = tuple(n for n in STAGES if n in done and set(STAGES[n].trains) <= set(parts))
     # Of a checkpoint that does not say so, nobody knows that no virtual heart trained it.
-    virtual = said.get("virtual") is not False
+    virtual = info.provenance.get("virtual") is not False
     found = replace(
         start,
         checkpoint=str(folder),
@@ -157,11 +159,50 @@ def rescaled(arrays: Arrays, layer: str, before: Scaler, after: Scaler) -> Array
     }
 
 
-def _shared(config: RunConfig, part: str) -> tuple[str, ...]:
-    """Return the encoder that a head without one of its own reads."""
-    if part not in HEADS.values() or getattr(config.model, part).encoder == "own":
-        return ()
-    return ("ecg_encoder",)
+def _built_on(model: ModelConfig, part: str) -> tuple[str, ...]:
+    """Return the parts whose outputs a part reads; a head may have an encoder of its own."""
+    if part in HEADS.values() and getattr(model, part).encoder != "own":
+        return ("ecg_encoder",)
+    return BUILT_ON.get(part, ())
+
+
+def _stages_done(info: CheckpointInfo) -> set[str]:
+    """Return the stages that are in a checkpoint's weights, those before its own start, too."""
+    said = info.provenance
+    done = {*said.get("stages_done", ()), *said.get("start", {}).get("stages", ())}
+    return done & STAGES.keys()
+
+
+def _trained(config: RunConfig, info: CheckpointInfo) -> set[str]:
+    """Return the parts that were trained, and those that such a part was trained to read.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    parts = {part for name in _stages_done(info) for part in STAGES[name].trains}
+    parts |= set(info.provenance.get("start", {}).get("parts", ()))
+    if not parts:
+        raise ConfigError(
+            f"start.checkpoint={config.start.checkpoint}: its run has finished no stage of "
+            "training, so its weights are as random as those of a new run. Name another run's."
+        )
+    return parts | {read for part in parts for read in _built_on(info.model, part)}
+
+
+def _require_trained(config: RunConfig, part: str, trained: Collection[str]) -> None:
+    """Refuse random weights: a site might spend its privacy budget on what is built on them."""
+    if part in trained:
+        return
+    raise ConfigError(
+        f"start.checkpoint={config.start.checkpoint}: no stage that its run has finished trained "
+        f"{part}, so its weights are random. Trained: "
+        f"{', '.join(p for p in PARTS if p in trained)}. Take {part} out of start.parts, or "
+        f"name a run with one of the stages {_training(part)}."
+    )
+
+
+def _training(part: str) -> str:
+    return ", ".join(name for name, stage in STAGES.items() if part in stage.trains)
 
 
 def _require_fit(
@@ -182,7 +223,7 @@ def _require_fit(
             f"start.parts: {part}.{own[0]} stays at the sites (local_parts), which begin it "
             f"themselves. {_others(config, info, groups, part)}"
         )
-    alone = [p for p in (*BUILT_ON.get(part, ()), *_shared(config, part)) if p not in taken]
+    alone = [p for p in _built_on(config.model, part) if p not in taken]
     if alone:
         raise ConfigError(
             f"start.parts: {part} speaks of what {' and '.join(alone)} gives and means nothing "
@@ -212,8 +253,8 @@ def _meaning(model: ModelConfig, section: str) -> dict[str, Any]:
 
 def _others(config: RunConfig, info: CheckpointInfo, groups: Groups, unfit: str) -> str:
     """Return the next step: which parts can be taken."""
-    fit = [p for p in PARTS if p in groups and not _difference(config, info, groups[p], p)]
-    fit = [p for p in fit if p != unfit]
+    found = [p for p in PARTS if p in groups and p in _trained(config, info) and p != unfit]
+    fit = [p for p in found if not _difference(config, info, groups[p], p)]
     if not fit:
         return "None of its parts does: plan with the model of that run (model=...)."
     return f"Take the parts that fit: start.parts=[{','.join(fit)}]."

@@ -54,7 +54,8 @@ SITE_POLL_S = 0.5
 TICK_S = 0.5
 FIRST_LOOK_S = 5.0
 NEXT_LOOK_S = 30.0
-CLI_S = 60.0
+CLI_S = 300.0
+"""For one `flwr` command, a new Python process: a machine at full load took more than 60 s."""
 
 
 class Federation:
@@ -92,7 +93,7 @@ class Federation:
         site_address: Mapping[str, str] | None = None,
         outputs: Path | None = None,
         bundle: Path = server_launch.BUNDLE,
-        start_s: float = 120.0,
+        start_s: float = 300.0,
         warm: bool = True,
         site_poll_s: float | None = SITE_POLL_S,
         keep_database: bool = False,

@@ -50,7 +50,7 @@ class RayFederation(Federation):
         cpus_per_site: int = 1,
         port: int = 0,
         env: Mapping[str, str] | None = None,
-        start_s: float = 120.0,
+        start_s: float = 300.0,
     ) -> None:
         check_ray()
         virtual = folder.resolve() / "engine" / "virtual-sites"

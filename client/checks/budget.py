@@ -136,8 +136,8 @@ def _metrics(config: SiteConfig, plan: RunConfig) -> list[Finding]:
         diseases=len(plan.diseases),
     )
     what = (
-        f"A private evaluation with the usual noise {noise:g} of {len(plan.phenotypes)} phenotypes "
-        f"and {len(plan.diseases)} diseases has {errors.words()}."
+        f"A private evaluation with the usual noise {noise:g} of the {len(plan.phenotypes)} "
+        f"phenotypes and {len(plan.diseases)} diseases of a run's default has {errors.words()}."
     )
     if not errors.unusable:
         return [ok("budget", what, "metrics")]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from cardionets_core.config_tree import build
 from cardionets_core.errors import ConfigError, nearest
+from cardionets_core.privacy_config import SitePrivacy
 from cardionets_core.site_config import (
     SiteConfig,
     SiteData,
@@ -28,6 +29,7 @@ _SECTIONS: dict[str, tuple[type, dict[str, Any]]] = {
     "": (SiteConfig, {"site": "site", "data": _DATA}),
     "data": (SiteData, _DATA),
     "policy": (SitePolicy, {}),
+    "privacy": (SitePrivacy, {"patients": 1, "delta": 1e-12}),
 }
 """Section -> its class, and values that a single key of it can be tried with."""
 
@@ -59,8 +61,10 @@ def read_configuration(
     found: list[Finding] = []
     kept: dict[str, Any] = {}
     for key, value in values.items():
-        if key in ("data", "policy") and isinstance(value, dict):
+        if key in _SECTIONS and isinstance(value, dict):
             kept[key] = _usable_keys(key, value, path.name, found)
+    if "privacy" in kept:
+        kept["privacy"] = _agreeing(kept["privacy"], path.name, found)
     kept |= _usable_keys("", {k: v for k, v in values.items() if k not in kept}, path.name, found)
     try:
         config = site_config_from(kept, path.name)
@@ -113,6 +117,21 @@ def _usable_keys(
         else:
             kept[key] = value
     return kept
+
+
+def _agreeing(values: dict[str, Any], name: str, found: list[Finding]) -> dict[str, Any]:
+    """Return the section on privacy where its keys go together; else say why not, and {}.
+
+    Keys that are wrong by themselves are said already: nothing follows from what the others lack.
+    """
+    place = f"{name}.privacy"
+    try:
+        build(SitePrivacy, values, place)
+    except ConfigError as cause:
+        if not any(f.what.startswith(f"{place}:") or f.what.startswith(f"{place}.") for f in found):
+            found.append(_bad(place, "", str(cause)))
+        return {}
+    return values
 
 
 def _unknown(place: str, key: str, known: Sequence[str]) -> Finding:

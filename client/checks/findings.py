@@ -125,6 +125,8 @@ class Trial:
         round_s: one round of the default plan, estimated; without the transfer.
         transfer_bytes: of a round, one way.
         peak_bytes: memory of the process, or of the GPU where it trained there.
+        private_only: the site answers private tasks alone. Their rounds take fixed steps with a
+            gradient for each patient: `epoch_s` and `round_s` say nothing of them.
     """
 
     stage: str
@@ -138,6 +140,7 @@ class Trial:
     round_s: float
     transfer_bytes: int
     peak_bytes: int
+    private_only: bool = False
 
 
 @dataclass(frozen=True)

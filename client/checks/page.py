@@ -92,14 +92,19 @@ def count_rows(counts: Mapping[str, int]) -> list[tuple[str, list[int]]]:
 
 def trial_rows(trial: Trial) -> list[tuple[str, str]]:
     """Return name and value of what a trial measured."""
+    times = [
+        ("one epoch", in_words(trial.epoch_s)),
+        ("one round of the default plan", f"{in_words(trial.round_s)}, without the transfer"),
+    ]
+    if trial.private_only:
+        times = [("rounds of private tasks", "not timed; this trial was without privacy")]
     return [
         ("stage", trial.stage),
         ("device", f"{trial.device}, {trial.threads} thread{'s' if trial.threads > 1 else ''}"),
         ("training studies", str(trial.patients)),
         ("measured", f"{trial.steps} steps in {in_words(trial.seconds)}"),
         ("speed", f"{trial.records_per_s:.3g} records/s"),
-        ("one epoch", in_words(trial.epoch_s)),
-        ("one round of the default plan", f"{in_words(trial.round_s)}, without the transfer"),
+        *times,
         ("transfer per round", f"{trial.transfer_bytes / 1e6:.1f} MB each way"),
         ("peak memory", f"{trial.peak_bytes / 1e9:.2f} GB"),
     ]

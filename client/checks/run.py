@@ -19,6 +19,7 @@ from client.checks.findings import AREAS, Area, CheckResult, Finding, error, ok,
 from client.checks.folders import check_cache, check_permissions, check_places
 from client.checks.machine import Machine
 from client.checks.reach import check_connection
+from client.checks.secure_sums import check_secure_sums
 from client.checks.versions import check_clock, check_versions
 
 if TYPE_CHECKING:
@@ -71,9 +72,10 @@ def run_checks(
 
 
 @lru_cache(maxsize=8)
-def _default_plan(overrides: tuple[str, ...]) -> RunConfig:
-    """Return a run's default plan with every disease, so that every label is counted."""
-    words = ["name=check", f"diseases=[{','.join(DISEASES)}]", *overrides]
+def _default_plan(overrides: tuple[str, ...], *, every_disease: bool = True) -> RunConfig:
+    """Return a run's default plan; with every disease, so that every label is counted."""
+    diseases = [f"diseases=[{','.join(DISEASES)}]"] if every_disease else []
+    words = ["name=check", *diseases, *overrides]
     return run_config_from(compose("run", words, package=CONF))
 
 
@@ -104,15 +106,23 @@ class _Check:
         self._look("versions", lambda: self._add(check_versions(machine)))
         self._look("versions", lambda: self._add(check_clock(machine, request.config)))
         if config is not None:
+            self._look("policy", lambda: self._add(check_secure_sums(config)))
             self._site(config)
         self._progress("connecting to the coordinator")
         self._look("connection", lambda: self._add(check_connection(request.connection, machine)))
-        if config is None or not config.privacy.ledger:
+        if self._misread:
+            self._cannot("budget", "The ledger was not looked at.")
+        elif config is None or not config.privacy.ledger:
             self._add([no_budget(config)])
         order = {area: k for k, area in enumerate(AREAS)}
         return replace(
             self._result, findings=tuple(sorted(self._found, key=lambda f: order[f.area]))
         )
+
+    @property
+    def _misread(self) -> bool:
+        """Whether a key is wrong: then it may be the one that says what pays for the records."""
+        return any(f.area == "configuration" and f.level == "error" for f in self._found)
 
     def _configuration(self) -> SiteConfig | None:
         config, found = read_configuration(self._request.config, self._request.overrides)
@@ -144,8 +154,9 @@ class _Check:
             return
         self._look("data", lambda: self._numbers(config, dataset))
         self._look("policy", lambda: self._policy(config, dataset))
-        if config.privacy.ledger:
-            self._look("budget", lambda: self._add(check_budget(config, dataset, self._plan)))
+        if config.privacy.ledger and not self._misread:
+            plan = _default_plan(self._request.plan, every_disease=False)
+            self._look("budget", lambda: self._add(check_budget(config, dataset, plan)))
         self._look("device", lambda: self._trial(config, dataset))
 
     def _places(self, config: SiteConfig) -> bool:

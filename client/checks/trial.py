@@ -91,6 +91,7 @@ def run_trial(
             round_s=epoch_s * settings.local_epochs,
             transfer_bytes=cost_of[name].wire_bytes,
             peak_bytes=_peak_bytes(device),
+            private_only=config.privacy.is_required,
         ),
         [],
     )

@@ -38,7 +38,7 @@ LOOK_S = 0.2
 ASK_S = 3.0
 """Pause between two questions by `flwr`, each of which is a Python process of its own."""
 
-CLI_S = 60.0
+CLI_S = 300.0
 START_S = 180.0
 
 

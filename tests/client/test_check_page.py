@@ -18,6 +18,7 @@ from client.checks.findings import CheckResult, Finding, StageVerdict, ok, warni
 from client.checks.page import render
 from client.checks.run import CheckRequest, run_checks
 from client.cli import app
+from tests.private_site import make_private
 
 PLANTED = "SMITH_JOHN_1951-03-07_NHS9434765919"
 
@@ -53,6 +54,21 @@ def test_a_trial_is_real_training(site, nano_plan):
     assert torch.are_deterministic_algorithms_enabled() == strict
     assert torch.get_num_threads() == threads
     assert result.exit_code == 0
+
+
+def test_a_site_of_private_tasks_alone_is_told_no_time_of_ordinary_rounds(bench):
+    make_private(bench.file, patients=40, modalities=["ecg", "phenotypes", "diseases"])
+    bench.file.chmod(0o600)
+    bench.trial_seconds = 0.1
+    result = bench.check()
+    told = " ".join(f.what for f in result.findings if f.area == "device")
+    assert "rounds of private tasks, the only ones that this site takes, were not timed" in told
+    assert "per round" not in told and "per epoch" not in told
+    page = render(result)
+    assert "rounds of private tasks" in page and "one round" not in page
+    told = " ".join(f.what for f in result.findings if f.area == "budget")
+    # The same that `budget plan` speaks of; the check itself looks at labels of every disease.
+    assert "of the 82 phenotypes and 12 diseases of a run's default" in told
 
 
 def test_a_loss_that_is_not_finite_is_an_error(site, nano_plan):

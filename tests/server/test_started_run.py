@@ -34,6 +34,12 @@ EARLIER = RunConfig(
     diseases=("heart_failure",),
 )
 LATER = replace(EARLIER, name="later", seed=4)
+TRAINING = tuple(n for n in STAGES if n != "masked")  # that one trains what two others train
+EVERYTHING = replace(
+    EARLIER,
+    stages=("handshake", *TRAINING),
+    stage={n: StageConfig(rounds=1) for n in TRAINING},
+)
 SCALER = Scaler(np.array([150.0, 60.0]), np.array([30.0, 5.0]))
 KNOWN = {"scaler_mean": (0.0,) * 82, "scaler_sd": (1.0,) * 82}
 SITES = ("hill", "north")
@@ -50,6 +56,20 @@ def checkpoint(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The checkpoint of a run that has trained every part."""
+    folder = tmp_path_factory.mktemp("whole") / "checkpoint"
+    mean, sd = tuple(SCALER.mean), tuple(SCALER.sd)
+    save_state(replace(done(EVERYTHING), scaler_mean=mean, scaler_sd=sd), EVERYTHING, folder)
+    return folder
+
+
+def done(config):
+    """Return the state of a run, with the weights that it begins with, at its end."""
+    return replace(fresh_state(config), stage=len(config.stages))
+
+
 def starting(folder, *parts, config=LATER):
     return replace(config, start=StartConfig(str(folder), parts))
 
@@ -58,11 +78,28 @@ def marks(groups):
     return {part: fingerprint(arrays) for part, arrays in groups.items()}
 
 
-def test_every_part_is_taken_where_none_is_named(checkpoint):
-    plan = pinned(starting(checkpoint))
+def test_every_part_is_taken_where_none_is_named(whole):
+    plan = pinned(starting(whole))
     assert plan.start.parts == PARTS
-    assert plan.start.sha256 == read_info(checkpoint).sha256
-    assert marks(fresh_state(plan).weights) == marks(fresh_state(EARLIER).weights)
+    assert plan.start.sha256 == read_info(whole).sha256
+    assert marks(fresh_state(plan).weights) == marks(fresh_state(EVERYTHING).weights)
+
+
+def test_parts_that_nobody_has_trained_begin_anew(checkpoint):
+    """A disease head of random weights would else not start from the aligned encoder."""
+    plan = pinned(starting(checkpoint))
+    aligned = {"ecg_encoder", "ecg_projector", "cmr_encoder", "cmr_projector"}
+    assert set(plan.start.parts) == {*aligned, "phenotype_head"}
+    begun, fresh = marks(fresh_state(plan).weights), marks(fresh_state(LATER).weights)
+    assert begun["disease_head"] == fresh["disease_head"]
+
+
+def test_a_run_that_began_with_trained_parts_can_be_begun_with(checkpoint, tmp_path):
+    second = pinned(starting(checkpoint, "ecg_encoder", "ecg_projector"))
+    second = replace(second, stages=("handshake", "phenotypes"))
+    save_state(replace(done(second), **KNOWN), second, tmp_path)
+    taken = pinned(starting(tmp_path, config=replace(LATER, name="third")))
+    assert taken.start.parts == ("ecg_encoder", "ecg_projector", "phenotype_head")
 
 
 def test_only_named_parts_are_taken(checkpoint):
@@ -97,7 +134,7 @@ def test_the_later_checkpoint_says_what_it_began_with_and_not_where_that_lay(che
 
 def test_virtual_hearts_are_not_forgotten(checkpoint, tmp_path):
     assert not pinned(starting(checkpoint)).virtual
-    save_state(fresh_state(EARLIER), replace(EARLIER, virtual=True), tmp_path)
+    save_state(done(EARLIER), replace(EARLIER, virtual=True), tmp_path)
     assert pinned(starting(tmp_path, "ecg_encoder")).virtual
 
 
@@ -148,7 +185,7 @@ def test_only_readouts_of_phenotypes_have_units(checkpoint):
 def test_the_plan_that_begins_with_a_public_model_takes_what_that_can_give(tmp_path):
     """Its disease head has no encoder; the public run's has one, and is left where it is."""
     public = run_config_from(compose("run", ["name=public", "seed=2"], package=CONF))
-    save_state(replace(fresh_state(public), **KNOWN), public, tmp_path)
+    save_state(replace(done(public), **KNOWN), public, tmp_path)
     words = ["name=own", "plan=private_from_public", "privacy.mode=patient"]
     plan = run_config_from(compose("run", [*words, f"start.checkpoint={tmp_path}"], package=CONF))
     check_plan(plan)
@@ -180,9 +217,9 @@ def test_a_part_that_is_none_is_named_with_the_nearest(checkpoint):
     assert "ecg_encoder" in refusal(starting(checkpoint, "ecg_encodr"))
 
 
-def test_a_model_of_another_size_is_refused_with_the_parts_that_fit(checkpoint):
+def test_a_model_of_another_size_is_refused_with_the_parts_that_fit(whole):
     wider = replace(LATER.model, ecg_decoder=replace(LATER.model.ecg_decoder, width=96, heads=4))
-    text = refusal(starting(checkpoint, config=replace(LATER, model=wider)))
+    text = refusal(starting(whole, config=replace(LATER, model=wider)))
     assert "its ecg_decoder does not fit" in text and "there and" in text
     assert "start.parts=[ecg_encoder," in text and "ecg_decoder," not in text.split("=[")[1]
 
@@ -193,9 +230,9 @@ def test_phenotypes_in_another_order_are_not_taken_for_the_same(checkpoint):
     assert pinned(starting(checkpoint, "ecg_encoder", config=turned)).start.parts
 
 
-def test_other_diseases_are_refused(checkpoint):
+def test_other_diseases_are_refused(whole):
     other = replace(LATER, diseases=("atrial_fibrillation",))
-    assert "its diseases are others" in refusal(starting(checkpoint, config=other))
+    assert "its diseases are others" in refusal(starting(whole, config=other))
 
 
 @pytest.mark.parametrize(
@@ -208,18 +245,18 @@ def test_other_diseases_are_refused(checkpoint):
         ("cmr_encoder", "cine", {"pixel_mm": 2.0}),
     ],
 )
-def test_another_meaning_is_refused_although_the_shapes_fit(checkpoint, part, section, changes):
+def test_another_meaning_is_refused_although_the_shapes_fit(whole, part, section, changes):
     model = replace(LATER.model, **{section: replace(getattr(LATER.model, section), **changes)})
     parts = {part, *BUILT_ON.get(part, ())}
-    text = refusal(starting(checkpoint, *parts, config=replace(LATER, model=model)))
+    text = refusal(starting(whole, *parts, config=replace(LATER, model=model)))
     (key,) = changes
     assert f"model.{section}.{key} is" in text
 
 
-def test_how_the_generator_is_sampled_is_free(checkpoint):
+def test_how_the_generator_is_sampled_is_free(whole):
     sampled = replace(LATER.model.generator, ar_steps=3, guidance=1.5)
     other = replace(LATER, model=replace(LATER.model, generator=sampled))
-    assert "generator" in pinned(starting(checkpoint, config=other)).start.parts
+    assert "generator" in pinned(starting(whole, config=other)).start.parts
 
 
 @pytest.mark.parametrize(
@@ -232,16 +269,25 @@ def test_a_part_is_not_taken_without_what_it_reads(checkpoint, part, needed):
 
 def test_a_head_that_shares_the_encoder_is_not_taken_without_it(checkpoint, tmp_path):
     head = replace(EARLIER.model.disease_head, encoder="shared")
-    shared = replace(EARLIER, model=replace(EARLIER.model, disease_head=head))
-    save_state(fresh_state(shared), shared, tmp_path)
+    shared = replace(EVERYTHING, model=replace(EARLIER.model, disease_head=head))
+    save_state(done(shared), shared, tmp_path)
     later = replace(shared, seed=4)
     assert "disease_head speaks of" in refusal(starting(tmp_path, "disease_head", config=later))
     both = starting(tmp_path, "disease_head", "ecg_encoder", config=later)
     assert pinned(both).start.parts == ("disease_head", "ecg_encoder")
 
 
-def test_a_readout_without_units_is_refused(tmp_path):
+def test_random_weights_are_not_taken_for_trained_ones(checkpoint, tmp_path):
+    """A hospital might spend its privacy budget on what is built on them."""
+    text = refusal(starting(checkpoint, "disease_head"))
+    assert "no stage that its run has finished trained disease_head" in text
+    assert "one of the stages diseases" in text and "phenotype_head. Take disease_head out" in text
     save_state(fresh_state(EARLIER), EARLIER, tmp_path)
+    assert "has finished no stage" in refusal(starting(tmp_path))
+
+
+def test_a_readout_without_units_is_refused(tmp_path):
+    save_state(done(EARLIER), EARLIER, tmp_path)
     assert "before it knew" in refusal(starting(tmp_path, "phenotype_head"))
 
 
@@ -277,9 +323,9 @@ def test_a_model_is_evaluated_elsewhere_as_it_was_where_it_was_trained(trained):
     first, second = (json.loads((f / "summary.json").read_text()) for f in trained)
     held_out = first["metrics"]["pooled"]["phenotypes"]
     assert held_out["by_phenotype"] and second["metrics"]["pooled"]["phenotypes"] == held_out
-    weights = [read_checkpoint(f / "checkpoint").model.state_dict() for f in trained]
-    for name, tensor in weights[0].items():
-        torch.testing.assert_close(weights[1][name], tensor, rtol=0, atol=0, msg=name)
+    heads = [read_checkpoint(f / "checkpoint").model.phenotype_head.state_dict() for f in trained]
+    for name, tensor in heads[0].items():
+        torch.testing.assert_close(heads[1][name], tensor, rtol=0, atol=0, msg=name)
 
 
 def test_the_model_card_says_what_the_run_began_with(trained):

@@ -12,7 +12,7 @@ from simulations.faults.figures_link import calm, config_of, over_link
 from simulations.faults.link import Cut
 from simulations.faults.small import ecg_hospitals
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]
 
 
 def test_an_upload_that_is_cut_at_half_goes_on_where_it_stopped(tmp_path):

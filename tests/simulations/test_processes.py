@@ -23,6 +23,8 @@ from tests.processes import living
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 300.0
 
+pytestmark = pytest.mark.timeout(1800)
+
 SERVER = """
 import json, os, time
 from pathlib import Path

@@ -34,7 +34,7 @@ PLAN = (
 )
 PATIENCE_S = 300.0
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")

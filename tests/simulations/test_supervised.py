@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -35,11 +36,12 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]
 class Coordinator:
     """A coordinator and its sites as an operator starts them, each command with a log file."""
 
-    def __init__(self, folder: Path, ports: list[int]) -> None:
+    def __init__(self, folder: Path) -> None:
         self.output = folder / "out"
         self.folder = folder
         self.faults = folder / "faults"
-        self.port, *self.site_ports = ports
+        self._held = ExitStack()
+        self.port, *self.site_ports = self._held.enter_context(reserved_ports(4))
         self.commands: dict[str, subprocess.Popen[bytes]] = {}
 
     def type(self, name: str, command: str, *words: str) -> None:
@@ -85,14 +87,32 @@ class Coordinator:
             except subprocess.TimeoutExpired:
                 process.kill()
         kill_members(self.folder)
+        self._held.close()
+
+    def hold(self, *numbers: int) -> None:
+        """Let the server wait at the begin of rounds, or a busy machine would look too late."""
+        self.faults.mkdir()
+        for number in numbers:
+            self._reached(number).with_suffix("").touch()
+
+    def is_held(self, number: int) -> bool:
+        """Return whether the server waits, and has said so: it would write that again."""
+        reached = self._reached(number)
+        return reached.exists() and bool(reached.read_text())
+
+    def release(self, number: int) -> None:
+        """Let the server go on."""
+        self._reached(number).unlink()
+
+    def _reached(self, number: int) -> Path:
+        return self.faults / f"sent_none@ecg_masked-{number}.hold.reached"
 
 
 @pytest.fixture
 def coordinator(tmp_path: Path) -> Iterator[Coordinator]:
-    with reserved_ports(4) as ports:
-        place = Coordinator(tmp_path, ports)
-        yield place
-        place.end()
+    place = Coordinator(tmp_path)
+    yield place
+    place.end()
 
 
 def wait_for(happens: Callable[[], object], place: Coordinator) -> None:
@@ -122,14 +142,20 @@ def weights(folder: Path) -> str:
 
 @pytest.fixture
 def begin(coordinator, hospitals, nano):
-    """Return (rounds) -> the coordinator, its two sites, and a run whose first round is done."""
+    """Return (rounds, held) -> the coordinator, its two sites, and a run whose first round is done.
 
-    def start(rounds: int) -> Coordinator:
+    Its server waits at the begin of round `held`, if one is named.
+    """
+
+    def start(rounds: int, *held: int) -> Coordinator:
+        if held:
+            coordinator.hold(*held)
         coordinator.start()
         for name in SITES:
             coordinator.join(name, hospitals[name])
         coordinator.run("name=trial", "min_sites=2", *plan(nano, rounds))
         wait_for(lambda: rounds_of(coordinator), coordinator)
+        wait_for(lambda: all(map(coordinator.is_held, held[:1])), coordinator)
         return coordinator
 
     return start
@@ -161,26 +187,19 @@ def kill_server(place: Coordinator) -> Status:
     return server
 
 
-def test_a_killed_server_goes_on_by_itself_to_the_same_weights(coordinator, begin, same_weights):
+def test_a_killed_server_goes_on_by_itself_to_the_same_weights(begin, same_weights):
     """kill -9 of the ServerApp between two rounds; `status` tells the truth on the way."""
-    # Or the run could be over before a busy machine lets this process look.
-    coordinator.faults.mkdir()
-    held = [coordinator.faults / f"sent_none@ecg_masked-{number}.hold" for number in (2, 3)]
-    for hold in held:
-        hold.touch()
-    place = begin(3)
-    reached = [hold.with_name(f"{hold.name}.reached") for hold in held]
-    wait_for(reached[0].exists, place)
+    place = begin(3, 2, 3)
     assert place.standing() == "RUNNING"
     first = kill_server(place)
     killed = time.monotonic()
     wait_for(lambda: process_start(first.pid) is None, place)
     # QUEUED, or the next one is there already.
     assert place.standing().partition("(")[0] in ("QUEUED", "RUNNING", "WAITING")
-    wait_for(reached[1].exists, place)
+    wait_for(lambda: place.is_held(3), place)
     second = server_of(place, other_than=first.pid)
     print(f"a new server after {time.monotonic() - killed:.1f} s")
-    reached[1].unlink()
+    place.release(3)
     assert second.flower_run != first.flower_run
     same_weights(place, 3)
     assert read_submission(place.output / "trial").restarts == 1
@@ -206,10 +225,11 @@ def program(place: Coordinator, *words: str) -> psutil.Process:
 @pytest.mark.slow
 def test_a_superlink_that_was_away_for_more_than_a_minute(begin, same_weights):
     """Flower gives the run up; the supervisor hands it over again, and it goes on."""
-    place = begin(4)
+    place = begin(4, 2)
     first = server_of(place)
     superlink = program(place, "flower-superlink")
     superlink.suspend()
+    place.release(2)
     time.sleep(100.0)
     superlink.resume()
     same_weights(place, 4)
@@ -219,7 +239,7 @@ def test_a_superlink_that_was_away_for_more_than_a_minute(begin, same_weights):
 @pytest.mark.slow
 def test_a_machine_that_crashed_and_lost_its_database(begin, hospitals, federate, nano, tmp_path):
     """All of the coordinator is killed and its database removed; sites and run come back."""
-    place = begin(4)
+    place = begin(4, 2)
     coordinator = place.commands.pop("coordinator")
     for child in psutil.Process(coordinator.pid).children(recursive=True):
         child.kill()

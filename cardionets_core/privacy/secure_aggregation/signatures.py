@@ -38,20 +38,36 @@ def sign(keys: bytes, *, session: str, site: str, key_file: str) -> bytes:
         keys: its public keys.
         session: name of the session.
         site: the site's name.
-        key_file: its private key, Ed25519 in OpenSSH's format; empty: it does not sign.
+        key_file: whole path of its private key, Ed25519 in OpenSSH's format; empty: it does not
+            sign.
 
     Raises:
-        ConfigError: the file holds no such key.
+        ConfigError: the file holds no such key, or its path is not whole.
     """
     if not key_file:
         return UNSIGNED
+    return read_signing_key(key_file).sign(_statement(keys, session, site))
+
+
+def read_signing_key(key_file: str) -> Ed25519PrivateKey:
+    """Return a site's private key, as a secure round and `cardionets-site check` read it.
+
+    Raises:
+        ConfigError: the file holds no such key, or its path is not whole.
+    """
+    path = Path(key_file)
+    if not path.is_absolute():
+        raise ConfigError(
+            f"privacy.signing_key names {key_file}, which is another place for a service that "
+            f"starts elsewhere; write the whole path, for example {path.resolve()}."
+        )
     try:
-        private = load_ssh_private_key(Path(key_file).read_bytes(), None)
+        private = load_ssh_private_key(path.read_bytes(), None)
     except _UNREADABLE as error:
         raise _no_key("privacy.signing_key", str(error)) from None
     if not isinstance(private, Ed25519PrivateKey):
         raise _no_key("privacy.signing_key", "it is of another kind")
-    return private.sign(_statement(keys, session, site))
+    return private
 
 
 def require_signed(
@@ -77,13 +93,22 @@ def require_signed(
         if site not in peers:
             raise ProtocolError(f"site {site} is not named in privacy.peers here")
         try:
-            verifier = _verifier(site, peers[site])
+            verifier = read_peer(site, peers[site])
             verifier.verify(signatures[site], _statement(public, session, site))
         except InvalidSignature:
             raise ProtocolError(f"the keys of site {site} are not signed by its key") from None
 
 
-def _verifier(site: str, line: str) -> Ed25519PublicKey:
+def read_peer(site: str, line: str) -> Ed25519PublicKey:
+    """Return the verification key of another hospital.
+
+    Args:
+        site: its name.
+        line: of `privacy.peers`, as in an OpenSSH `.pub` file.
+
+    Raises:
+        ConfigError: the line is no such key.
+    """
     try:
         key = load_ssh_public_key(line.encode())
     except _UNREADABLE as error:
