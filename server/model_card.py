@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from cardionets_core.privacy_config import NOT_MEMBERSHIP
+from cardionets_core.training.stages import STAGES
 from cardionets_core.vocabulary import COHORT_DISCLAIMER, PHENOTYPE_BY_NAME
 from server.privacy import card_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from cardionets_core.run_config import RunConfig
     from server.state import RunState
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 def model_card(config: RunConfig, state: RunState, summary: dict[str, Any]) -> str:
     """Return a model card in Markdown: what it is, from whom it learned, what it is for."""
-    ecg, cine = config.model.ecg, config.model.cine
+    ecg, privacy = config.model.ecg, summary["privacy"]
     sites = "\n".join(
         f"| {n} | {', '.join(s.modalities)} | {s.counts.get('patients', 0)} |"
         for n, s in sorted(state.sites.items())
@@ -33,21 +35,19 @@ CardioNets, preset `{config.model.preset}`: a 12-lead ECG in; {given(config)}
 {sites}
 
 - ECG: 12 leads, {ecg.sampling_rate_hz} Hz, {ecg.record_seconds:g} s, zero-phase Butterworth
-  order {ecg.filter_order}, {ecg.highpass_hz:g}-{ecg.lowpass_hz:g} Hz.
-- Cine: {cine.size_px} px of {cine.pixel_mm:g} mm, {cine.phases} phases.
+  order {ecg.filter_order}, {ecg.highpass_hz:g}-{ecg.lowpass_hz:g} Hz.{cine_line(config)}
 - Stages: {", ".join(config.stages)}. Seed {config.seed}. Config SHA-256 `{summary["config_hash"]}`.
 - Weights SHA-256 `{summary["weights_sha256"]}`.
 - {start_line(config)}
-{card_lines(config, summary["privacy"]["sites"])}
-{memorisation_line(summary["metrics"], private=config.privacy.is_on)}
-{results_line(config)}
+{card_lines(config, privacy["sites"])}{secure_line(config)}{_memory(config, summary["metrics"])}
+{results_line(config, privacy.get("warnings", ()))}
 - Versions: {", ".join(f"{k} {v}" for k, v in summary["versions"].items())}.
 """
 
 
 def given(config: RunConfig) -> str:
     """Return what the model gives: what this run has trained, or the one that it began with."""
-    trained = {*config.stages, *config.start.stages}
+    trained = _trained(config)
     names = ", ".join(PHENOTYPE_BY_NAME[p].title for p in config.phenotypes[:6])
     more = " ..." if len(config.phenotypes) > 6 else ""
     outputs = {
@@ -63,16 +63,56 @@ def given(config: RunConfig) -> str:
     return f"out come {', and '.join(found)}. Only what was trained is listed."
 
 
+def _trained(config: RunConfig) -> set[str]:
+    """Return the stages of this run, and of the one that it began with."""
+    return {*config.stages, *config.start.stages}
+
+
+def cine_line(config: RunConfig) -> str:
+    """Return the line on cines, in front of it the end of a line; nothing where none was seen."""
+    stages = [STAGES[name] for name in _trained(config) if name in STAGES]
+    seen = {member.modality for stage in stages for member in stage.members or (stage,)}
+    if not seen & {"cine", "pairs"}:
+        return ""
+    cine = config.model.cine
+    return f"\n- Cine: {cine.size_px} px of {cine.pixel_mm:g} mm, {cine.phases} phases."
+
+
+def secure_line(config: RunConfig) -> str:
+    """Return the line on secure aggregation, in front of it the end of a line; nothing without."""
+    secure = config.secure_aggregation
+    if not secure.enabled:
+        return ""
+    least = f"{secure.threshold}" if secure.threshold else "two thirds of those asked, and one more"
+    return (
+        "\n- Secure aggregation: of each round of training the coordinator learned the weighted "
+        f"mean over its sites\n  (at least {least}) and no single update. It gives no epsilon; "
+        "handshake and evaluation\n  go without it (docs/secure_aggregation.md)."
+    )
+
+
 def virtual_words(config: RunConfig) -> str:
     """Return what must be said where some patients were computed."""
     return f"\n\n**Virtual patients.** {COHORT_DISCLAIMER}" if config.virtual else ""
 
 
-def results_line(config: RunConfig) -> str:
-    """Return where the held-out results stand."""
+def results_line(config: RunConfig, warnings: Sequence[str] = ()) -> str:
+    """Return where the held-out results stand, and what noise may have left of them.
+
+    Args:
+        config: of the run.
+        warnings: `privacy.warnings` of the summary.
+    """
     if "evaluate" not in config.stages:
         return "- Held-out results: none, the run has no stage `evaluate`."
-    return "- Held-out results with 95 % intervals: `summary.json`, key `metrics`."
+    where = "`summary.json`, key `metrics`."
+    if not config.privacy.is_on:
+        return f"- Held-out results, with 95 % intervals where they have one: {where}"
+    left = "".join(f"\n  **{text}**" for text in warnings if NOT_MEMBERSHIP not in text)
+    return (
+        f"- Held-out results: {where} Their sums, and the numbers of patients in them, were noised "
+        f"at each site;\n  intervals of R2 and MAE are of that noise alone.{left}"
+    )
 
 
 def start_line(config: RunConfig) -> str:
@@ -85,6 +125,13 @@ def start_line(config: RunConfig) -> str:
         f"Began with {', '.join(start.parts)} of the weights with SHA-256\n  `{start.sha256}`"
         f"{virtual}. What is said of privacy here does not cover who trained those."
     )
+
+
+def _memory(config: RunConfig, metrics: Mapping[str, Any]) -> str:
+    """Return what is said of memorisation where there is a generator that could repeat cines."""
+    if "generative" not in _trained(config):
+        return ""
+    return f"\n{memorisation_line(metrics, private=config.privacy.is_on)}"
 
 
 def memorisation_line(metrics: Mapping[str, Any], *, private: bool = False) -> str:

@@ -30,10 +30,13 @@ AGAIN = 200
 Z = 1.959964
 """Standard normal quantile of a 95 % interval."""
 
-NOTE = (
-    "Sums were noised at each site (docs/privacy.md): intervals of AUROC count this noise in, "
-    "those of R2 and MAE are of the noise alone. Numbers of patients are noised too."
-)
+NOTES = {
+    "noise": "Sums were noised at each site (docs/privacy.md), and so are numbers of patients. "
+    "Whether the noise has left a metric any use: `privacy.warnings` of the summary.",
+    "interval": "95 %: of AUROC by Hanley and McNeil, with this noise counted in; of R2 and MAE "
+    "what the noise alone may have done. Nothing else has one.",
+}
+"""What a private report says in place of the usual notes (evaluation/summary.py), and first."""
 
 Report = dict[str, Any]
 
@@ -56,7 +59,7 @@ def with_noise(
         noise: the multiplier that every site's release had.
     """
     told: Report = copy.deepcopy(dict(report))
-    told["notes"] = {**told["notes"], "noise": NOTE}
+    told["notes"] = NOTES | {k: v for k, v in told["notes"].items() if k not in NOTES}
     _widen(told["pooled"], pooled, options, noise=noise, sites=sum(map(bool, per_site.values())))
     for name, sums in per_site.items():
         _widen(told["sites"][name], sums, options, noise=noise, sites=1)

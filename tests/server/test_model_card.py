@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from cardionets_core.privacy_config import NOT_MEMBERSHIP
 from cardionets_core.run_config import CONF, compose, run_config_from
 from cardionets_core.start_config import StartConfig
 from cardionets_core.vocabulary import COHORT_DISCLAIMER
@@ -57,12 +58,41 @@ def test_what_the_run_began_with_counts_as_trained():
     assert "out come a synthetic four-chamber cine" in given(only_evaluated)
 
 
-def test_a_card_of_virtual_patients_says_so():
-    state, summary = RunState(weights={}), {
-        "config_hash": "", "weights_sha256": "", "privacy": {"sites": {}}, "metrics": {},
-        "versions": {},
+def card(*words, warnings=()):
+    """Return the card of a plan that nobody answered."""
+    summary = {
+        "config_hash": "", "weights_sha256": "", "metrics": {}, "versions": {},
+        "privacy": {"sites": {}, "warnings": list(warnings)},
     }  # fmt: skip
-    cards = [model_card(run(f"virtual={v}"), state, summary) for v in ("true", "false")]
-    assert [COHORT_DISCLAIMER in card for card in cards] == [True, False]
-    quiet = model_card(run("stages=[handshake,diseases]"), state, summary)
+    return model_card(run(*words), RunState(weights={}), summary)
+
+
+def test_a_card_of_virtual_patients_says_so():
+    cards = [card(f"virtual={v}") for v in ("true", "false")]
+    assert [COHORT_DISCLAIMER in text for text in cards] == [True, False]
+    quiet = card("stages=[handshake,diseases]")
     assert "the run has no stage `evaluate`" in quiet and "95 %" in cards[0]
+
+
+def test_a_card_speaks_of_cines_and_their_generator_only_where_the_run_had_them():
+    every = card()
+    assert "\n- Cine: " in every and "\n- Memorisation" in every
+    aligned = card("stages=[handshake,contrastive]")
+    assert "\n- Cine: " in aligned and "Memorisation" not in aligned
+    heard = card("stages=[handshake,ecg_masked,diseases]")
+    assert "Cine" not in heard and "Memorisation" not in heard
+    assert "\n\n- " not in heard.split("- ECG")[1]  # no empty line where they would stand
+
+
+def test_a_card_of_noised_results_says_what_the_noise_has_left():
+    private = card("plan=private", warnings=["It leaves no usable metric.", f"{NOT_MEMBERSHIP}."])
+    assert "with 95 %" not in private and "were noised at each site" in private
+    assert "**It leaves no usable metric.**" in private and NOT_MEMBERSHIP not in private
+    assert "noised" not in card()
+
+
+def test_a_card_says_that_updates_were_added_up_unseen():
+    assert "Secure aggregation" not in card()
+    on = ("secure_aggregation.enabled=true", "screening.norm_factor=0")
+    assert "(at least two thirds of those asked, and one more) and no single update" in card(*on)
+    assert "(at least 3) and no" in card(*on, "secure_aggregation.threshold=3")
