@@ -144,13 +144,7 @@ def lines_of(found: Found, *, releases: bool) -> list[str]:
         "PRV is to be quoted if all of it stands before round 1",
         _order_line(found),
     ]
-    if plan.spent:
-        lines.append(f"of it {plan.cost(plan.spent):.3f} is counted already")
-    if plan.kept:
-        lines.append(
-            f"of it {plan.epsilon_before():.3f} goes to sums and stages with a noise of their own"
-            + (", with what is counted already" if plan.spent else "")
-        )
+    lines += _parts(plan)
     lines.append(
         f"noise {noise:g} is the site's privacy.min_noise; the budget would do with less"
         if noise == plan.least
@@ -161,6 +155,23 @@ def lines_of(found: Found, *, releases: bool) -> list[str]:
         lines.append("without the sums of handshake and evaluation, which a run charges, too")
     if any(name == "evaluate" for name, _ in plan.kept):
         lines.append(_metrics_line(found))
+    return lines
+
+
+def _parts(plan: NoisePlan) -> list[str]:
+    """Return what of the budget is no matter of the noise; at one order the parts add up."""
+    from cardionets_core.privacy.order import added, first_charge
+
+    assert plan.order is not None  # of a ledger, or of the one that would be made
+    lines = [
+        f"of it {plan.cost(plan.spent):.3f} is counted already"
+        if plan.spent
+        else f"of it {first_charge(plan.delta, plan.order):.3f} is counted with the first charge, "
+        "whatever it is"
+    ]
+    if plan.kept:
+        sums = added((charge for _, charge in plan.kept), plan.order)
+        lines.append(f"of it {sums:.3f} goes to sums and stages with a noise of their own")
     return lines
 
 

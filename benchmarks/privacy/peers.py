@@ -8,8 +8,8 @@ this file imports nothing of ours. Neighbours differ by adding or removing one p
 sampled by independent coins. `pld` composes privacy loss distributions (pessimistic, so an upper
 bound), `rdp` is its own Renyi accountant with its own orders, `at` with one order alone.
 
-The histories are those of the planning table in docs/privacy.md (noise for n, batch, epochs and
-epsilon, in three digits), and some of several kinds of steps.
+The histories are of the sizes of the planning table in docs/privacy.md (with the noise that PRV
+needs for its epsilons, in three digits), and some of several kinds of steps.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cardionets_core.errors import ConfigError
 from cardionets_core.privacy.accounting import Charge, epsilon_at, epsilon_rdp, noise_for
-from cardionets_core.privacy.order import best_order
+from cardionets_core.privacy.order import best_order, first_charge
 from cardionets_core.privacy.schedule import Quote, quoted
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ class NoisePlan:
                 spent=self.before,
             )
         except ValueError as error:
-            at = "" if self.order is None else f" (at the ledger's order {self.order:g})"
+            at = "" if self.order is None else self._of_order(self.order)
             raise ConfigError(
                 f"{str(error).partition(':')[0]}{at}: epsilon {spent:.3g} is spent already or goes "
                 "to sums and stages with a noise of their own. Plan for a larger epsilon, fewer "
@@ -206,6 +206,12 @@ class NoisePlan:
         if self.order is None:
             return epsilon_rdp(charges, self.delta)
         return epsilon_at(charges, self.delta, self.order)
+
+    def _of_order(self, order: float) -> str:
+        first = first_charge(self.delta, order)
+        return (
+            f" (at the ledger's order {order:g}, where the first charge alone counts {first:.3g})"
+        )
 
     def epsilon_before(self) -> float:
         """Return epsilon without the stages, by RDP."""

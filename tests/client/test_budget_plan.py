@@ -9,7 +9,7 @@ from PIL import Image
 
 from cardionets_core.privacy import schedule
 from cardionets_core.privacy.accounting import Charge, epsilon_at, epsilon_rdp
-from cardionets_core.privacy.order import usual_order
+from cardionets_core.privacy.order import added, usual_order
 from cardionets_core.privacy.plan import EVERYTHING, check_private_plan, planned_charges
 from cardionets_core.run_config import CONF, compose, run_config_from
 from client import budget_picture
@@ -121,13 +121,16 @@ def test_what_a_site_takes_no_part_in_and_what_is_counted_are_said(site, plain):
     said = typed(*words)[1]
     left = "left out: contrastive, phenotypes, for which this site declares no records"
     assert left in said and "counted already" not in said and "leave room" in said
+    assert re.search(r"of it [\d.]+ is counted with the first charge, whatever it is", said)
     typed("init", "--config", site)
     charge = Charge(2.0, 0.1, 20)
     spend(site, "spring", "ecg_masked", 1, charge)
     said = typed(*words)[1]
     counted = epsilon_at([charge], 1e-5, usual_order(6.0, 1e-5))
     assert f"of it {counted:.3f} is counted already" in said
-    assert "with what is counted already" in said
+    sums = added([Charge(3.0, 1.0, 2)], usual_order(6.0, 1e-5))
+    assert f"of it {sums:.3f} goes to sums and stages with a noise of their own" in said
+    assert "with the first charge" not in said  # it is in what is counted
 
 
 def test_noise_of_at_least_what_the_site_lets_in(site, plain):
