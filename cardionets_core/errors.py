@@ -21,7 +21,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 
 class CardioNetsError(Exception):
@@ -74,14 +74,21 @@ class IncompleteError(RunError):
         sites: names of the sites that are missing, sorted; empty where none was ever known.
         resume_helps: whether the run may get further if it is only resumed; where not, the message
             says what has to change.
+        refused: site -> code, of the round that was not done.
     """
 
     def __init__(
-        self, message: str, sites: Iterable[str] = (), *, resume_helps: bool = True
+        self,
+        message: str,
+        sites: Iterable[str] = (),
+        *,
+        resume_helps: bool = True,
+        refused: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.sites = tuple(sorted(set(sites)))
         self.resume_helps = resume_helps
+        self.refused = dict(refused or {})
 
 
 class SiteError(CardioNetsError):

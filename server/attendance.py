@@ -6,6 +6,7 @@ by the name that it says when it is asked to describe itself.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from dataclasses import dataclass
@@ -145,6 +146,12 @@ class Attendance:
         """
         info = self._online.get(node)
         return info is not None and bool(info.name)
+
+    def key_of(self, node: int) -> str:
+        """Return a digest of the public key of a node that is online; empty where it has none."""
+        info = self._online.get(node)
+        key = info.public_key if info is not None else b""
+        return hashlib.sha256(key).hexdigest()[:32] if key else ""
 
     def came_after(self, node: int, other: int) -> bool:
         """Return whether one node was first seen at a later look than another one.

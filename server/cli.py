@@ -169,11 +169,15 @@ def status(output: Output = Path("outputs")) -> None:
         if not output.is_dir():
             raise ConfigError(f"{output} is no folder; name the folder of the runs with --output.")
         typer.echo(coordinator_line(output / ENGINE))
-        table = Table("run", "state", "stage", "round", "refused in it", "notes")
+        table = Table()
+        for head in ("run", "state", "stage", "round", "refused", "notes"):
+            # Nothing is cut, on a narrow screen neither; who is missing is read first.
+            table.add_column(head, no_wrap=head == "state", overflow="fold")
         for path in sorted(output.glob("*/config.json")):
             folder = path.parent
             how = standing(folder, time.time(), queue=queue_of(output / ENGINE, folder / "engine"))
-            table.add_row(*row_of(folder, how))
+            name, state, *more = row_of(folder, how)
+            table.add_row(name, state.replace(", ", ",\n"), *more)
         console.print(table)
 
 

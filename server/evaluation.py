@@ -19,7 +19,7 @@ from server.expectation import expectation
 from server.gathering import TRIES
 from server.handshake import admitted, news_of
 from server.privacy import keeps_to, told_of
-from server.refusals import too_few
+from server.refusals import in_words, too_few
 from server.screening import misdirected
 from server.sums import (
     LARGEST_FIT,
@@ -143,8 +143,10 @@ def _collect(
         log.warning("evaluate (%s): try %d had too few replies", action, attempt)
     raise too_few(
         f"evaluate ({action}): {len(result.accepted)} of {run.config.min_sites} sites needed "
-        f"answered (refused: {result.refused or 'none'}).",
+        f"answered (refused: {in_words(result.refused)}).",
         result.refused,
+        private=run.config.privacy.is_on,
+        lacking=run.config.min_sites - len(result.accepted),
         otherwise=RESUMED,
     )
 

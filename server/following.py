@@ -9,11 +9,13 @@ from cardionets_core.errors import ConfigError, RunError, nearest
 from cardionets_core.privacy.schedule import Quote
 from server.progress import read_progress
 from server.status import FAILURES, Queue, Standing, standing, words
-from server.status_file import HEARTBEAT_S
+from server.status_file import HEARTBEAT_S, read_submission
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
+
+    from server.status_file import Submission
 
 SILENT_S = 4 * HEARTBEAT_S
 """A server that lives and has given no sign of life for this long is pointed out."""
@@ -34,10 +36,15 @@ def follow(
         RunError: it ended, and not with COMPLETED.
     """
     said, greeted = "", False
+    served = read_submission(folder)
     while True:
         how = standing(folder, time.time(), queue=queue())
         # Read after the look: a run that has ended has written its last word before.
         entries = read_progress(folder)
+        handed = read_submission(folder)
+        if handed is not None and served is not None and handed.flower_run != served.flower_run:
+            say(begun_again(handed))
+        served = handed or served
         for entry in entries[shown:]:
             for line in lines_of(entry):
                 say(line)
@@ -53,6 +60,15 @@ def follow(
         if how.final:
             raise _ended(folder, how, entries)
         time.sleep(0.5)
+
+
+def begun_again(submission: Submission) -> str:
+    """Return what is said of a run that the coordinator has handed to Flower once more."""
+    done = submission.rounds_done
+    return (
+        "the server of the run has died, or lost Flower; another one goes on after "
+        f"{done} {'round' if done == 1 else 'rounds'} (the coordinator's console says when)"
+    )
 
 
 def lines_of(entry: dict[str, Any]) -> list[str]:
@@ -91,7 +107,8 @@ def _quote_line(site: str, quote: Mapping[str, Any]) -> str:
         return f"{line}. It fits: nothing else has been charged"
     if cost.rdp > quote["left"]:
         return f"{line}. It may not fit: a round that does not is refused"
-    return line
+    # What two lots of charges cost together by Renyi DP is at most the sum of what each costs.
+    return f"{line}. It fits: the whole schedule costs no more than is not yet used"
 
 
 def waits_for(how: Standing) -> str:
@@ -110,26 +127,37 @@ def _ended(folder: Path, how: Standing, entries: Sequence[dict[str, Any]]) -> Ru
     if how.code == "server_gone":
         again = "It goes on by itself when the coordinator is started."
     if not how.resume_helps:
-        again = ""  # the reason says what helps
+        again = ""  # the reason says what helps, and when to resume
     return RunError(f"the run is {words(how)}: {why.rstrip('.')}. {again}".rstrip())
 
 
 def row_of(folder: Path, how: Standing) -> list[str]:
-    """Return a run as a row: name, state, stage, round, who was refused in it, notes."""
+    """Return a run as a row: name, state, stage, last round, codes, notes.
+
+    The codes are of that round; of a run that ended for want of sites, of the round after it.
+    """
     rounds = [e for e in read_progress(folder) if e["event"] == "round"]
     last: dict[str, Any] = rounds[-1] if rounds else {}
     notes = [how.tracking] if how.tracking else []
     if how.silent_s > SILENT_S:
         notes.append(f"no sign of life for {how.silent_s:.0f} s")
-    refused = sorted(last.get("refused", {}).items())
+    refused = how.refused or last.get("refused", {})
     return [
         folder.name,
         words(how),
         how.stage or "-",
         f"{how.round}/{how.rounds}" if how.stage else "-",
-        ", ".join(f"{site}: {code}" for site, code in refused) or "-",
+        by_code(refused) or "-",
         "; ".join([*notes, *last.get("news", [])]) or "-",
     ]
+
+
+def by_code(refused: Mapping[str, str]) -> str:
+    """Return who refused, code by code: `late: hill; privacy_spent: north, st-barts`."""
+    sites: dict[str, list[str]] = {}
+    for site, code in sorted(refused.items()):
+        sites.setdefault(code, []).append(site)
+    return "; ".join(f"{code}: {', '.join(names)}" for code, names in sorted(sites.items()))
 
 
 def require_run(output: Path, name: str) -> Path:

@@ -14,7 +14,7 @@ from server.exchange import Run, send_round
 from server.owners import owners_of, part_examples, short_parts, with_quorum
 from server.partial import counted, per_step, step_mean, usable_steps
 from server.privacy import keeps_to
-from server.refusals import too_few
+from server.refusals import in_words, too_few
 from server.strategies.combine import Combiner, combining
 from server.strategies.scaffold import CONTROL, control_groups, steps_fit, with_moves
 
@@ -191,12 +191,14 @@ def _too_few(
     owners: Mapping[str, Iterable[str]],
 ) -> IncompleteError:
     short = short_parts(config, settings, owners)
-    lacking = "".join(f" {part} came back from {few} sites needed." for part, few in short.items())
+    parts = "".join(f" {part} came back from {few} sites needed." for part, few in short.items())
+    came, needed = len(result.accepted), sites_needed(config, settings)
     return too_few(
-        f"stage {head.stage}, round {head.round}: {len(result.accepted)} of "
-        f"{sites_needed(config, settings)} sites needed gave a usable update "
-        f"(refused: {result.refused or 'none'}).{lacking}",
+        f"stage {head.stage}, round {head.round}: {came} of {needed} sites needed gave a usable "
+        f"update (refused: {in_words(result.refused)}).{parts}",
         result.refused,
+        private=config.privacy.is_on,
+        lacking=needed - came,
     )
 
 

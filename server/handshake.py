@@ -16,9 +16,10 @@ from server.attendance import DESCRIBE_S, NAME_TAKEN
 from server.budgets import require_budgets, short_sites, short_words
 from server.exchange import Run, header, round_record
 from server.mail import pause_s
+from server.node_names import keys_of, names_of
 from server.privacy import keeps_to, knowing, knowing_all, note_report, told_of
 from server.quotes import quotes_of
-from server.refusals import too_few
+from server.refusals import in_words, too_few
 from server.rounds import RoundResult
 from server.screening import misdirected
 from server.start import start_in_units_of
@@ -55,7 +56,7 @@ def greet(run: Run, state: RunState) -> RunState:
     _wait(run, known=sorted(state.sites), started=started)
     record = _record(run, updates, attendance.clock() - started)
     if resumed:
-        run.report(record)
+        run.report(record | keys_of(run))
         # The scaler stays, and a site that was not there before may join from here on.
         return admitted(run, state)
     run.arrivals.clear()
@@ -64,7 +65,7 @@ def greet(run: Run, state: RunState) -> RunState:
     short = short_sites(run.config, sites, run.ledgers)
     if short:
         record["warnings"] = [*record["warnings"], *short_words(short, run.ledgers)]
-    run.report(record)
+    run.report(record | keys_of(run))
     try:
         require_budgets(run.config, sites, run.ledgers, short)
     except IncompleteError as error:
@@ -251,17 +252,22 @@ def _too_few(run: Run, missing: list[str]) -> IncompleteError:
     if online < config.min_sites:
         return IncompleteError(
             f"{online} of {config.min_sites} sites are online after {config.wait_s:.0f} s; start "
-            "the missing ones (`cardionets-site start`), or lower min_sites.",
+            "the missing ones (`cardionets-site start`), or submit a run with a lower min_sites.",
             missing,
         )
-    reasons = {attendance.label(node): why for node, why in attendance.refused.items()}
-    refused = ", ".join(f"{n}: {r}" for n, r in sorted(reasons.items())) or "none refused"
-    advice = "Look into the logs of the missing sites, or lower min_sites."
+    # Asked like the others, and silent for as long as they were given.
+    silent = set(attendance.online) - {*run.nodes.values(), *attendance.refused}
+    codes = {**dict.fromkeys(silent, "late"), **attendance.refused}
+    names = names_of(run, codes)
+    reasons = {names.get(node) or attendance.label(node): why for node, why in codes.items()}
     return too_few(
-        f"handshake: {len(run.nodes)} of {config.min_sites} sites answered ({refused}).",
+        f"handshake: {len(run.nodes)} of {config.min_sites} sites answered "
+        f"(refused: {in_words(reasons)}).",
         reasons,
-        missing=missing,
-        otherwise=advice,
+        private=config.privacy.is_on,
+        lacking=config.min_sites - len(run.nodes),
+        missing={*missing, *names.values()},
+        otherwise="Look into the logs of the missing sites, or submit a run with a lower min_sites.",
     )
 
 
@@ -269,13 +275,17 @@ def _record(run: Run, updates: Mapping[str, Update], seconds: float) -> dict[str
     """Return the round's record; a node that never said whose it is goes by its label."""
     attendance = run.attendance
     sites = {node: site for site, node in run.nodes.items()}
+    names = names_of(run, attendance.refused)
+
+    def called(node: int) -> str:
+        return names.get(node) or attendance.label(node)
 
     def named(by_node: Mapping[int, int]) -> dict[str, int]:
-        return {sites.get(n) or attendance.label(n): size for n, size in by_node.items()}
+        return {sites.get(n) or called(n): size for n, size in by_node.items()}
 
     result = RoundResult(
         accepted=sorted(updates),
-        refused={attendance.label(n): why for n, why in attendance.refused.items()},
+        refused={called(node): why for node, why in attendance.refused.items()},
         bytes_down=named(attendance.bytes_down),
         bytes_up=named(attendance.bytes_up),
         seconds=seconds,

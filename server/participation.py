@@ -37,6 +37,7 @@ def require_participation(
                 f"that the plan asks for; missing: {', '.join(sorted(missing)) or 'unknown'}. "
                 "Look into their logs, then start a new run.",
                 missing,
+                resume_helps=False,  # the round is done, and would not be played again
             )
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from cardionets_core.errors import ConfigError, IncompleteError
 from server.gathering import TRIES, Gathered
 from server.opened import opened_over, write_opened
-from server.refusals import too_few
+from server.refusals import in_words, too_few
 from server.secure_session import SecureSession
 
 if TYPE_CHECKING:
@@ -65,8 +65,11 @@ def gather_securely(
         log.warning("%s: try %d had too few sites", place, attempt)
     raise too_few(
         f"stage {head.stage}, round {head.round}: {len(session.came)} of {session.needed} sites "
-        f"needed for a secure sum are in it (refused: {session.refused or 'none'}).",
+        f"needed for a secure sum are in it (refused: {in_words(session.refused)}).",
         session.refused,
+        private=run.config.privacy.is_on,
+        # Who answered a question that too few others did is not in a sum, and is not lacking.
+        lacking=session.needed - (len(heads) - len(session.refused)),
     )
 
 

@@ -7,7 +7,7 @@ a run without a process is never shown as running.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from cardionets_core.errors import (
@@ -32,6 +32,7 @@ from server.status_file import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 FAILURES: dict[str, str] = {
@@ -73,6 +74,7 @@ class Standing:
         sites: whom it waits for, or who is missing.
         code: of FAILED.
         resume_helps: whether a run at its end may get further if it is only resumed.
+        refused: of INCOMPLETE: site -> code, in the round that was not done.
         stage: of the round in hand.
         round: the last round of that stage that is done.
         rounds: rounds of that stage.
@@ -84,6 +86,7 @@ class Standing:
     sites: tuple[str, ...] = ()
     code: str = ""
     resume_helps: bool = True
+    refused: Mapping[str, str] = field(default_factory=dict)
     stage: str = ""
     round: int = 0
     rounds: int = 0
@@ -156,6 +159,7 @@ def judge(
             status.sites,
             status.code,
             resume_helps=status.resume_helps,
+            refused=status.refused,
             stage=status.stage,
             round=status.round,
             rounds=status.rounds,
@@ -165,11 +169,12 @@ def judge(
             return known
         if serving and not status.final and not status.interrupted:
             return known
+    known = replace(known, sites=(), resume_helps=True, refused={})  # these are of an earlier end
     if submission is not None and submission.stop:
-        return replace(known, state="FAILED", code="stopped", sites=())
+        return replace(known, state="FAILED", code="stopped")
     if awaited:
-        return replace(known, state="QUEUED", code="", sites=())
-    return replace(known, state="FAILED", code="server_gone", sites=())
+        return replace(known, state="QUEUED", code="")
+    return replace(known, state="FAILED", code="server_gone")
 
 
 def words(how: Standing | Status) -> str:
@@ -192,6 +197,7 @@ def failure(error: BaseException) -> Status:
             sites=error.sites,
             reason=str(error),
             resume_helps=error.resume_helps,
+            refused=error.refused,
         )
     code = next((c for kind, c in CODES.items() if isinstance(error, kind)), "internal")
     known = isinstance(error, CardioNetsError)

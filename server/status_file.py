@@ -11,13 +11,14 @@ import json
 import os
 import threading
 import time
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from cardionets_core.durable import move_into_place
 from cardionets_core.supervision import process_start
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 State = Literal["QUEUED", "RUNNING", "WAITING", "INCOMPLETE", "FAILED", "COMPLETED"]
@@ -41,6 +42,7 @@ class Status:
         code: of FAILED, a key of `FAILURES`.
         reason: the error in words, for people.
         resume_helps: of a final state: whether the run may get further if it is only resumed.
+        refused: of INCOMPLETE: site -> code, in the round that was not done.
         stage: of the round in hand, empty before the first.
         round: the last round of that stage that is done.
         rounds: rounds of that stage.
@@ -57,6 +59,7 @@ class Status:
     code: str = ""
     reason: str = ""
     resume_helps: bool = True
+    refused: Mapping[str, str] = field(default_factory=dict)
     stage: str = ""
     round: int = 0
     rounds: int = 0
@@ -136,7 +139,7 @@ class StatusFile:
 
     def end(self, final: Status) -> None:
         """Write a final status; the place of the last round is kept."""
-        told = ("state", "sites", "code", "reason", "resume_helps")
+        told = ("state", "sites", "code", "reason", "resume_helps", "refused")
         self.write(**{name: getattr(final, name) for name in told})
 
     def close(self) -> None:
@@ -175,7 +178,8 @@ def give_up(folder: Path, code: str, reason: str) -> None:
     before = read_status(folder) or Status("RUNNING")
     submission = read_submission(folder)
     number = submission.flower_run if submission is not None else before.flower_run
-    after = replace(before, state="FAILED", sites=(), code=code, reason=reason, flower_run=number)
+    before = replace(before, sites=(), refused={}, resume_helps=True)  # of an earlier end
+    after = replace(before, state="FAILED", code=code, reason=reason, flower_run=number)
     write_json(folder / FILE_NAME, asdict(replace(after, time=round(time.time(), 3))))
 
 

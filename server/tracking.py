@@ -159,7 +159,8 @@ class Tracker:
         """Say that MLflow is away and wait; return False when waiting is over for good."""
         with self._changed:
             lacking = len(self._entries)
-            self._note(f"MLflow is away ({_first_line(error)}); {lacking} entries wait for it")
+            waiting = "1 entry waits" if lacking == 1 else f"{lacking} entries wait"
+            self._note(f"MLflow is away ({_first_line(error)}); {waiting} for it")
             self._changed.notify_all()
             if self._give_up_at is None:
                 self._changed.wait(RETRY_S)

@@ -81,7 +81,8 @@ class RichScreen:
 
         metrics = entry["metrics"]
         shown = [f"{k} {metrics[k]:.4g}" for k in ("train_loss", "validation_loss") if k in metrics]
-        sites = f"{len(entry['accepted'])} sites"
+        count = len(entry["accepted"])
+        sites = f"{count} site" if count == 1 else f"{count} sites"
         refused = ", ".join(f"{s}: {why}" for s, why in entry["refused"].items())
         line = f"  {entry['stage']:<12} round {entry['round']}/{entry['rounds']}  {sites}"
         line += f"  {entry['seconds']:5.1f} s  {'  '.join(shown)}"

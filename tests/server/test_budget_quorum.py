@@ -12,7 +12,7 @@ from cardionets_core.privacy.plan import planned
 from cardionets_core.privacy_config import PrivacyReport
 from cardionets_core.run_config import CONF, compose, run_config_from
 from server.budgets import require_budgets, short_sites, short_words
-from server.refusals import RESUME, SPENT_WAYS, next_steps, too_few
+from server.refusals import SPENT_WAYS
 from server.state import SiteRecord
 
 OFFERS = ("ecg", "phenotypes", "diseases")
@@ -158,23 +158,3 @@ def test_a_secure_sum_needs_its_threshold():
     reports["c"] = report(config, budget=few)
     with pytest.raises(IncompleteError, match="2 of 3 sites needed can pay it"):
         judged(config, sites, reports)
-
-
-def test_codes_are_explained_site_by_site_and_a_spent_budget_has_other_ways_out():
-    said = next_steps({"b": "privacy_spent", "a": "data", "c": "late"})
-    assert said.startswith("a: the site's data cannot be read. b: the site's privacy budget does")
-    assert "c:" not in said and said.endswith(SPENT_WAYS)
-    assert next_steps({"c": "late"}) == RESUME
-    assert next_steps({"a": "privacy_ledger"}, "Look.").endswith("changed or behind. Look.")
-
-
-@pytest.mark.parametrize(
-    ("codes", "helps"),
-    [({}, True), ({"a": "late", "b": "data"}, True), ({"a": "late", "b": "privacy_spent"}, False),
-     ({"a": "privacy_plan"}, False), ({"a": "privacy_ledger"}, True)],
-)  # fmt: skip
-def test_an_end_for_want_of_sites_says_whether_to_resume_helps(codes, helps):
-    error = too_few("1 of 2 sites answered.", codes)
-    assert error.resume_helps is helps and error.sites == tuple(codes)
-    assert str(error) == f"1 of 2 sites answered. {next_steps(codes)}"
-    assert too_few("1 of 2.", codes, missing=["c"]).sites == ("c",)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,14 +16,21 @@ from cardionets_core.config_tree import to_mapping
 from cardionets_core.errors import EngineError, RunError
 from cardionets_core.run_config import CONF, compose, run_config_from
 from cardionets_core.supervision import process_start
-from server import flower_cli
+from server import flower_cli, following
 from server.cli import app
 from server.following import follow, lines_of, require_run, row_of, waits_for
 from server.plan_file import write_config
 from server.progress import Progress
-from server.refusals import next_steps
-from server.status import Queue, Standing
-from server.status_file import Status, Submission, read_status, write_json, write_submission
+from server.refusals import too_few
+from server.status import Queue, Standing, failure, standing
+from server.status_file import (
+    Status,
+    Submission,
+    give_up,
+    read_status,
+    write_json,
+    write_submission,
+)
 from server.supervisor import MARKER
 from simulations.process_group import reserved_ports
 
@@ -215,9 +223,65 @@ def test_an_end_is_told_with_one_full_stop(tmp_path):
 
 def test_an_end_that_resuming_cannot_mend_does_not_advise_it(tmp_path):
     write_config(tmp_path / "run", _plan("run"))
-    reason = f"0 of 2 sites answered. {next_steps({'a': 'privacy_plan'})}"
-    final = Status("INCOMPLETE", sites=("a",), reason=reason, resume_helps=False)
+    codes = {"a": "config"}
+    final = failure(too_few("0 of 2 sites answered.", codes, private=True, lacking=2))
     Progress(tmp_path / "run", flower_run=1).end(final)
-    with pytest.raises(RunError, match="To resume does not help") as caught:
+    with pytest.raises(RunError, match="To resume alone does not help") as caught:
         follow(tmp_path / "run", 0, queue=Queue, say=print)
-    assert "--resume" not in str(caught.value)
+    assert "--resume" not in str(caught.value) and str(caught.value).endswith("then resume.")
+
+
+def test_status_shows_the_codes_of_the_round_that_was_not_done_and_cuts_nothing(
+    outputs, monkeypatch
+):
+    codes = {"north": "privacy_spent", "hill": "privacy_spent", "st-barts": "late"}
+    final = failure(too_few("1 of 4 sites answered.", codes, private=True, lacking=3))
+    write_config(outputs / "spent", _plan("spent"))
+    progress = Progress(outputs / "spent", flower_run=1)
+    progress.round(record("ecg_masked", ["hill", "north"], {}))
+    progress.end(final)
+    row = row_of(outputs / "spent", standing(outputs / "spent", 0.0))
+    assert row == [
+        "spent", "INCOMPLETE(hill, north, st-barts)", "ecg_masked", "1/3",
+        "late: st-barts; privacy_spent: hill, north", "-",
+    ]  # fmt: skip
+    (outputs / ".engine" / MARKER).unlink()  # or it would be asked who is online
+    monkeypatch.setenv("COLUMNS", "60")
+    shown = coordinator("status", "--output", outputs).output
+    assert "…" not in shown
+    for line in ("INCOMPLETE(hill,", "north,", "st-barts)"):
+        assert f" {line} " in shown
+
+
+def test_an_earlier_end_is_not_told_of_a_run_that_was_handed_over_again(outputs):
+    folder, codes = outputs / "trial", {"north": "config"}
+    write_config(folder, _plan("trial"))
+    ended = failure(too_few("1 of 2.", codes, private=True, lacking=1))
+    write_json(folder / "status.json", vars(replace(ended, flower_run=1)))
+    write_submission(folder, Submission(2, time=2.0))
+    again = standing(folder, 0.0, queue=Queue(alive=True))
+    assert again == Standing("QUEUED")
+    give_up(folder, "stopped", "a person stopped the run")
+    after = read_status(folder)
+    assert after.code == "stopped" and after.resume_helps and not after.refused
+
+
+def test_a_server_that_was_replaced_is_told(outputs, monkeypatch):
+    """While the run is followed the coordinator hands it to Flower once more."""
+    folder, said = outputs / "trial", []
+    write_json(folder / "status.json", vars(Status("RUNNING", flower_run=1)))
+
+    def look():
+        if said == ["waiting for the server of the run to start"]:
+            write_submission(folder, Submission(2, time=2.0, rounds_done=1))
+        if len(said) == 2:
+            write_json(folder / "status.json", vars(Status("COMPLETED", flower_run=2)))
+        return Queue(alive=True, resumes=True)
+
+    monkeypatch.setattr(following.time, "sleep", lambda seconds: None)
+    follow(folder, 10, queue=look, say=said.append)
+    assert said[1] == (
+        "the server of the run has died, or lost Flower; another one goes on after 1 round "
+        "(the coordinator's console says when)"
+    )
+    assert said[2].startswith("summary") and len(said) == 3

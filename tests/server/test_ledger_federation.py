@@ -157,7 +157,7 @@ def test_a_budget_that_another_run_spends_ends_this_one_and_the_others_pay_once(
             federate(folder, sites, *nano, *PLAN)
     said = str(ended.value)
     assert "stage ecg_masked, round 2: 1 of 2 sites needed" in said
-    assert "{'north': 'privacy_spent'}" in said
+    assert "(refused: north: privacy_spent)" in said
     assert "north: the site's privacy budget does not cover the task." in said
     for way in ("does not help", "`cardionets-site budget raise`", "fewer rounds", "min_sites"):
         assert way in said

@@ -73,4 +73,4 @@ def test_status_shows_who_was_refused_and_why(tmp_path):
     entry = {"event": "round", **record(2, accepted=["a"], hill="norm")}
     (folder / "progress.jsonl").write_text(json.dumps(entry) + "\n")
     shown = CliRunner().invoke(app, ["status", "--output", str(tmp_path)], env={"COLUMNS": "120"})
-    assert shown.exit_code == 0 and "hill: norm" in shown.output
+    assert shown.exit_code == 0 and "norm: hill" in shown.output

@@ -78,7 +78,7 @@ def test_each_site_is_quoted_at_its_own_delta():
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({}, "0.80 counted of 8, 7.20 not yet used"),
+        ({}, "7.20 not yet used. It fits: the whole schedule costs no more than is not yet used"),
         ({"budget": 5.0}, "4.20 not yet used. It may not fit"),
         ({"budget": 4.0}, "It costs more than the site's whole budget: rounds will be refused"),
         ({"budget": 0.0}, "at delta 1e-05; 0.80 counted"),

@@ -204,6 +204,10 @@ def test_a_killed_server_goes_on_by_itself_to_the_same_weights(begin, same_weigh
     same_weights(place, 3)
     assert read_submission(place.output / "trial").restarts == 1
     assert "its server was gone" in place.log("coordinator")
+    assert "another one goes on after 1 round" in place.log("run")
+    entries = read_progress(place.output / "trial")
+    first_keys, keys = (e["keys"] for e in entries if e.get("stage") == "handshake")
+    assert keys == first_keys and keys.keys() == set(SITES)  # a node is known by its key
 
 
 def program(place: Coordinator, *words: str) -> psutil.Process:
