@@ -210,7 +210,7 @@ class _GhostLinear:
     sum of the terms' sizes (Higham 2002, section 3.1), and with s = sum over tokens of |a_t| |g_t|
     the squared norm by (I + O + T^2 + 3) u s^2. What the weighted sum loses is then small, too:
     factor times s is at most C / sqrt((I + O + T^2 + 3) u), and a sum over B patients of T tokens
-    is off by at most B T u times B such terms, B^2 sqrt(u) C < SLACK / 2 for B up to 64.
+    is off by at most B T u times B such terms, B^2 sqrt(u) C < SLACK / 2 of float32 for B up to 64.
     """
 
     def __init__(self, name: str, layer: nn.Linear, given: Tensor, gradient: Tensor) -> None:
