@@ -110,6 +110,17 @@ def check_trial(trial: Trial, deadline_s: float, machine: Machine) -> list[Findi
     return found
 
 
+def no_trial() -> Finding:
+    """Say that speed and memory were not measured."""
+    return warning(
+        "device",
+        "no_trial",
+        "No trial was trained.",
+        cause="--trial-seconds is 0.",
+        next_step="Check once with the default before the first run.",
+    )
+
+
 def in_words(seconds: float) -> str:
     """Return a duration as people say it."""
     if seconds < 100:

@@ -15,7 +15,7 @@ from cardionets_core.vocabulary import DISEASES
 from client.checks.budget import check_budget, no_budget
 from client.checks.configuration import read_configuration
 from client.checks.connection import Connection
-from client.checks.findings import AREAS, Area, CheckResult, Finding, error, ok, warning
+from client.checks.findings import AREAS, Area, CheckResult, Finding, error, ok
 from client.checks.folders import check_cache, check_permissions, check_places
 from client.checks.machine import Machine
 from client.checks.reach import check_connection
@@ -229,7 +229,7 @@ class _Check:
         self._add(check_policy(config.policy, stages, dataset.counts()["patients"]))
 
     def _trial(self, config: SiteConfig, dataset: SiteDataset) -> None:
-        from client.checks.device import check_trial
+        from client.checks.device import check_trial, no_trial
         from client.checks.trial import run_trial
 
         stages = self._result.joinable
@@ -237,7 +237,7 @@ class _Check:
             self._cannot("device", "No trial was trained.")
             return
         if self._request.trial_seconds <= 0:
-            self._add([_no_trial()])
+            self._add([no_trial()])
             return
         self._progress(f"training for {self._request.trial_seconds:g} s")
         trial, found = run_trial(config, dataset, stages, self._plan, self._request.trial_seconds)
@@ -288,14 +288,4 @@ def _internal(area: Area, kind: str, log_file: str) -> Finding:
         f"The check of {area} failed ({kind}).",
         cause="This is a fault of the program, or of the installation.",
         next_step=f"Send {log_file} to the maintainers: it names lines of code, and no data.",
-    )
-
-
-def _no_trial() -> Finding:
-    return warning(
-        "device",
-        "no_trial",
-        "No trial was trained.",
-        cause="--trial-seconds is 0.",
-        next_step="Check once with the default before the first run.",
     )
