@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from cardionets_core.errors import IncompleteError
-from server import mail
+from server import awaiting, mail
 from server.exchange import Run
 from server.handshake import greet
 from server.progress import read_progress
@@ -27,14 +27,14 @@ def quick(a_server, monkeypatch):
 
 @pytest.fixture
 def handshake(tmp_path):
-    """Return (folder, answers, keys, min_sites, names) -> the entry of a handshake, written."""
+    """Return (folder, answers, keys, min_sites, of Nodes) -> the entry of a handshake, written."""
 
-    def play(beside, answers=ANSWERS, *, keys=KEYS, min_sites=2, names=None):
+    def play(beside, answers=ANSWERS, *, keys=KEYS, min_sites=2, **nodes):
         folder = tmp_path / beside
         folder.mkdir()
         told = []
         config = replace(CONFIG, min_sites=min_sites)
-        greet(Run(Nodes(answers, keys=keys, names=names), config, folder, told.append), EMPTY)
+        greet(Run(Nodes(answers, keys=keys, **nodes), config, folder, told.append), EMPTY)
         entry = {"event": "round", **told[0]}
         (folder / "progress.jsonl").write_text(json.dumps(entry) + "\n")
         return read_progress(folder)[0]
@@ -58,6 +58,22 @@ def test_a_node_that_answered_an_earlier_run_is_named(handshake):
         handshake("two", (ANSWERS[0], None))
     assert ended.value.sites == ("north",) and ended.value.refused == {"north": "data"}
     assert "north: the site's data cannot be read." in str(ended.value)
+
+
+def test_of_too_few_nodes_that_are_online_it_is_said_which_refused(handshake):
+    handshake("one")
+    with pytest.raises(IncompleteError, match=r"1 of 2 sites are online") as ended:
+        handshake("two", (None,), keys={100: KEYS[101]})
+    assert "(refused: north: data); start the missing ones" in str(ended.value)
+    assert ended.value.refused == {"north": "data"} and ended.value.resume_helps
+
+
+def test_a_node_that_stays_silent_is_late(handshake, monkeypatch):
+    monkeypatch.setattr(awaiting, "DESCRIBE_S", 0.05)
+    handshake("one")
+    with pytest.raises(IncompleteError, match=r"refused: north: late") as ended:
+        handshake("two", silent=[101])
+    assert ended.value.sites == ("north",) and ended.value.resume_helps
 
 
 def test_a_site_that_was_left_out_is_named_in_the_record(handshake):
