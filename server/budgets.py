@@ -17,14 +17,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cardionets_core.errors import IncompleteError
-from cardionets_core.privacy.latents import MEASURED
 from cardionets_core.privacy.ledger import SAME
 from cardionets_core.privacy.order import epsilon_with
 from cardionets_core.privacy.plan import LATENTS, Planned, planned
 from cardionets_core.training.stages import STAGES, configured
 from server.gathering import sites_needed
 from server.owners import owners_of, shares_of, short_parts, with_quorum
-from server.refusals import SPENT_WAYS
+from server.quotes import MEASURING
+from server.refusals import SPENT, SPENT_WAYS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -69,17 +69,13 @@ def _ends_at(config: RunConfig, record: SiteRecord, report: PrivacyReport) -> st
 def _to_pay(config: RunConfig, record: SiteRecord) -> list[Planned]:
     """Return what the plan asks of a site after the handshake, the latents under their stage."""
     rows = [row for row in planned(config, record.modalities) if row.stage != "handshake"]
-    return [replace(row, stage=_MEASURING) if row.stage == LATENTS else row for row in rows]
+    return [replace(row, stage=MEASURING) if row.stage == LATENTS else row for row in rows]
 
 
 def _is_above(report: PrivacyReport, charges: list[Charge]) -> bool:
     """Return whether charges certainly do not fit into what is left of a budget."""
     after = epsilon_with(report.epsilon, charges, delta=report.delta, order=report.order)
     return after > report.budget * SAME
-
-
-_MEASURING = next(name for name, stage in STAGES.items() if MEASURED in stage.trains)
-"""The stage whose last round also releases the latent statistics."""
 
 
 def short_words(short: Short, ledgers: Ledgers) -> list[str]:
@@ -115,6 +111,8 @@ def require_budgets(
                 f"{' '.join(short_words(short, ledgers))} Nobody has been charged for training. "
                 f"{SPENT_WAYS}",
                 short,
+                resume_helps=False,  # the same budgets would be short again
+                refused=dict.fromkeys(short, SPENT),
             )
 
 

@@ -114,12 +114,28 @@ def _quote_line(site: str, quote: Mapping[str, Any]) -> str:
     if not {"budget", "after"} <= quote.keys():  # not told, or a record of an earlier version
         return line
     line += f" of {quote['budget']:g}, {quote['left']:.2f} not yet used"
-    if cost.rdp > quote["budget"]:
-        return f"{line}. It costs more than the site's whole budget: rounds will be refused"
-    after = f"{quote['after']:.2f} will be counted at its end"
-    if quote["after"] > quote["budget"] * SAME:
-        return f"{line}. It does not fit ({after}): a round that does not is refused"
-    return f"{line}. It fits: {after}, if nothing else is charged meanwhile"
+    return f"{line}. {_verdict(quote, resumed=quote.get('resumed', False))}"
+
+
+def _verdict(quote: Mapping[str, Any], *, resumed: bool) -> str:
+    """Return whether what is left of a schedule fits into what is left of a budget.
+
+    Of a run that goes on the most is known, as a round that a site has answered before costs it
+    nothing more.
+    """
+    after, fits = f"{quote['after']:.2f}", quote["after"] <= quote["budget"] * SAME
+    if resumed and fits:
+        return f"What is left of it fits: at most {after} will be counted at its end"
+    if resumed:
+        return (
+            f"What is left of it may not fit (up to {after} counted at its end): a round that "
+            "does not is refused"
+        )
+    if quote["epsilon_rdp"] > quote["budget"]:
+        return "It costs more than the site's whole budget: rounds will be refused"
+    if fits:
+        return f"It fits: {after} will be counted at its end, if nothing else is charged meanwhile"
+    return f"It does not fit ({after} will be counted at its end): a round that does not is refused"
 
 
 def waits_for(how: Standing) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cardionets_core.data.dataset import Scaler
-from cardionets_core.errors import IncompleteError, RunError
+from cardionets_core.errors import RunError
 from cardionets_core.evaluation.sums import merge
 from cardionets_core.faults import fault_place
 from cardionets_core.messages import Task, Update
@@ -53,7 +54,8 @@ def greet(run: Run, state: RunState) -> RunState:
     attendance.expect(sorted(state.sites))
     started = attendance.clock()
     await_sites(run, known=sorted(state.sites), started=started)
-    record = _record(run, updates, attendance.clock() - started)
+    played = Counter(record["stage"] for record in state.history) if resumed else None
+    record = _record(run, updates, attendance.clock() - started, played)
     if resumed:
         run.report(record | keys_of(run))
         # The scaler stays, and a site that was not there before may join from here on.
@@ -65,11 +67,7 @@ def greet(run: Run, state: RunState) -> RunState:
     if short:
         record["warnings"] = [*record["warnings"], *short_words(short, run.ledgers)]
     run.report(record | keys_of(run))
-    try:
-        require_budgets(run.config, sites, run.ledgers, short)
-    except IncompleteError as error:
-        error.resume_helps = False  # the same budgets would be short again
-        raise
+    require_budgets(run.config, sites, run.ledgers, short)
     return _settled(run, state, updates, record)
 
 
@@ -185,8 +183,17 @@ def news_of(run: Run) -> dict[str, list[str]]:
     return {"news": news} if news else {}
 
 
-def _record(run: Run, updates: Mapping[str, Update], seconds: float) -> dict[str, Any]:
-    """Return the round's record; a node that never said whose it is goes by its label."""
+def _record(
+    run: Run, updates: Mapping[str, Update], seconds: float, played: Mapping[str, int] | None
+) -> dict[str, Any]:
+    """Return the round's record; a node that never said whose it is goes by its label.
+
+    Args:
+        run: whose nodes were greeted.
+        updates: site -> its description.
+        seconds: that it took.
+        played: of a run that goes on, stage -> rounds that are done.
+    """
     attendance = run.attendance
     sites = {node: site for site, node in run.nodes.items()}
     names = names_of(run, attendance.refused)
@@ -207,7 +214,8 @@ def _record(run: Run, updates: Mapping[str, Update], seconds: float) -> dict[str
     record = round_record("handshake", 1, 1, result, {})
     record["sites"] = {n: {"counts": u.counts} for n, u in sorted(updates.items())}
     told = {name: u.privacy for name, u in updates.items() if u.privacy is not None}
-    return record | told_of(told, updates) | quotes_of(run.config, updates) | news_of(run)
+    quotes = quotes_of(run.config, updates, played)
+    return record | told_of(told, updates) | quotes | news_of(run)
 
 
 def _settled(

@@ -6,24 +6,31 @@ each ledger says of itself. docs/privacy.md, Ledger.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cardionets_core.privacy.accounting import epsilon_rdp
 from cardionets_core.privacy.expected_errors import errors_of_plan, scored_outputs
+from cardionets_core.privacy.latents import MEASURED
 from cardionets_core.privacy.noise_plan import USUAL_DELTA
 from cardionets_core.privacy.order import epsilon_with
-from cardionets_core.privacy.plan import EVERYTHING, planned, planned_charges
+from cardionets_core.privacy.plan import EVERYTHING, LATENTS, planned, planned_charges
 from cardionets_core.privacy.schedule import Quote, quoted
 from cardionets_core.privacy_config import NOT_MEMBERSHIP
+from cardionets_core.training.stages import STAGES
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
     from cardionets_core.messages import Update
+    from cardionets_core.privacy.accounting import Charge
     from cardionets_core.privacy.expected_errors import ExpectedErrors
     from cardionets_core.privacy_config import PrivacyReport
     from cardionets_core.run_config import RunConfig
     from server.state import SiteRecord
+
+MEASURING = next(name for name, stage in STAGES.items() if MEASURED in stage.trains)
+"""The stage whose last round also releases the latent statistics."""
 
 
 def schedule_of(config: RunConfig) -> dict[str, Any]:
@@ -47,7 +54,10 @@ def schedule_of(config: RunConfig) -> dict[str, Any]:
 
 
 def site_quote(
-    config: RunConfig, record: SiteRecord | Update, report: PrivacyReport
+    config: RunConfig,
+    record: SiteRecord | Update,
+    report: PrivacyReport,
+    played: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Return what the schedule costs one site, at its ledger's order, and what its ledger says.
 
@@ -58,28 +68,59 @@ def site_quote(
         config: the plan.
         record: what the site declares.
         report: what its ledger said last.
+        played: of a run that goes on, stage -> rounds that are done. What the sites were charged
+            for the round in hand they are not charged again, so that `after` is the most.
     """
     delta, order = report.delta, report.order
     quote = quoted(planned_charges(config, record.modalities), delta, order=order)
-    to_pay = [p.charge for p in planned(config, record.modalities) if p.stage != "handshake"]
+    to_pay = charges_left(config, record.modalities, played or {})
     after = epsilon_with(report.epsilon, to_pay, delta=delta, order=order)
-    told = {"budget": report.budget, "left": report.left} if report.budget else {}
+    told: dict[str, Any] = {}
+    if report.budget:
+        told = {"budget": report.budget, "left": report.left}
+    if played is not None:
+        told["resumed"] = True
     patients = record.counts.get("patients", 0)
     values = {"patients": patients, "order": order, **_values(quote)}
     return values | {"spent": report.epsilon, "after": after} | told
 
 
-def quotes_of(config: RunConfig, updates: Mapping[str, Update]) -> dict[str, Any]:
+def charges_left(
+    config: RunConfig, modalities: Collection[str], played: Mapping[str, int]
+) -> list[Charge]:
+    """Return what a plan charges a site after the handshake, without the rounds that are done.
+
+    Args:
+        config: the plan.
+        modalities: what the site declares.
+        played: stage -> rounds that are done.
+    """
+    left: list[Charge] = []
+    for row in planned(config, modalities):
+        if row.stage == LATENTS:  # released in the last round of their stage
+            releases = int(played.get(MEASURING, 0) < config.stage[MEASURING].rounds)
+        else:
+            releases = row.releases - played.get(row.stage, 0)
+        if releases > 0 and row.stage != "handshake":
+            each = row.charge.steps // row.releases
+            left.append(replace(row.charge, steps=each * releases))
+    return left
+
+
+def quotes_of(
+    config: RunConfig, updates: Mapping[str, Update], played: Mapping[str, int] | None = None
+) -> dict[str, Any]:
     """Return what a handshake's record says of costs; {} without privacy.
 
     Args:
         config: the plan.
         updates: site -> its description.
+        played: of a run that goes on, stage -> rounds that are done.
     """
     if not config.privacy.is_on:
         return {}
     quotes = {
-        site: site_quote(config, update, update.privacy)
+        site: site_quote(config, update, update.privacy, played)
         for site, update in sorted(updates.items())
         if update.privacy is not None
     }

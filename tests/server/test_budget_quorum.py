@@ -90,6 +90,8 @@ def test_below_min_sites_the_run_ends_and_says_whose_budget_it_is():
     said = str(ended.value)
     assert "1 of 2 sites needed can pay it" in said and "b: epsilon" in said and "a:" not in said
     assert SPENT_WAYS in said and ended.value.sites == ("b", "c")
+    assert ended.value.refused == dict.fromkeys("bc", "privacy_spent")
+    assert not ended.value.resume_helps
 
 
 def test_an_evaluation_that_nobody_can_pay_ends_the_run_before_it_trains():

@@ -9,13 +9,13 @@ from rich.console import Console
 
 from cardionets_core.messages import Update, update_from_records, update_to_records
 from cardionets_core.privacy.accounting import Charge, epsilon_at, epsilon_rdp
-from cardionets_core.privacy.plan import EVERYTHING, planned, planned_charges
+from cardionets_core.privacy.plan import EVERYTHING, LATENTS, planned, planned_charges
 from cardionets_core.privacy.schedule import quoted
 from cardionets_core.privacy_config import PrivacyReport
 from cardionets_core.run_config import CONF, compose, run_config_from
 from server.following import lines_of, quote_lines
 from server.privacy import card_lines, spent_by_site
-from server.quotes import beyond_plan, quotes_of, schedule_of, warnings_of
+from server.quotes import beyond_plan, charges_left, quotes_of, schedule_of, warnings_of
 from server.schedule_table import schedule_table
 from server.state import RunState, SiteRecord
 
@@ -106,6 +106,30 @@ def test_a_quote_says_that_it_fits_just_where_the_ledgers_gate_lets_all_of_it_in
     (line, *_) = quote_lines(quotes_of(plan(), {"north": told}))
     assert ("It fits: " in line) == fits
     assert fits or "does not fit" in line or "rounds will be refused" in line
+
+
+@pytest.mark.parametrize(("room", "says"), [(1e-6, "fits: at most"), (-1e-6, "may not fit (up")])
+def test_of_a_run_that_goes_on_the_rounds_that_are_done_are_not_counted_again(room, says):
+    config = plan()
+    paid = [p.charge for p in planned(config, OFFERS) if p.stage in ("handshake", "phenotypes")]
+    paid.append(Charge(1.0, 0.05, 30))  # three of the four rounds of diseases
+    whole = epsilon_at(planned_charges(config, OFFERS), 1e-5, ORDER)
+    told = described("north", epsilon=epsilon_at(paid, 1e-5, ORDER), budget=whole + room)
+    quotes = quotes_of(config, {"north": told}, {"phenotypes": 4, "diseases": 3})
+    assert quotes["quotes"]["north"]["after"] == pytest.approx(whole, rel=1e-9)
+    (line, *_) = quote_lines(quotes)
+    assert f"What is left of it {says}" in line and f"{whole:.2f}" in line.partition("What")[2]
+
+
+@pytest.mark.parametrize(("played", "releases"), [(0, 2), (1, 1), (2, 0)])
+def test_the_latents_are_charged_in_the_last_round_of_their_stage(played, releases):
+    words = ("stage.tokenizer.rounds=2", "stage.tokenizer.max_steps=5")
+    config = plan("stages=[handshake,tokenizer]", *words)
+    rows = {p.stage: p.charge for p in planned(config, ("cine",))}
+    steps, latents = rows["tokenizer"].steps // 2, rows[LATENTS]
+    training = [replace(rows["tokenizer"], steps=steps * releases)] if releases else []
+    expected = [*training, latents] if releases else []
+    assert charges_left(config, ("cine",), {"tokenizer": played}) == expected
 
 
 def test_whoever_follows_a_run_sees_it():
