@@ -182,7 +182,7 @@ def accept_clock(config: Config) -> None:
         with Ledger.read(site.privacy) as ledger:
             ledger.accept_clock()
             head, entries = ledger.head, ledger.entries
-    typer.echo(f"accepted   {entries} entries, head {head}")
+    typer.echo(f"accepted   {entries} {'entry' if entries == 1 else 'entries'}, head {head}")
 
 
 app.command("plan")(budget_plan.plan)

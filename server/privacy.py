@@ -207,10 +207,10 @@ def _card_words(spent: Mapping[str, Any]) -> str:
         f"{spent['delta']:g} and order {spent['order']:g}, entry {spent['entries']} "
         f"`{spent['head'][:12]}`."
     )
-    if spent["beyond_plan"]:
+    if beyond := spent["beyond_plan"]:
         told += (
-            f" It holds {spent['beyond_plan']} entries that the schedule does not: tasks charged "
-            "again, or another run; quote the site's budget."
+            f" It holds {beyond} {'entry' if beyond == 1 else 'entries'} that the schedule does "
+            "not: tasks charged again, or another run; quote the site's budget."
         )
     if spent["epsilon"] >= LARGE_EPSILON:
         told += " So large an epsilon says nothing of who took part."

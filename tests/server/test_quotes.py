@@ -184,7 +184,7 @@ def test_entries_that_the_schedule_does_not_hold_are_counted(last, more):
     assert spent["a"]["beyond_plan"] == more and spent["a"]["patients"] == 300
     assert spent["a"]["planned_prv"] == spent["a"]["planned_epsilon"] < spent["a"]["planned_rdp"]
     card = card_lines(config, spent)
-    assert ("entries that the schedule does not" in card) == bool(more)
+    assert ("that the schedule does not" in card) == bool(more)
     assert ("(PRV)" in card) == (not more)  # it is of the schedule alone
 
 
@@ -197,7 +197,7 @@ def test_a_card_quotes_no_prv_where_a_round_was_charged_twice():
         state = RunState(weights={}, sites={"a": record}, history=history_of(*entries))
         cards[name] = card_lines(config, spent_by_site(config, state))
     assert "(PRV), " in cards["once"] and "quote the site's budget" not in cards["once"]
-    assert "PRV" not in cards["twice"] and "It holds 1 entries" in cards["twice"]
+    assert "PRV" not in cards["twice"] and "It holds 1 entry that" in cards["twice"]
     assert "quote the site's budget" in cards["twice"] and "(Renyi); the site's" in cards["twice"]
 
 
