@@ -155,9 +155,11 @@ def _explain(folder: Path, before: int, flower: str) -> None:
         return
     reason = last.get("reason") or flower or f"its last word was {last['event']!r}"
     how = standing(folder, time.time())
-    can = how.resume_helps and (folder / "checkpoint").exists()
-    again = f"Resume it with resume={folder}." if can else ""
-    raise RunError(f"the run is {words(how)}: {reason}. Logs: {folder / 'logs'}. {again}".rstrip())
+    # Where to resume alone does not help, the reason says what does, and when to resume.
+    words_to = "Resume it with" if how.resume_helps else "To resume it:"
+    again = f" {words_to} resume={folder}." if (folder / "checkpoint").exists() else ""
+    why = reason.removesuffix(".")
+    raise RunError(f"the run is {words(how)}: {why}. Logs: {folder / 'logs'}.{again}")
 
 
 def _complete(folder: Path) -> bool:

@@ -159,7 +159,8 @@ def test_a_site_whose_data_break_in_the_middle_ends_the_run_in_one_line(start, t
     assert process.returncode == 2, errors
     (line,) = errors.strip().splitlines()
     assert line.startswith("error: the run is INCOMPLETE(north): stage ecg_masked, round ")
-    assert "'north': 'config'" in line and f"resume={folder}" in line and "logs" in line
+    assert "(refused: north: config)" in line and "logs" in line
+    assert line.endswith(f"then resume. Logs: {folder / 'logs'}. To resume it: resume={folder}.")
     assert str(sites["north"].parent) not in (folder / "progress.jsonl").read_text()
     assert members(folder) == []
 
