@@ -245,7 +245,7 @@ class SitePrivacy:
 
     def __post_init__(self) -> None:
         """Refuse a budget that promises nothing."""
-        _above_zero("privacy.epsilon", self.epsilon)
+        _above_zero("privacy.epsilon", self.epsilon, ", for instance 8")
         _above_zero("privacy.min_noise", self.min_noise)
         _a_rate("privacy.max_rate", self.max_rate)
         if self.secure_sites < 0 or self.secure_sites == 1:
@@ -261,13 +261,14 @@ class SitePrivacy:
             raise ValueError(
                 f"privacy.delta is {self.delta:g}; it must be above 0 and at most 1 / patients "
                 f"({1 / max(1, self.patients):.2g}): above, publishing one whole record would "
-                f"pass. Set privacy.delta to {min(1e-5, 0.1 / max(1, self.patients)):.2g} or less"
+                f"pass. Set privacy.delta to {min(1e-5, 0.1 / max(1, self.patients)):.2g} or less: "
+                "1e-5, or a tenth of 1 / patients where that is smaller"
             )
 
 
-def _above_zero(name: str, value: float) -> None:
+def _above_zero(name: str, value: float, hint: str = "") -> None:
     if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} is {value}; it must be a number above 0")
+        raise ValueError(f"{name} is {value:g}; set a number above 0{hint}")
 
 
 def _a_rate(name: str, value: float) -> None:
