@@ -170,15 +170,19 @@ def head_key(*, run: str, site: str) -> str:
 class PrivacyReport:
     """What an update says of the privacy that it cost; nothing in it depends on the patients' data.
 
+    What a version that did not tell it has left out is 0.
+
     Attributes:
         epsilon: counted by RDP, at `delta` and `order`, of all that the ledger holds; add/remove
             one patient. What is promised is the budget.
         delta: of the site's ledger.
         head: hash of the ledger's newest entry, 64 hex digits.
         entries: entries of the ledger.
-        budget: the most that the site lets all runs together spend; 0: an answer that was kept by a
-            version that did not tell it.
-        order: Renyi's alpha, at which the ledger gates since before its first charge; 0: likewise.
+        budget: the most that the site lets all runs together spend.
+        order: Renyi's alpha, at which the ledger gates since before its first charge.
+        promised: the budget that the ledger recorded before its first charge; a larger one was
+            raised afterwards.
+        raises: how many of the entries are raised budgets.
     """
 
     epsilon: float
@@ -187,6 +191,8 @@ class PrivacyReport:
     entries: int
     budget: float = 0.0
     order: float = 0.0
+    promised: float = 0.0
+    raises: int = 0
 
     @property
     def left(self) -> float:

@@ -238,6 +238,8 @@ class Ledger:
             entries=self.entries,
             budget=self.budget,
             order=self.order,
+            promised=self.promised,
+            raises=len(self.raises),
         )
 
     def raise_budget(self, epsilon: float) -> None:
