@@ -46,7 +46,7 @@ def build(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
     try:
         return cls(**kwargs)
     except ValueError as error:  # a __post_init__ check
-        raise ConfigError(f"{where}: {error}") from None
+        raise ConfigError(f"{where}: {str(error).removesuffix('.')}.") from None
 
 
 def to_mapping(config: Any) -> dict[str, Any]:
@@ -59,6 +59,10 @@ def digest(config: Any) -> str:
     """Return the SHA-256 of the dataclass as canonical JSON: the same config, the same digest."""
     text = json.dumps(to_mapping(config), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+_KINDS = {float: "a number"}
+"""Kinds of settings whose name in Python is no word for a person."""
 
 
 def _required(field: dataclasses.Field[Any]) -> bool:
@@ -110,5 +114,5 @@ def _scalar(hint: Any, value: Any, where: str) -> Any:
     if hint in (int, float, str, bool) and (
         not isinstance(value, hint) or (hint is int and isinstance(value, bool))
     ):
-        raise ConfigError(f"{where}: expected {hint.__name__}, got {value!r}.")
+        raise ConfigError(f"{where}: expected {_KINDS.get(hint, hint.__name__)}, got {value!r}.")
     return value

@@ -177,15 +177,19 @@ def head_key(*, run: str, site: str) -> str:
 class PrivacyReport:
     """What an update says of the privacy that it cost; nothing in it depends on the patients' data.
 
+    What a version that did not tell it has left out is 0.
+
     Attributes:
         epsilon: counted by RDP, at `delta` and `order`, of all that the ledger holds; add/remove
             one patient. What is promised is the budget.
         delta: of the site's ledger.
         head: hash of the ledger's newest entry, 64 hex digits.
         entries: entries of the ledger.
-        budget: the most that the site lets all runs together spend; 0: an answer that was kept by a
-            version that did not tell it.
-        order: Renyi's alpha, at which the ledger gates since before its first charge; 0: likewise.
+        budget: the most that the site lets all runs together spend.
+        order: Renyi's alpha, at which the ledger gates since before its first charge.
+        promised: the budget that the ledger recorded before its first charge; a larger one was
+            raised afterwards.
+        raises: how many of the entries are raised budgets.
     """
 
     epsilon: float
@@ -194,6 +198,8 @@ class PrivacyReport:
     entries: int
     budget: float = 0.0
     order: float = 0.0
+    promised: float = 0.0
+    raises: int = 0
 
     @property
     def left(self) -> float:
@@ -253,7 +259,7 @@ class SitePrivacy:
 
     def __post_init__(self) -> None:
         """Refuse a budget that promises nothing."""
-        _above_zero("privacy.epsilon", self.epsilon)
+        _above_zero("privacy.epsilon", self.epsilon, ", for instance 8")
         _above_zero("privacy.min_noise", self.min_noise)
         _a_rate("privacy.max_rate", self.max_rate)
         if self.secure_sites < 0 or self.secure_sites == 1:
@@ -275,13 +281,14 @@ class SitePrivacy:
             raise ValueError(
                 f"privacy.delta is {self.delta:g}; it must be above 0 and at most 1 / patients "
                 f"({1 / max(1, self.patients):.2g}): above, publishing one whole record would "
-                f"pass. Set privacy.delta to {min(1e-5, 0.1 / max(1, self.patients)):.2g} or less"
+                f"pass. Set privacy.delta to {min(1e-5, 0.1 / max(1, self.patients)):.2g} or less: "
+                "1e-5, or a tenth of 1 / patients where that is smaller"
             )
 
 
-def _above_zero(name: str, value: float) -> None:
+def _above_zero(name: str, value: float, hint: str = "") -> None:
     if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} is {value}; it must be a number above 0")
+        raise ValueError(f"{name} is {value:g}; set a number above 0{hint}")
 
 
 def _a_rate(name: str, value: float) -> None:

@@ -113,15 +113,23 @@ def check_modalities(modalities: Collection[str]) -> None:
 
 
 def check_privacy(
-    *, epsilon: float, delta: float, head: str, entries: int, budget: float, order: float
+    *,
+    epsilon: float,
+    delta: float,
+    head: str,
+    entries: int,
+    budget: float,
+    order: float,
+    promised: float,
+    raises: int,
 ) -> None:
     """Refuse what no privacy ledger says; the head travels back to the site with its next task.
 
     Raises:
         WireError: a number out of range, or a head that is no SHA-256.
     """
-    numbers = all(math.isfinite(v) and v >= 0 for v in (epsilon, budget)) and 0 < delta < 1
-    numbers = numbers and 1 < order <= LARGEST_ORDER
+    numbers = all(math.isfinite(v) and v >= 0 for v in (epsilon, budget, promised))
+    numbers = numbers and 0 < delta < 1 and 1 < order <= LARGEST_ORDER and 0 <= raises < entries
     if not numbers or not 1 <= entries <= LARGEST_COUNT or not LEDGER_HEAD.fullmatch(head):
         raise WireError("the update says of its privacy ledger what no ledger can say")
 

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cardionets_core.errors import ConfigError
-from cardionets_core.privacy.ledger import Ledger
 from cardionets_core.privacy.noise_plan import usual_delta
 from cardionets_core.privacy.plan import EVERYTHING
 from cardionets_core.privacy.planning import Allowance
+from client.budget_standing import require_not_lost, require_whole, to_look_at
 
 if TYPE_CHECKING:
     from cardionets_core.privacy_config import SitePrivacy
+    from cardionets_core.site_config import SiteConfig
 
 USUAL_EPSILON = 8.0
 
@@ -27,15 +28,16 @@ class BudgetAsked:
     delta: float | None
 
 
-def allowance(asked: BudgetAsked, site: SitePrivacy | None) -> Allowance:
+def allowance(asked: BudgetAsked, site: SiteConfig | None) -> Allowance:
     """Return what may be spent: of the flags, or of a site and at most what it allows.
 
     Args:
         asked: what a person typed.
-        site: privacy settings of a site, or None.
+        site: a hospital, or None.
 
     Raises:
         ConfigError: nobody says how many patients, or more is asked than the site allows.
+        PrivacyError: the site's ledger is lost, was put back, or cannot be read.
     """
     if asked.patients is not None and asked.patients < 1:
         raise ConfigError(f"--patients is {asked.patients}; patients must be at least 1.")
@@ -62,18 +64,19 @@ def stated(settings: SitePrivacy) -> Allowance:
     )
 
 
-def _of_site(settings: SitePrivacy) -> Allowance:
+def _of_site(site: SiteConfig) -> Allowance:
     """Return what a site allows; a ledger that is not made yet holds nothing."""
-    own = stated(settings)
-    if not (settings.ledger and Path(settings.ledger).exists()):
+    own = stated(site.privacy)
+    if not site.privacy.ledger:
         return own
-    with Ledger.read(settings) as ledger:
-        if ledger.budget > ledger.recorded:
-            raise ConfigError(
-                f"privacy.epsilon is {ledger.budget:g}, but {ledger.path} records "
-                f"{ledger.recorded:g}: every private task is refused. Lower privacy.epsilon, or "
-                "record it with `cardionets-site budget raise`; then plan."
-            )
+    require_not_lost(site)
+    if not Path(site.privacy.ledger).exists():
+        return own
+    with to_look_at(site) as ledger:
+        too_much = ledger.above_recorded()
+        if too_much:
+            raise ConfigError(f"Every private task is refused: {too_much} Then plan.")
+        require_whole(ledger, site)
         return replace(own, spent=ledger.charges, order=ledger.order)
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from cardionets_core.cli import told_plainly
 from cardionets_core.privacy.accounting import Charge
+from cardionets_core.privacy.ledger_entries import counted
 from cardionets_core.privacy_config import LARGE_EPSILON
 from cardionets_core.site_config import load_site_config
 from client import budget_plan
@@ -101,14 +102,17 @@ def _order_for(run: Sequence[str], settings: SitePrivacy) -> float:
 @app.command()
 def show(config: Config, overrides: Overrides = None) -> None:
     """Print what is counted of the budget, by run and stage."""
-    from cardionets_core.privacy.ledger import Ledger
     from client.budget_shown import shown
+    from client.budget_standing import refusals, to_look_at
 
     with told_plainly():
         site = load_site_config(config, overrides or ())
-        with Ledger.read(site.privacy) as ledger:
-            told = shown(ledger, site.privacy.patients)
+        with to_look_at(site) as ledger:
+            refused = refusals(ledger, site)
+            told = shown(ledger, site.privacy.patients, refused)
     console.print(told)
+    if refused:
+        raise typer.Exit(2)
 
 
 @app.command("raise")
@@ -118,20 +122,23 @@ def raise_budget(
     yes: Annotated[bool, typer.Option("--yes", help="Ask nothing, also for a large one.")] = False,
 ) -> None:
     """Record a larger budget: an act of the hospital, kept in the ledger for good."""
-    from cardionets_core.privacy.ledger import Ledger
+    from client.budget_standing import require_whole, to_look_at
 
     with told_plainly():
         site = load_site_config(config)
-        with Ledger.read(site.privacy) as ledger:
+        with to_look_at(site) as ledger:
+            require_whole(ledger, site)
             ledger.check_raise(epsilon)
             before = ledger.recorded
-            order = _order_kept(ledger, epsilon)
+            order, promised = _order_kept(ledger, epsilon), _promised(ledger)
     typer.echo(f"budget     epsilon {before:g} -> {epsilon:g}")
     typer.echo(f"order      {order}")
+    typer.echo(f"promised   {promised}")
     _tell_large(epsilon)
     if epsilon >= LARGE_EPSILON and not yes:
         _ask_to_record(epsilon)  # while the ledger is free: a task may need it
-    with told_plainly(), Ledger.read(site.privacy) as ledger:
+    with told_plainly(), to_look_at(site) as ledger:
+        require_whole(ledger, site)
         ledger.raise_budget(epsilon)
     typer.echo(f"recorded   epsilon {epsilon:g}: the ledger allows as much from now on, for good")
     if site.privacy.epsilon < epsilon:
@@ -147,6 +154,16 @@ def _order_kept(ledger: Ledger, epsilon: float) -> str:
     stays = f"{ledger.order:g} stays, as it was fixed for epsilon {ledger.terms.epsilon:g}"
     what = "what is charged so far" if ledger.charges else "sums over all patients"
     return f"{stays}: of {what}, {share:.0%} of what order {best:g} would let in fits"
+
+
+def _promised(ledger: Ledger) -> str:
+    """Return what a raise does to what was promised."""
+    if not ledger.charges:
+        return "the new budget: nothing is charged yet, so it is fixed beforehand"
+    return (
+        f"epsilon {ledger.promised:g}, which stood before the first charge: what is spent beyond "
+        "it was promised to nobody, where results led to the raise (docs/privacy.md)"
+    )
 
 
 def _ask_to_record(epsilon: float) -> None:
@@ -175,14 +192,15 @@ def _tell_large(epsilon: float) -> None:
 @app.command("accept-clock")
 def accept_clock(config: Config) -> None:
     """Go on after the clock was put back, when you have seen that no entry is missing."""
-    from cardionets_core.privacy.ledger import Ledger
+    from client.budget_standing import require_whole, to_look_at
 
     with told_plainly():
         site = load_site_config(config)
-        with Ledger.read(site.privacy) as ledger:
+        with to_look_at(site) as ledger:
+            require_whole(ledger, site)
             ledger.accept_clock()
-            head, entries = ledger.head, ledger.entries
-    typer.echo(f"accepted   {entries} {'entry' if entries == 1 else 'entries'}, head {head}")
+            head, entries = ledger.head, counted(ledger.entries)
+    typer.echo(f"accepted   {entries}, head {head}")
 
 
 app.command("plan")(budget_plan.plan)

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from cardionets_core.cli import told_plainly
 from cardionets_core.errors import ConfigError
+from cardionets_core.privacy_config import LARGE_EPSILON
 from client.budget_plan_told import (
     Asked,
     Found,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from cardionets_core.privacy.noise_plan import NoisePlan
     from cardionets_core.privacy.planning import Allowance
+    from cardionets_core.site_config import SiteConfig
 
 console = Console()
 if not console.is_terminal:
@@ -104,19 +106,44 @@ def plan(
         if not (math.isfinite(weights) and weights >= 0):
             raise ConfigError(f"--weights is {weights}; name a number, for instance 5e6.")
         site = None if config is None else load_site_config(config, overrides or ())
-        found = _found(asked, allowance(budget, None if site is None else site.privacy))
-        if site is not None:
+        found = _found(asked, allowance(budget, site))
+        if site is None:
+            _check_profile(found)
+        else:
             count, small = found.plan.patients, found.plan.delta
-            planned = replace(site, privacy=replace(site.privacy, patients=count, delta=small))
-            require_admitted(with_noise(found.config, found.noise), planned, releases=releases)
+            site = replace(site, privacy=replace(site.privacy, patients=count, delta=small))
+            require_admitted(with_noise(found.config, found.noise), site, releases=releases)
         status.update("planning: the tighter accountant")
+        fits = found.is_run and _tell_unchanged(found, asked, site)
         lines = lines_of(found, releases=releases) + left_out(found)
         console.print(table_of(found, round(weights)), *(Text(line) for line in lines), sep="\n")
-        console.print(Text(f"hand over  {handed(found, asked)}"), soft_wrap=True)
+        label = "all of it " if fits else "hand over "
+        console.print(Text(f"{label} {handed(found, asked)}"), soft_wrap=True)
         if no_plot:
             return
         _draw(found, plot, told=status.update)
     console.print(f"plot       {plot}", soft_wrap=True)
+
+
+def _tell_unchanged(found: Found, asked: Asked, site: SiteConfig | None) -> bool:
+    """Say first what a run costs as it stands; return whether it fits, and so is to be handed over.
+
+    Args:
+        found: the run and its plan.
+        asked: what was typed.
+        site: the hospital, or None.
+    """
+    from client.budget_unchanged import command, handed_unchanged, to_fill_in, unchanged
+
+    as_it_is = unchanged(found.config, found.plan, site)
+    console.print(Text(as_it_is.words(), style="bold"))
+    words = handed_unchanged(asked.run)
+    if as_it_is.fits:
+        console.print(Text(f"hand over  {command(words)}"), soft_wrap=True)
+    if to_fill_in(words):
+        console.print(Text(to_fill_in(words)))
+    console.print()
+    return as_it_is.fits
 
 
 # ------------------------------------------------------------------------------- what is planned
@@ -127,6 +154,7 @@ def _found(asked: Asked, allowed: Allowance) -> Found:
     from cardionets_core.privacy.noise_plan import StageNeed
     from cardionets_core.privacy.plan import check_private_plan
     from cardionets_core.privacy.planning import plan_of, run_to_plan, with_noise, with_stages
+    from client.budget_unchanged import why_not_at_all
 
     _check_words(asked)
     more: tuple[StageNeed, ...] = ()
@@ -138,10 +166,28 @@ def _found(asked: Asked, allowed: Allowance) -> Found:
         epochs = USUAL_EPOCHS if asked.epochs is None else asked.epochs
         config = replace(config, stages=("handshake", "evaluate"))
         more = (StageNeed.of_epochs(ALONE, epochs, batch=batch, patients=allowed.patients),)
-    plan = _at_an_order(plan_of(config, allowed, *more, releases=asked.releases), asked)
-    noise = plan.noise()
+    plan = plan_of(config, allowed, *more, releases=asked.releases)
+    try:
+        plan = _at_an_order(plan, asked)
+        noise = plan.noise()
+    except ConfigError as error:
+        raise (why_not_at_all(config, plan, error) if asked.run else error) from None
     check_private_plan(with_noise(config, noise))
-    return Found(config, plan, noise, None if allowed.order else words_of(asked, config))
+    init = None if allowed.order else words_of(asked, config)
+    return Found(config, plan, noise, bool(asked.run and not asked.stages), init)
+
+
+def _check_profile(found: Found) -> None:
+    """Refuse to plan what every hospital of such a budget refuses."""
+    profile, epsilon = found.config.privacy.profile, found.plan.epsilon
+    if profile == "membership" or epsilon >= LARGE_EPSILON:
+        return
+    raise ConfigError(
+        f"privacy.profile={profile}: hospitals whose privacy.epsilon is below "
+        f"{LARGE_EPSILON:g} refuse such a plan, and it is asked for epsilon {epsilon:g}. "
+        f"Plan with --epsilon {LARGE_EPSILON * 1.5:g}, if that is meant, or another run, for "
+        "example --run plan=private."
+    )
 
 
 def _at_an_order(plan: NoisePlan, asked: Asked) -> NoisePlan:

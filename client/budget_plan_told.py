@@ -36,12 +36,18 @@ class Asked:
 class Found:
     """The run that is planned, its plan, and the noise that was found for it.
 
-    `init` has the run's words for `budget init`; None where the site has a ledger.
+    Attributes:
+        config: the run.
+        plan: what it takes.
+        noise: that takes the whole budget, or the least that the site lets in.
+        is_run: whether it is a run as it stands, and not stages that were named by hand.
+        init: the run's words for `budget init`; None where the site has a ledger.
     """
 
     config: RunConfig
     plan: NoisePlan
     noise: float
+    is_run: bool
     init: tuple[str, ...] | None
 
 
@@ -140,8 +146,7 @@ def lines_of(found: Found, *, releases: bool) -> list[str]:
     lines = [
         f"{plan.patients:,} patients, budget epsilon {plan.epsilon:g} at delta {plan.delta:g}; "
         "add or remove one patient",
-        f"noise {noise:g} for every stage: {plan.quote(noise).words()}. The ledger's gate is RDP; "
-        "PRV is to be quoted if all of it stands before round 1",
+        f"noise {noise:g} for every stage{_beside_the_run(found)}: {_cost_of(found)}",
         _order_line(found),
     ]
     lines += _parts(plan)
@@ -175,6 +180,28 @@ def _parts(plan: NoisePlan) -> list[str]:
     return lines
 
 
+def _beside_the_run(found: Found) -> str:
+    """Return what the noise is beside that of the run: the budget alone says nothing of it."""
+    whole = "" if found.noise == found.plan.least else " takes the whole budget"
+    own = found.config.privacy.noise
+    if not found.is_run or own == found.noise:
+        return whole
+    more = "less" if found.noise < own else "more"
+    return f"{whole}, with {more} privacy than the plan's noise {own:g}"
+
+
+def _cost_of(found: Found) -> str:
+    """Return what all of it costs; PRV only where nothing is counted: all must stand beforehand."""
+    plan, noise = found.plan, found.noise
+    if plan.spent:
+        cost = plan.cost((*plan.before, *plan.charges(noise)))
+        return f"epsilon {cost:.2f} by RDP at order {plan.order:g}, which is the ledger's gate"
+    return (
+        f"{plan.quote(noise).words()}. The ledger's gate is RDP; PRV is to be quoted if all of it "
+        "stands before round 1"
+    )
+
+
 def _metrics_line(found: Found) -> str:
     """Return what the noise of the releases leaves of an evaluation of this hospital alone."""
     from cardionets_core.privacy.expected_errors import errors_of_site
@@ -193,7 +220,10 @@ def _metrics_line(found: Found) -> str:
 
 def handed(found: Found, asked: Asked) -> str:
     """Return what the coordinator is to type so that the run costs what was planned, at most."""
-    last = ("privacy.mode=patient", f"privacy.noise={found.noise}")
+    from cardionets_core.privacy.planning import words_to_add
+
+    own = ("privacy.mode=patient", f"privacy.noise={found.noise}")
+    last = (*(word for word in words_to_add(asked.run) if word not in own), *own)
     steps = ", ".join(f"{s.name} {s.steps:,}" for s in found.plan.stages)
     if not asked.run and not asked.stages:
         rates = [f"privacy.rate={s.rate}" for s in found.plan.stages]

@@ -10,6 +10,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from cardionets_core.errors import PrivacyError
+from cardionets_core.privacy.ledger_entries import counted
 from cardionets_core.privacy.order import added, first_charge
 from cardionets_core.privacy.population import known, outgrown
 from cardionets_core.privacy.schedule import quoted
@@ -26,22 +28,23 @@ if TYPE_CHECKING:
 
 BAR_WIDTH = 40
 
-COUNTED = (
-    "What is promised is the budget, however its charges were chosen. What is counted is the "
-    "account of it, and no promise of its own."
-)
+COUNTED = "What is counted is the account of it, and no promise of its own."
 
 
-def shown(ledger: Ledger, declared: int) -> RenderableType:
+def shown(ledger: Ledger, declared: int, refused: Sequence[str]) -> RenderableType:
     """Return what is counted of a ledger's budget, by run and stage, and what else is to be known.
 
     Args:
         ledger: opened to be read.
         declared: patients, by the site's YAML.
+        refused: why every private task is refused (`budget_standing.refusals`).
     """
     spent = ledger.epsilon()
-    lines: list[RenderableType] = [*_spent_of_budget(ledger, spent), _spent_table(ledger)]
-    lines += [Text(_of_order(ledger)), Text(COUNTED)]
+    lines: list[RenderableType] = [
+        Text(f"Every private task is refused: {reason}", style="bold red") for reason in refused
+    ]
+    lines += [*_spent_of_budget(ledger, spent), _spent_table(ledger), *_raises(ledger)]
+    lines += [Text(_of_order(ledger)), Text(f"{_promised(ledger)} {COUNTED}")]
     if ledger.charges:
         quote = quoted(ledger.charges, ledger.delta)
         told = f"All of it, if it stood before round 1, costs {quote.words()}"
@@ -50,32 +53,27 @@ def shown(ledger: Ledger, declared: int) -> RenderableType:
     if max(ledger.budget, spent) >= LARGE_EPSILON:
         lines.append(Text(f"From epsilon {LARGE_EPSILON:g} on nothing is said of who took part."))
     lines += _patients_told(ledger, declared)
-    too_large = outgrown(ledger.path, ledger.delta)
-    if too_large:
-        lines.append(Text(too_large, style="red"))
-    newest = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(ledger.written))
-    lines.append(
-        Text(f"{ledger.path}: {ledger.entries} entries, newest of {newest}\nhead {ledger.head}")
-    )
+    entries, newest = counted(ledger.entries), _date(ledger.written)
+    lines.append(Text(f"{ledger.path}: {entries}, newest of {newest}\nhead {ledger.head}"))
     return Group(*lines)
 
 
 def _spent_of_budget(ledger: Ledger, spent: float) -> list[RenderableType]:
-    """Return what is counted of the budget that is in force, after what stops every task."""
+    """Return what is counted of the budget that is in force, and a bar of it on a line of its own.
+
+    A bar ends no line by itself.
+    """
     budget = min(ledger.budget, ledger.recorded)
     share = _share(ledger, spent, budget)
     colour = "green" if share < 0.7 else "yellow" if share < 1 else "red"
-    counted = Text.assemble(
+    told = Text.assemble(
         ("counted ", "bold"),
         (f"{spent:.3f}", f"bold {colour}"),
         f" of epsilon {budget:g} at delta {ledger.delta:g}; {max(0.0, budget - spent):.3f} not "
         "yet used",
     )
     bar = ProgressBar(total=1.0, completed=share, width=BAR_WIDTH, complete_style=colour)
-    too_much = ledger.above_recorded()
-    if not too_much:
-        return [counted, bar]
-    return [Text(f"Every private task is refused: {too_much}", style="bold red"), counted, bar]
+    return [told, bar, Text("")]
 
 
 def _share(ledger: Ledger, spent: float, budget: float) -> float:
@@ -113,17 +111,42 @@ def _allowed(ledger: Ledger) -> list[RenderableType]:
 
 def _patients_told(ledger: Ledger, declared: int) -> list[RenderableType]:
     """Return how many patients are declared, and whether the ledger has others."""
-    there = known(ledger.path)
-    if there is None:
-        told = f"{ledger.path}.patients is missing: every private task is refused. Put back the "
-        return [Text(f"{told}newest backup of the ledger's three files.", style="red")]
+    try:
+        there, too_large = known(ledger.path), outgrown(ledger.path, ledger.delta)
+    except PrivacyError:
+        return []  # said first, as what refuses every task
     told = f"patients: {declared:,} declared, {there:,} known to the ledger"
     if declared != ledger.terms.patients:
         told += f"; {ledger.terms.patients:,} were declared when it was made"
-    if not is_far_off(declared, there):
-        return [Text(told)]
-    told += ". Steps are divided and updates weighed by the declared number: correct "
-    return [Text(f"{told}privacy.patients if it is a slip.", style="yellow")]
+    lines: list[RenderableType] = [Text(told)]
+    if is_far_off(declared, there):
+        told += ". Steps are divided and updates weighed by the declared number: correct "
+        lines = [Text(f"{told}privacy.patients if it is a slip.", style="yellow")]
+    return [*lines, Text(too_large, style="red")] if too_large else lines
+
+
+def _raises(ledger: Ledger) -> list[RenderableType]:
+    """Return a row for each raised budget."""
+    rows = (
+        f"raised {_date(r.time)}: epsilon {r.before:g} -> {r.epsilon:g} (entry {r.entry})"
+        for r in ledger.raises
+    )
+    return [Text(row) for row in rows]
+
+
+def _promised(ledger: Ledger) -> str:
+    """Return what is promised: the budget that was fixed before the first charge."""
+    if ledger.promised == ledger.recorded:
+        return "What is promised is the budget, however its charges were chosen."
+    return (
+        f"What is promised is epsilon {ledger.promised:g}, which was fixed before the first "
+        "charge, however its charges were chosen. The budget was raised afterwards: what is spent "
+        "beyond was promised to nobody, where results led to the raise (docs/privacy.md)."
+    )
+
+
+def _date(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
 
 
 def _spent_table(ledger: Ledger) -> Table:

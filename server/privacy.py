@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from cardionets_core.privacy.ledger_entries import counted
 from cardionets_core.privacy.plan import planned_charges
 from cardionets_core.privacy.schedule import quoted
 from cardionets_core.privacy_config import (
@@ -148,7 +149,8 @@ def spent_by_site(config: RunConfig, state: RunState) -> dict[str, dict[str, Any
     `epsilon` is of the whole ledger, earlier runs and repeated tasks included, by Renyi DP at its
     order; at the same delta `planned_rdp` (at that order, too) and `planned_prv` are of this run's
     schedule, as it stood before round 1, and `planned_epsilon` the one of them that may be quoted.
-    `beyond_plan` counts entries that the schedule does not hold.
+    `beyond_plan` counts entries that the schedule does not hold, `raised_in_run` those of raised
+    budgets since the handshake.
     """
     spent: dict[str, dict[str, Any]] = {}
     for site, report in sorted(ledgers_of(state.history).items()):
@@ -167,6 +169,7 @@ def spent_by_site(config: RunConfig, state: RunState) -> dict[str, dict[str, Any
             "planned_prv": quote.prv,
             "no_prv": quote.why,
             "beyond_plan": beyond_plan(config, record, told) if record else 0,
+            "raised_in_run": report.raises - told[0][1].raises,
         }
     return spent
 
@@ -209,12 +212,26 @@ def _card_words(spent: Mapping[str, Any]) -> str:
     )
     if beyond := spent["beyond_plan"]:
         told += (
-            f" It holds {beyond} {'entry' if beyond == 1 else 'entries'} that the schedule does "
-            "not: tasks charged again, or another run; quote the site's budget."
+            f" It holds {counted(spent['beyond_plan'])} that the schedule does not: tasks charged "
+            "again, or another run; quote the site's budget."
         )
+    told += _raised_words(spent)
     if spent["epsilon"] >= LARGE_EPSILON:
         told += " So large an epsilon says nothing of who took part."
     return told
+
+
+def _raised_words(spent: Mapping[str, Any]) -> str:
+    """Return what is said of a budget that was raised after the ledger's first charge."""
+    promised, budget = spent["promised"], max(spent["budget"], spent["epsilon"])
+    if not promised or budget <= promised * (1 + 1e-9):
+        return ""
+    when = "during this run" if spent["raised_in_run"] else "before this run"
+    return (
+        f" Its budget was raised from {promised:g} to {spent['budget']:g} after its first charge, "
+        f"{when}: what was promised beforehand is {promised:g}, and more may be quoted only if no "
+        "result led to the raise."
+    )
 
 
 def _by_prv(spent: Mapping[str, Any]) -> str:

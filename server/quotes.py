@@ -162,8 +162,9 @@ def beyond_plan(
 ) -> int:
     """Return how many entries a ledger has got since the handshake that the schedule does not hold.
 
-    A task that was charged again after a crash, another run, an entry of the hospital's own: the
-    schedule's quote is then not of all that was charged.
+    A task that was charged again after a crash, another run, a clock that a person accepted: the
+    schedule's quote is then not of all that was charged. A raised budget is an entry that is told
+    by itself.
 
     Args:
         config: the plan.
@@ -175,7 +176,8 @@ def beyond_plan(
         return 0
     stages = planned(config, record.modalities)
     releases = sum(p.releases for p in stages if p.stage != told[0][0] or p.stage != "handshake")
-    return max(0, max(r.entries for _, r in told) - told[0][1].entries - releases)
+    charged = [r.entries - r.raises for _, r in told]
+    return max(0, max(charged) - charged[0] - releases)
 
 
 def _values(quote: Quote) -> dict[str, Any]:

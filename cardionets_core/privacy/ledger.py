@@ -25,11 +25,11 @@ from cardionets_core.privacy.accounting import epsilon_at
 from cardionets_core.privacy.ledger_entries import (
     CHARGE,
     CLOCK,
-    OPEN,
     RAISE,
     Terms,
     charge_of,
     item_of,
+    raises_of,
 )
 from cardionets_core.privacy.ledger_file import EntryFile, refuse
 from cardionets_core.privacy.order import first_charge
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from cardionets_core.privacy.accounting import Charge
-    from cardionets_core.privacy.ledger_entries import Item
+    from cardionets_core.privacy.ledger_entries import Item, Raised
     from cardionets_core.privacy_config import SitePrivacy
 
 CLOCK_SLACK_S = 300
@@ -58,7 +58,7 @@ class Ledger:
         settings: the site's privacy settings.
 
     Attributes:
-        delta: of the guarantee.
+        delta: of the guarantee: the YAML's, and at most the one that the ledger was made with.
         budget: the epsilon that may be spent: the site's own, which is at most the recorded one.
         recorded: the epsilon that the ledger's newest `open` or `raise` names.
         terms: what was fixed when the ledger was made; a raised budget changes none of it.
@@ -73,10 +73,10 @@ class Ledger:
                 f"{file.path} is not a ledger of this version ({error}): an order cannot be fixed "
                 "after the first charge. Use the version that made it; what it spent counts on."
             ) from error
-        self.delta, self.budget = settings.delta, settings.epsilon
+        self.delta, self.budget = min(settings.delta, self.terms.delta), settings.epsilon
+        self._stated_delta = settings.delta
         self._is_bound = False
-        raised = [e.body["epsilon"] for e in file.entries if e.body["kind"] in (OPEN, RAISE)]
-        self.recorded = float(raised[-1])
+        self.recorded = self.raises[-1].epsilon if self.raises else self.terms.epsilon
 
     @classmethod
     @contextmanager
@@ -109,9 +109,9 @@ class Ledger:
             too_much = ledger.above_recorded()
             if too_much:
                 raise refuse(too_much)
-            ledger._check_clock()
+            ledger.check_clock()
             ledger._check_heads({expect_head} - {""}, "the coordinator has seen")
-            ledger._check_heads(answered, "a kept answer of this site bears")
+            ledger.check_answered(answered)
             population.bound(ledger.path, Population.of(ledger.terms.ledger, patients, salt))
             population.leave_marks(ledger.path, ledger.terms.ledger, claim_folder, table)
             ledger._is_bound = True
@@ -157,6 +157,19 @@ class Ledger:
     def items(self) -> tuple[Item, ...]:
         """All charges with run, stage and round, oldest first."""
         return tuple(item_of(e.body) for e in self._file.entries if e.body["kind"] == CHARGE)
+
+    @property
+    def raises(self) -> tuple[Raised, ...]:
+        """All raised budgets, oldest first."""
+        return raises_of([e.body for e in self._file.entries])
+
+    @property
+    def promised(self) -> float:
+        """The epsilon that was recorded before the first charge: what was fixed beforehand."""
+        kinds = [e.body["kind"] for e in self._file.entries]
+        first = kinds.index(CHARGE) if CHARGE in kinds else len(kinds)
+        sooner = [r.epsilon for r in self.raises if r.entry <= first]
+        return sooner[-1] if sooner else self.terms.epsilon
 
     @property
     def charges(self) -> tuple[Charge, ...]:
@@ -225,6 +238,8 @@ class Ledger:
             entries=self.entries,
             budget=self.budget,
             order=self.order,
+            promised=self.promised,
+            raises=len(self.raises),
         )
 
     def raise_budget(self, epsilon: float) -> None:
@@ -243,7 +258,7 @@ class Ledger:
         Raises:
             PrivacyError: it is no budget, or no larger than the one that is recorded.
         """
-        self._check_clock()
+        self.check_clock()
         if not math.isfinite(epsilon):
             raise refuse(
                 f"epsilon {epsilon} is no budget: it would never be spent. Name a number above "
@@ -268,7 +283,7 @@ class Ledger:
         """Return why a YAML that allows more than an explicit act recorded is refused, or ''."""
         for name, stated, recorded in (
             ("epsilon", self.budget, self.recorded),
-            ("delta", self.delta, self.terms.delta),
+            ("delta", self._stated_delta, self.terms.delta),
         ):
             if stated > recorded * SAME:
                 way = "record it with `cardionets-site budget raise`" if name == "epsilon" else ""
@@ -278,7 +293,12 @@ class Ledger:
                 )
         return ""
 
-    def _check_clock(self) -> None:
+    def check_clock(self) -> None:
+        """Refuse a clock that went back.
+
+        Raises:
+            PrivacyError: `privacy_ledger`.
+        """
         now = time.time()
         if now < self.written - CLOCK_SLACK_S:
             raise refuse(
@@ -287,6 +307,14 @@ class Ledger:
                 "wrong. Set the clock; if it is right and no entry is missing, `cardionets-site "
                 "budget accept-clock`."
             )
+
+    def check_answered(self, heads: Iterable[str]) -> None:
+        """Refuse a ledger that lacks a head which an answer that the site has kept bears.
+
+        Raises:
+            PrivacyError: `privacy_ledger`.
+        """
+        self._check_heads(heads, "a kept answer of this site bears")
 
     def _check_heads(self, expected: Iterable[str], known_by: str) -> None:
         missing = sorted(set(expected) - {entry.hash for entry in self._file.entries})

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cardionets_core.privacy.accounting import Charge
 from cardionets_core.wire_limits import LARGEST_ORDER
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 OPEN, RAISE, CLOCK, CHARGE = "open", "raise", "clock", "charge"
 """Kinds of entries."""
@@ -56,6 +59,23 @@ class Terms:
 
 
 @dataclass(frozen=True)
+class Raised:
+    """A raised budget.
+
+    Attributes:
+        entry: its number in the ledger, from 1.
+        time: seconds since the epoch.
+        before: epsilon that was recorded until then.
+        epsilon: the new one.
+    """
+
+    entry: int
+    time: int
+    before: float
+    epsilon: float
+
+
+@dataclass(frozen=True)
 class Item:
     """A charge as the ledger tells it.
 
@@ -89,6 +109,21 @@ def charge_key(*, run: str, stage: str, number: int, what: str, weights: str) ->
     return json.dumps([run, stage, number, what, weights])
 
 
+def raises_of(bodies: Sequence[dict[str, Any]]) -> tuple[Raised, ...]:
+    """Return the raised budgets of a ledger, oldest first.
+
+    Args:
+        bodies: of all entries.
+    """
+    found: list[Raised] = []
+    recorded = float(bodies[0]["epsilon"])
+    for number, body in enumerate(bodies, start=1):
+        if body["kind"] == RAISE:
+            found.append(Raised(number, int(body["time"]), recorded, float(body["epsilon"])))
+            recorded = found[-1].epsilon
+    return tuple(found)
+
+
 def item_of(body: dict[str, Any]) -> Item:
     """Return what the body of a charge tells."""
     run, stage, number, what = body["key"], "", 0, ""
@@ -97,6 +132,11 @@ def item_of(body: dict[str, Any]) -> Item:
     except (ValueError, TypeError):
         pass  # a key of another form is shown whole
     return Item(run, stage, number, what, body["time"], charge_of(body))
+
+
+def counted(entries: int) -> str:
+    """Return a number of entries for a person."""
+    return "1 entry" if entries == 1 else f"{entries:,} entries"
 
 
 def charge_of(body: dict[str, Any]) -> Charge:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cardionets_core.errors import ConfigError, nearest
 from cardionets_core.privacy.mechanism import MIXING_STAGES
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 USUAL_PLAN = "plan=private"
 """Of a run that names none."""
+
+CHECKPOINT = "start.checkpoint=outputs/PUBLIC/checkpoint"
+"""Word to fill in of a plan that begins with parts of another model."""
 
 MUCH = 1e6
 """Noise with which a plan is checked before its noise is known."""
@@ -75,13 +78,34 @@ def run_to_plan(words: Sequence[str]) -> RunConfig:
         for begin, why in NOT_ASKED.items():
             if word.startswith(begin):
                 raise ConfigError(f"--run {word}: {why}; leave it out.")
-    values = compose("run", ["name=plan", *run_words(words)], package=CONF)
+    values = _composed(words)
     values.pop("start", None)  # a hospital has no checkpoint, and the noise needs none
     config = run_config_from(values)
     config = replace(config, privacy=replace(config.privacy, mode="patient"))
     check_plan(config)
     check_private_plan(with_noise(config, MUCH))
     return config
+
+
+def words_to_add(words: Sequence[str]) -> tuple[str, ...]:
+    """Return what a private run of a plan needs besides its own words.
+
+    Args:
+        words: as of `run_to_plan`.
+
+    Returns:
+        `privacy.mode=patient` where the plan does not say so, and where it begins with parts of
+        another model a checkpoint, to be filled in.
+    """
+    values = _composed(words)
+    start = values.get("start") or {}
+    more = () if values["privacy"]["mode"] == "patient" else ("privacy.mode=patient",)
+    lacks = start.get("parts") and not start.get("checkpoint")
+    return (*more, CHECKPOINT) if lacks else more
+
+
+def _composed(words: Sequence[str]) -> dict[str, Any]:
+    return compose("run", ["name=plan", *run_words(words)], package=CONF)
 
 
 def run_words(words: Sequence[str]) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ import json
 import logging
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cardionets_core.durable import move_into_place
@@ -25,7 +26,6 @@ from cardionets_core.privacy.ledger_file import WITHOUT_BACKUP, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
 SUFFIX = ".patients"
 MARK = "privacy_ledger.json"
@@ -76,12 +76,7 @@ def bound(path: Path, own: Population) -> None:
     Raises:
         PrivacyError: another ledger, another population, or a file that was changed.
     """
-    kept = read(_file(path))
-    if kept is None:
-        raise refuse(
-            f"{_file(path)} is missing: whose privacy the ledger pays for is not known. Put back "
-            "the newest backup of the ledger with all its files."
-        )
+    kept = _kept(path)
     if kept.ledger != own.ledger or kept.salt != own.salt:
         what = "ledger" if kept.ledger != own.ledger else "data.salt"
         raise refuse(
@@ -99,16 +94,25 @@ def bound(path: Path, own: Population) -> None:
         write(path, Population(own.ledger, own.salt, own.digests | kept.digests))
 
 
-def known(path: Path) -> int | None:
+def known(path: Path) -> int:
     """Return how many patients a ledger has come to, those who left included.
 
-    For people at the hospital alone; None where the file of patients is missing.
+    For people at the hospital alone.
 
     Raises:
-        PrivacyError: the file was changed, or cannot be read.
+        PrivacyError: the file of patients is missing, was changed, or cannot be read.
     """
+    return len(_kept(path).digests)
+
+
+def _kept(path: Path) -> Population:
     kept = read(_file(path))
-    return None if kept is None else len(kept.digests)
+    if kept is None:
+        raise refuse(
+            f"{_file(path)} is missing: whose privacy the ledger pays for is not known. Put back "
+            "the newest backup of the ledger with all its files."
+        )
+    return kept
 
 
 def outgrown(path: Path, delta: float) -> str:
@@ -118,9 +122,9 @@ def outgrown(path: Path, delta: float) -> str:
     (SitePrivacy): one that is refused from some exact number on would tell it.
 
     Raises:
-        PrivacyError: the file of patients was changed, or cannot be read.
+        PrivacyError: the file of patients is missing, was changed, or cannot be read.
     """
-    patients = known(path) or 0
+    patients = known(path)
     if delta * patients <= 1:
         return ""
     return (
@@ -168,25 +172,28 @@ def found_mark(cache: Path, table: Path) -> Path | None:
     return next((mark for mark in (cache / MARK, table_mark(table)) if mark.exists()), None)
 
 
-def check_marks(path: Path, cache: Path | None, table: Path | None) -> None:
-    """Refuse records that a ledger pays for already, in the site's cache or of its table.
+def check_marks(path: Path, cache: Path | None, table: Path | None, *, ledger: str = "") -> None:
+    """Refuse records that another ledger pays for, by its marks in the site's cache or its table.
 
     Args:
-        path: of a ledger that is not made yet.
+        path: of the ledger.
         cache: of the site; None: it is not looked at, and likewise `table`.
         table: its manifest.
+        ledger: its random name; empty: it is not made yet, so any mark is another one's.
 
     Raises:
-        PrivacyError: names the other ledger.
+        PrivacyError: names the other ledger, or the other copy of this one.
     """
     if cache is not None:
-        _is_marked(cache / MARK, path)
+        _is_marked(cache / MARK, path, ledger)
     if table is not None:
-        _is_marked_beside(table, path)
+        _is_marked_beside(table, path, ledger)
 
 
 def leave_marks(path: Path, ledger: str, cache: Path | None, table: Path | None) -> None:
     """Leave a ledger's marks where they are not; beside the table only if its folder lets it.
+
+    Where the ledger was moved the marks follow it, so that a copy is found from its new place, too.
 
     Args:
         path: of the ledger.
@@ -215,7 +222,7 @@ def leave_marks(path: Path, ledger: str, cache: Path | None, table: Path | None)
 
 
 def _is_marked(mark: Path, path: Path, ledger: str = "") -> bool:
-    """Return whether a ledger's mark is there; without a name, any mark is another one's."""
+    """Return whether a ledger's mark is there; not where it still tells the place of before."""
     try:
         values = json.loads(mark.read_text("utf-8"))
         other, place = values["ledger"], values["path"]
@@ -227,7 +234,32 @@ def _is_marked(mark: Path, path: Path, ledger: str = "") -> bool:
         ) from error
     if other != ledger:
         raise refuse(_charged_elsewhere(mark, str(place), str(path)))
-    return True
+    if _is_copied(Path(place), path, ledger):
+        raise refuse(
+            f"{mark}: this ledger is {place}, which is still there, and {path} is a copy of it. "
+            "Two copies would each tell half of what was spent. Set privacy.ledger to "
+            f"{place} and remove the copy; only if the ledger was moved, and nothing was charged "
+            f"at {place} since, take the three files there away instead."
+        )
+    return _is_same(Path(place), path)
+
+
+def _is_copied(place: Path, path: Path, ledger: str) -> bool:
+    """Return whether a ledger is also at the place that its mark names, as another file.
+
+    Another population's ledger may have been made there since this one was moved.
+    """
+    if not os.path.exists(place) or _is_same(place, path):  # Path.exists raises in a barred folder
+        return False
+    there = read(_file(place))
+    return there is None or there.ledger == ledger
+
+
+def _is_same(place: Path, path: Path) -> bool:
+    try:
+        return place == path or os.path.samefile(place, path)
+    except OSError:
+        return False
 
 
 def _charged_elsewhere(mark: Path, place: str, path: str) -> str:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import re
+from dataclasses import replace
 
 import pytest
+from rich.console import Console
 
+from cardionets_core.privacy import population
 from cardionets_core.privacy.accounting import Charge
 from cardionets_core.privacy.ledger import Ledger
 from cardionets_core.privacy.order import added, first_charge, usual_order
 from cardionets_core.privacy.planning import plan_of, run_to_plan
 from cardionets_core.site_config import load_site_config
 from client.budget_allowance import stated
+from client.budget_shown import shown
 from tests.client.budget_bench import hospital, spend, typed
 
 
@@ -48,7 +53,7 @@ def test_show_tells_what_is_counted_by_run_and_stage(site):
     assert f"counted {spent:.3f} of epsilon 4 at delta 1e-05; {4 - spent:.3f} not yet used" in said
     assert "What is promised is the budget, however its charges were chosen" in said
     assert "All of it, if it stood before round 1, costs epsilon " in said and " by PRV; " in said
-    assert "4 entries" in said
+    assert "4 entries" in said and "raised" not in said
 
 
 def test_a_budget_below_what_the_first_charge_counts_is_told(site):
@@ -63,8 +68,11 @@ def test_patients_who_outgrow_delta_are_shown(tmp_path):
     site = hospital(tmp_path, patients=20, delta=1 / 30)
     typed("init", "--config", site)
     assert "publishing one whole" not in typed("show", "--config", site)[1]
-    said = typed("show", "--config", site, "privacy.delta=0.034")[1]
-    assert "the ledger has come to 30 patients" in said and "Set privacy.delta to 0.0033" in said
+    ledger = site.parent / "ledger.jsonl"
+    there = population.read(ledger.with_name("ledger.jsonl.patients"))
+    population.write(ledger, replace(there, digests=there.digests | {"0" * 32}))
+    said = typed("show", "--config", site)[1]
+    assert "the ledger has come to 31 patients" in said and "Set privacy.delta to 0.0032" in said
 
 
 def test_an_untouched_ledger_shows_that_nothing_is_spent(site):
@@ -164,15 +172,18 @@ def test_show_holds_the_declared_patients_against_the_ledgers(site):
     assert "patients: 5,000 declared, 30 known to the ledger; 30 were declared when" in said
     assert "correct privacy.patients if it is a slip" in said
     (site.parent / "ledger.jsonl.patients").unlink()
-    assert (
-        ".patients is missing: every private task is refused" in typed("show", "--config", site)[1]
-    )
+    code, said = typed("show", "--config", site)
+    assert code == 2 and ".patients is missing: whose privacy the ledger pays for" in said
+    assert said.startswith("Every private task is refused: ") and "counted 0.000" in said
 
 
 def test_a_delta_above_the_recorded_one_is_shown_first(site):
     typed("init", "--config", site)
-    said = typed("show", "--config", site, "privacy.delta=1e-4")[1]
+    spend(site, "spring", "ecg_masked", 1, Charge(2.0, 0.1, 20))
+    right = re.search(r"counted .* at delta 1e-05; ", typed("show", "--config", site)[1])[0]
+    code, said = typed("show", "--config", site, "privacy.delta=1e-4")
     assert said.startswith("Every private task is refused: privacy.delta is 0.0001, but ")
+    assert code == 2 and right in said  # and not what would count at the larger delta
 
 
 @pytest.mark.parametrize(
@@ -248,3 +259,31 @@ def test_accept_clock_is_an_entry(site):
     typed("init", "--config", site)
     code, said = typed("accept-clock", "--config", site)
     assert code == 0 and "2 entries" in said
+
+
+@pytest.mark.parametrize("terminal", [False, True], ids=["log", "terminal"])
+def test_the_bar_has_a_line_of_its_own(site, terminal):
+    typed("init", "--config", site)
+    spend(site, "spring", "ecg_masked", 1, Charge(2.0, 0.1, 20))
+    screen = Console(file=io.StringIO(), width=140, force_terminal=terminal)
+    with Ledger.read(load_site_config(site).privacy) as ledger:
+        screen.print(shown(ledger, 30, ()))
+    lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.file.getvalue()).splitlines()
+    place = next(n for n, line in enumerate(lines) if "━" in line)
+    assert set(lines[place].strip()) <= set("━╸╺ ") and lines[place - 1].startswith("counted ")
+    assert lines[place + 1].split()[:3] == ["run", "stage", "for"]
+
+
+def test_a_raised_budget_is_a_row_and_what_was_promised_beforehand_stays(site):
+    typed("init", "--config", site)
+    said = typed("raise", "--config", site, "--epsilon", 5)[1]
+    assert "promised the new budget: nothing is charged yet" in said
+    spend(site, "spring", "ecg_masked", 1, Charge(2.0, 0.1, 20))
+    said = typed("raise", "--config", site, "--epsilon", 12)[1]
+    assert "promised epsilon 5, which stood before the first charge: what is spent beyond" in said
+    said = typed("show", "--config", site, "privacy.epsilon=12")[1]
+    assert re.search(r"raised 20\d\d-\d\d-\d\d \d\d:\d\d UTC: epsilon 4 -> 5 \(entry 2\)", said)
+    assert "UTC: epsilon 5 -> 12 (entry 4)" in said
+    assert "What is promised is epsilon 5, which was fixed before the first charge" in said
+    with Ledger.read(load_site_config(site).privacy) as ledger:
+        assert (ledger.promised, ledger.recorded) == (5.0, 12.0)

@@ -102,7 +102,8 @@ def test_a_site_plans_only_what_it_would_let_in(site, plain):
         "privacy.min_noise=4"
     )
     typed("init", "--config", site)
-    assert "records 6: every private task is refused" in said("privacy.epsilon=9")
+    assert "refused: privacy.epsilon is 9, but " in said("privacy.epsilon=9")
+    assert "refused: privacy.delta is 0.0001, but " in said("privacy.delta=1e-4")
 
 
 def test_a_run_that_starts_from_a_checkpoint_is_planned_without_it(plain):
@@ -111,9 +112,60 @@ def test_a_run_that_starts_from_a_checkpoint_is_planned_without_it(plain):
     assert (
         code == 0
         and not plain[1].exists()
-        and "hand over cardionets-coordinator run plan=private_from_public" in said
+        and "hand over cardionets-coordinator run plan=private_from_public start.check" in said
     )
+    assert "fill in start.checkpoint: of the run whose parts" in said
+    assert said.count("run plan=private_from_public start.checkpoint=outputs/PUBLIC/checkpoi") == 2
     assert re.search(r"phenotypes [\d.]+ 76.8 0.128 96 ", said)
+
+
+def test_a_run_that_fits_as_it_stands_is_handed_over_unchanged(plain):
+    """Of the newcomer: 4.91 by itself, as the coordinator says of plan=private."""
+    words = ("--run", "plan=private", "--patients", 2000, *plain)
+    code, said = typed("plan", *words, "--no-plot")
+    assert code == 0 and said.startswith("as the plan stands: noise 1: epsilon 6.07 of 8, as a ")
+    assert "at order 3 counts: fits, 1.93 would be left. By itself, at its best order, it " in said
+    assert "it costs epsilon 4.91 by RDP" in said
+    first, second = said.split("noise 0.7776 for every stage takes the whole budget")
+    assert "hand over cardionets-coordinator run plan=private stage " in first
+    assert second.startswith(", with less privacy than the plan's noise 1: epsilon 8.00 by RDP")
+    last = "all of it cardionets-coordinator run plan=private privacy.mode=patient privacy.noise="
+    assert last in second and "hand over" not in second
+
+
+def test_a_run_that_does_not_fit_as_it_stands_is_planned_with_more_noise(plain):
+    words = ("--run", "plan=private", "--run", "stage.diseases.rounds=40", "--patients", 2000)
+    said = typed("plan", *words, "--epsilon", 5, *plain)[1]
+    first, second = said.split("for every stage takes the whole budget")
+    assert "of 5, as a ledger at order 4.9 counts: does not fit" in first
+    assert "hand over" not in first and "all of it cardionets" not in second
+    assert second.startswith(", with more privacy than the plan's noise 1: ")
+    assert "hand over cardionets-coordinator run plan=private stage.diseases.rounds=40" in second
+    code, said = typed("plan", *words, "--epsilon", 1, *plain)
+    assert code == 2 and "As the plan stands (noise 1) it costs epsilon 8.56, and does not" in said
+
+
+def test_a_plan_that_asks_for_no_privacy_is_handed_over_with_it(plain):
+    words = ("--run", "plan=paper", "--run", "stages=[handshake,diseases]", "--patients", 2000)
+    said = typed("plan", *words, "--run", "stage.diseases.max_steps=1", *plain)[1]
+    handed = re.search(r"hand over cardionets-coordinator run (.*?) stage +epochs", said)[1]
+    assert handed.endswith("stage.diseases.max_steps=1 privacy.mode=patient")
+
+
+def test_a_run_as_it_stands_that_the_site_would_refuse_is_not_handed_over(site, plain):
+    words = ("plan", "--config", site, "--run", "plan=private", "privacy.min_noise=1.5", *plain)
+    said = typed(*words)[1]
+    assert said.startswith("as the plan stands: noise 1: refused. ecg_masked: the site would")
+    assert said.count("hand over") == 1 and "privacy.noise=1.5" in said
+
+
+def test_a_plan_that_hides_nobody_needs_hospitals_that_allow_it(plain):
+    words = ("plan", "--run", "plan=anti_reconstruction_only", "--patients", 2000, *plain)
+    code, said = typed(*words)
+    assert code == 2 and "whose privacy.epsilon is below 30 refuse such a plan" in said
+    assert "--epsilon 45" in said
+    code, said = typed(*words, "--epsilon", 45)
+    assert code == 0 and "fits" in said
 
 
 def test_what_a_site_takes_no_part_in_and_what_is_counted_are_said(site, plain):
@@ -131,6 +183,8 @@ def test_what_a_site_takes_no_part_in_and_what_is_counted_are_said(site, plain):
     sums = added([Charge(3.0, 1.0, 2)], usual_order(6.0, 1e-5))
     assert f"of it {sums:.3f} goes to sums and stages with a noise of their own" in said
     assert "with the first charge" not in said  # it is in what is counted
+    assert f"counts, with {counted:.2f} that is there already: " in said
+    assert "is to be quoted" not in said and "which is the ledger's gate" in said
 
 
 def test_noise_of_at_least_what_the_site_lets_in(site, plain):

@@ -80,7 +80,8 @@ def test_a_ledgers_gate_lets_in_what_was_planned_and_hardly_more(tmp_path, words
     if first != "plan":
         said = typed(*planned)[1]
         assert "is the ledger's, and stays" in said
-    text = re.search(r"hand over cardionets-coordinator run (.*?)( \(rounds and|$)", said)[1]
+    last = r".*(?:hand over|all of it) cardionets-coordinator run (.*?)( \(rounds and|$)"
+    text = re.search(last, said)[1]
     config = run_config_from(compose("run", ["name=x", *shlex.split(text)], package=CONF))
     own = load_site_config(site)
     patients = [f"p{n}" for n in range(30)]

@@ -29,8 +29,8 @@ def plan(*overrides):
     return run_config_from(compose("run", words, package=CONF))
 
 
-def report(epsilon=0.8, entries=2, delta=1e-5, budget=8.0):
-    return PrivacyReport(epsilon, delta, HEAD, entries, budget, ORDER)
+def report(epsilon=0.8, entries=2, delta=1e-5, budget=8.0, promised=8.0, raises=0):
+    return PrivacyReport(epsilon, delta, HEAD, entries, budget, ORDER, promised, raises)
 
 
 def described(site, patients=5000, **changes):
@@ -185,6 +185,8 @@ def test_entries_that_the_schedule_does_not_hold_are_counted(last, more):
     assert spent["a"]["planned_prv"] == spent["a"]["planned_epsilon"] < spent["a"]["planned_rdp"]
     card = card_lines(config, spent)
     assert ("that the schedule does not" in card) == bool(more)
+    assert more != 1 or "It holds 1 entry that the schedule does not" in card
+    assert "was raised" not in card
     assert ("(PRV)" in card) == (not more)  # it is of the schedule alone
 
 
@@ -206,3 +208,29 @@ def test_what_a_ledger_has_left_crosses_the_wire():
     assert update_from_records(update_to_records(update)).privacy == report()
     assert report().left == pytest.approx(7.2)
     assert report(budget=0.0).left != report(budget=0.0).left  # it does not tell: NaN
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "says"),
+    [
+        ((8.0, 8.0, 0), (12.0, 8.0, 1), "raised from 8 to 12 after its first charge, during this"),
+        ((12.0, 8.0, 1), (12.0, 8.0, 1), "raised from 8 to 12 after its first charge, before this"),
+        ((12.0, 12.0, 1), (12.0, 12.0, 1), ""),  # before anything was charged
+        ((5.0, 8.0, 0), (8.0, 8.0, 0), ""),  # in the YAML, up to what was recorded
+        ((8.0, 0.0, 0), (12.0, 0.0, 0), ""),  # by a version that did not tell
+    ],
+)
+def test_a_card_says_what_was_promised_before_a_budget_was_raised(first, last, says):
+    """The raise is an entry, and none that was charged beyond the schedule."""
+    config = plan("stages=[handshake,diseases]")
+    record = SiteRecord(OFFERS, {"patients": 300}, {})
+    told = zip(("handshake", "diseases"), (2, 6 + last[2] - first[2]), (first, last), strict=True)
+    history = tuple(
+        {"stage": stage, "privacy": {"a": asdict(report(1.0, n, 1e-5, *values))}}
+        for stage, n, values in told
+    )
+    spent = spent_by_site(config, RunState(weights={}, sites={"a": record}, history=history))
+    card = card_lines(config, spent)
+    assert spent["a"]["beyond_plan"] == 0 and "that the schedule does not" not in card
+    assert ("was raised" in card) == bool(says) and says in card
+    assert not says or "what was promised beforehand is 8, and more may be quoted only" in card

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -76,6 +77,39 @@ def test_a_ledger_that_was_made_in_the_place_of_another_is_told_apart(north):
 def test_a_ledger_that_was_moved_goes_on(north, tmp_path):
     moved = north.copied(tmp_path / "new-disk")
     lost(north)
+    assert moved.charged(1)
+
+
+def test_a_copy_in_another_folder_is_refused_while_the_ledger_is_where_its_mark_says(
+    north, tmp_path
+):
+    copy = north.copied(tmp_path / "copy")
+    with refused(rf"this ledger is {north.path}, which is still there, and {copy.path} is a copy"):
+        copy.charged(1)
+    assert north.charged(1)
+
+
+def test_the_mark_follows_a_ledger_that_was_moved(north, tmp_path):
+    """So that a copy that is put back at its old place is found, too."""
+    moved = north.copied(tmp_path / "new-disk")
+    lost(north)
+    moved.charged(1)
+    shutil.copytree(moved.path.parent, north.path.parent, dirs_exist_ok=True)
+    with refused(rf"this ledger is {moved.path}, which is still there, and {north.path}"):
+        north.charged(2)
+    assert moved.charged(2)
+
+
+def test_another_name_of_the_same_file_is_no_copy(north, tmp_path):
+    (tmp_path / "link").symlink_to(north.path.parent)
+    linked = north.having(ledger=str(tmp_path / "link" / north.path.name))
+    assert linked.charged(1) and north.charged(2)
+
+
+def test_another_populations_ledger_at_the_old_place_is_no_copy(north, tmp_path):
+    moved = north.copied(tmp_path / "new-disk")
+    lost(north)
+    replace(north, patients=patients(50, 90), cache=None).init()
     assert moved.charged(1)
 
 
