@@ -210,7 +210,7 @@ def _card_words(spent: Mapping[str, Any]) -> str:
         f"{spent['delta']:g} and order {spent['order']:g}, entry {spent['entries']} "
         f"`{spent['head'][:12]}`."
     )
-    if beyond := spent["beyond_plan"]:
+    if spent["beyond_plan"]:
         told += (
             f" It holds {counted(spent['beyond_plan'])} that the schedule does not: tasks charged "
             "again, or another run; quote the site's budget."
