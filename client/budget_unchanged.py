@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cardionets_core.errors import ConfigError
+from cardionets_core.privacy.ledger import SAME
 from cardionets_core.privacy.planning import CHECKPOINT, run_words, words_to_add
 from cardionets_core.privacy.schedule import quoted
 from client.budget_gate import require_admitted
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from cardionets_core.privacy.schedule import Quote
     from cardionets_core.run_config import RunConfig
     from cardionets_core.site_config import SiteConfig
-
-SAME = 1 + 1e-9
-"""As the ledger's gate: two sums of the same charges may differ in their last bits."""
 
 
 @dataclass(frozen=True)

@@ -61,8 +61,8 @@ def require_agreed(
 ) -> None:
     """Check that enough sites of a sum were told what this one was told.
 
-    Each site signs one pair of lists in a session: who sent shares, and who came. So two different
-    pairs cannot both bear a threshold of signatures.
+    Each site signs once in a session: its terms, what it was asked to train, and who came. So two
+    different statements cannot both bear a threshold of signatures.
 
     Args:
         session: before the sum is opened.
@@ -90,6 +90,6 @@ def require_agreed(
     signed = [site.name, *agreeing(mark, signatures, session=session.name, peers=peers)]
     if len(signed) < terms.threshold:
         raise ProtocolError(
-            f"{len(signed)} sites have signed what this one was told, and {terms.threshold} are "
-            "needed"
+            f"what this site was told is signed by {len(signed)} of those in the sum; "
+            f"{terms.threshold} are needed"
         )

@@ -93,6 +93,9 @@ def _admitted(header: TaskHeader, secure_sites: int) -> tuple[SecureTask, TrainP
         raise ProtocolError("a clip or the largest weight is out of range")
     if plan.codec != "float32":
         raise ProtocolError("an update in a codec cannot be hidden")
+    if plan.control != "none" or plan.partial:
+        # With either, all others' updates could be made ones that the server knows beforehand.
+        raise ProtocolError("SCAFFOLD and partial work are not possible in a secure sum")
     return asked, plan
 
 

@@ -25,7 +25,7 @@ from cardionets_core.privacy.secure_aggregation.protocol import (
     Secrets,
     Terms,
 )
-from cardionets_core.secure_config import SECURE, SecureTask
+from cardionets_core.secure_config import SecureTask
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -198,15 +198,16 @@ def question_mark(task: Task) -> str:
     """Return the SHA-256 of all that a message of a session says.
 
     What differs between sites is left out (notice, memory, seconds, ledger heads): sites that were
-    asked the same to train have the same mark. Model weights are in it by their fingerprints.
+    asked the same to train have the same mark. Model weights are in it by the fingerprints of the
+    header, all other arrays by their own.
     """
     header = replace(task.header, notice=None, memory="")
     if header.train is not None:
         header = replace(header, train=replace(header.train, budget_s=0.0))
     if header.privacy is not None:
         header = replace(header, privacy=replace(header.privacy, head="", heads={}))
-    arrays = fingerprint(task.weights.get(SECURE, {}))
-    return hashlib.sha256(f"{digest(header)}|{arrays}".encode()).hexdigest()
+    others = {g: fingerprint(a) for g, a in sorted(task.weights.items()) if g not in header.parts}
+    return hashlib.sha256(f"{digest(header)}|{json.dumps(others)}".encode()).hexdigest()
 
 
 def _plain(value: Any) -> Any:

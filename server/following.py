@@ -131,7 +131,7 @@ def _verdict(quote: Mapping[str, Any], *, resumed: bool) -> str:
             f"What is left of it may not fit (up to {after} counted at its end): a round that "
             "does not is refused"
         )
-    if quote["epsilon_rdp"] > quote["budget"]:
+    if quote["epsilon_rdp"] > quote["budget"] * SAME:
         return "It costs more than the site's whole budget: rounds will be refused"
     if fits:
         return f"It fits: {after} will be counted at its end, if nothing else is charged meanwhile"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from cardionets_core.privacy.ledger import SAME
 from cardionets_core.privacy.ledger_entries import counted
 from cardionets_core.privacy.plan import planned_charges
 from cardionets_core.privacy.schedule import quoted
@@ -215,22 +216,29 @@ def _card_words(spent: Mapping[str, Any]) -> str:
             f" It holds {counted(spent['beyond_plan'])} that the schedule does not: tasks charged "
             "again, or another run; quote the site's budget."
         )
-    told += _raised_words(spent)
+    if words := raised_words(spent):
+        told += f" {words}"
     if spent["epsilon"] >= LARGE_EPSILON:
         told += " So large an epsilon says nothing of who took part."
     return told
 
 
-def _raised_words(spent: Mapping[str, Any]) -> str:
-    """Return what is said of a budget that was raised after the ledger's first charge."""
-    promised, budget = spent["promised"], max(spent["budget"], spent["epsilon"])
-    if not promised or budget <= promised * (1 + 1e-9):
+def raised_words(spent: Mapping[str, Any]) -> str:
+    """Return what is said of a budget that was raised after the ledger's first charge, if it was.
+
+    Args:
+        spent: of one site, as in `spent_by_site`.
+    """
+    promised, budget = spent["promised"], spent["budget"]
+    if not promised or max(budget, spent["epsilon"]) <= promised * SAME:
         return ""
     when = "during this run" if spent["raised_in_run"] else "before this run"
+    raised = f"from {promised:g} to {budget:g}"
+    if budget <= promised:  # the site's YAML has lowered it again
+        raised = f"above {promised:g} (now {budget:g}; {spent['epsilon']:.2f} is counted)"
     return (
-        f" Its budget was raised from {promised:g} to {spent['budget']:g} after its first charge, "
-        f"{when}: what was promised beforehand is {promised:g}, and more may be quoted only if no "
-        "result led to the raise."
+        f"Its budget was raised {raised} after its first charge, {when}: what was promised "
+        f"beforehand is {promised:g}, and more may be quoted only if no result led to the raise."
     )
 
 

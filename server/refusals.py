@@ -47,7 +47,8 @@ WAYS: dict[str, str] = {
     ),
     "secure_aggregation": (
         "The hospital's log names the rule. Where it wants more sites in a sum "
-        "(privacy.secure_sites), it lowers that number or more sites join; where it does not know "
+        "(privacy.secure_sites), it lowers that number or more sites join; or submit a run with a "
+        "higher secure_aggregation.threshold (docs/secure_aggregation.md). Where it does not know "
         "another's key (privacy.peers), it adds it. Then resume."
     ),
     "refused_version": "Bring both sides to the same version of CardioNets, then resume.",

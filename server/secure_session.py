@@ -182,7 +182,9 @@ class SecureSession:
         if not self._signing:
             return True
         asked = replace(self._asked, phase="agree", present=tuple(self.came))
-        self._agreed = self._ask(asked, self.came, AGREEMENTS, (SIGNATURE_BYTES,))
+        given = self._ask(asked, self.came, AGREEMENTS, (SIGNATURE_BYTES,))
+        # A site whose key is gone since signs with nothing: known before the sum is bound to it.
+        self._agreed = {site: row for site, row in given.items() if row.any()}
         if len(self._agreed) >= self.threshold:
             return True
         self.came = list(self._agreed)  # fewer than needed: nothing is opened

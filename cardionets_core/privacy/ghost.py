@@ -201,6 +201,10 @@ class _Materialised:
         return list(self._gradients.values())
 
 
+ROOM = 2.0**12
+"""By how much more than float64 can lose a squared ghost norm is raised (`_GhostLinear`)."""
+
+
 class _GhostLinear:
     """A Linear of which only inputs [B, T, I] and output gradients [B, T, O] are held.
 
@@ -208,9 +212,10 @@ class _GhostLinear:
     somebody chose, and a norm found too small would clip too little. So all that rounding may have
     taken away is added: with u = 2^-53, dot products of n terms are off by at most n u times the
     sum of the terms' sizes (Higham 2002, section 3.1), and with s = sum over tokens of |a_t| |g_t|
-    the squared norm by (I + O + T^2 + 3) u s^2. What the weighted sum loses is then small, too:
-    factor times s is at most C / sqrt((I + O + T^2 + 3) u), and a sum over B patients of T tokens
-    is off by at most B T u times B such terms, B^2 sqrt(u) C < SLACK / 2 of float32 for B up to 64.
+    the squared norm by (I + O + T^2 + 3) u s^2. ROOM times as much is added: what the weighted sum
+    loses is then small, too. Factor times s is at most C / sqrt(ROOM (I + O + T^2 + 3) u), and the
+    sum over a pass of B patients of T tokens is off by at most B T u times B such terms,
+    B^2 sqrt(u / ROOM) C: below SLACK / 2 of float32 for 64 passes of 64 patients together.
     """
 
     def __init__(self, name: str, layer: nn.Linear, given: Tensor, gradient: Tensor) -> None:
@@ -221,7 +226,7 @@ class _GhostLinear:
         """Return the squared norms, float64 [B]."""
         given, gradient = self._input.double(), self._gradient.double()
         tokens = given.shape[1]
-        lost = (given.shape[2] + gradient.shape[2] + tokens**2 + 3) * 2.0**-53
+        lost = ROOM * (given.shape[2] + gradient.shape[2] + tokens**2 + 3) * 2.0**-53
         sizes = gradient.norm(dim=2)
         grams = (given @ given.mT) * (gradient @ gradient.mT)
         squares = grams.sum((1, 2)).clamp(min=0)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cardionets_core.errors import ConfigError
 from cardionets_core.privacy.accounting import (
     ORDERS,
     conversion,
@@ -101,6 +102,15 @@ def _orders(delta: float) -> NDArray[np.float64]:
     """Return the orders that a ledger may have: at which nothing is above epsilon 0 for free.
 
     A conversion below 0, at very large orders and a large delta, would hide the first charges.
+
+    Raises:
+        ConfigError: there is none.
     """
     orders = np.asarray(ORDERS)
-    return orders[conversion(delta, orders) >= 0]
+    own = orders[conversion(delta, orders) >= 0]
+    if not len(own):
+        raise ConfigError(
+            f"delta is {delta:g}: so large a delta promises nothing at any order. Choose at most "
+            "one in ten of 1 / patients."
+        )
+    return own

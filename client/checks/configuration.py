@@ -29,7 +29,7 @@ _SECTIONS: dict[str, tuple[type, dict[str, Any]]] = {
     "": (SiteConfig, {"site": "site", "data": _DATA}),
     "data": (SiteData, _DATA),
     "policy": (SitePolicy, {}),
-    "privacy": (SitePrivacy, {"patients": 1, "delta": 1e-12}),
+    "privacy": (SitePrivacy, {"patients": 1, "delta": 1e-12, "signing_key": "/key"}),
 }
 """Section -> its class, and values that a single key of it can be tried with."""
 

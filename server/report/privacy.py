@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from server.privacy import NOT_PROTECTED
+from server.privacy import NOT_PROTECTED, raised_words
 from server.report.facts import STAGES, Facts
 from server.report.page import NONE, Row, Section, Table, Text
 
@@ -40,7 +40,9 @@ def privacy_sections(facts: Facts) -> tuple[Section, ...]:
         tone="note",
     )
     spent = told["sites"]
-    warnings = tuple(Text(text, tone="warning") for text in told.get("warnings", ()))
+    raised = {name: raised_words(report) for name, report in sorted(spent.items())}
+    said = (f"{facts.title(name)}: {words}" for name, words in raised.items() if words)
+    warnings = tuple(Text(text, tone="warning") for text in (*told.get("warnings", ()), *said))
     tables = (_schedule(told["schedule"]), _sites(spent, facts), _stages(facts, sorted(spent)))
     return (Section("privacy", "Privacy", (*warnings, note, *central, *tables)),)
 
@@ -110,10 +112,10 @@ def _sites(spent: Mapping[str, Mapping[str, Any]], facts: Facts) -> Table:
     )
     caption = (
         "Counted: epsilon of all that the hospital's ledger holds, by Renyi accounting at the "
-        "order that the ledger fixed before its first charge. What it "
-        "promises is its budget, of which no task takes more. This run's schedule stood before the "
-        "first round and may be quoted by itself, by the tighter PRV; where the ledger holds "
-        "entries beyond it, quote the budget."
+        "order that the ledger fixed before its first charge. What it promises is the budget that "
+        "stood before that charge; no task takes more than the budget in force. This run's "
+        "schedule stood before the first round and may be quoted by itself, by the tighter PRV; "
+        "where the ledger holds entries beyond it, quote the budget that was promised."
     )
     return Table(caption, columns, rows)
 

@@ -152,6 +152,7 @@ def tree():
         depth = (len(line) - len(line.lstrip())) // 2
         name, _, text = line.strip().partition(" ")
         del folders[depth:]
+        assert "".join(folders) + name not in found, f"{name} stands twice"
         found["".join(folders) + name] = text.strip()
         if name.endswith("/"):
             folders.append(name)

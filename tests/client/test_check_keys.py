@@ -48,6 +48,15 @@ def test_a_section_on_privacy_that_is_right_is_read_as_it_stands(tmp_path):
     assert (config.privacy.patients, config.privacy.delta) == (1_000_000, 1e-7)
 
 
+def test_keys_that_need_each_other_are_no_mistake(tmp_path):
+    keys = {"signing_key": "/srv/key", "peers": {"hill": "ssh-ed25519 AAAA"}, "secure_sites": 2}
+    config, found = read(tmp_path, GOOD_PRIVACY | keys)
+    assert [f.level for f in found] == ["ok"] and config.privacy.peers == keys["peers"]
+    del keys["signing_key"]
+    _, found = read(tmp_path, GOOD_PRIVACY | keys)
+    assert any("privacy.signing_key is not" in f.what for f in found)
+
+
 @pytest.mark.parametrize(
     ("right", "wrong"), [("epsilon", "epsylon"), ("patients", "patience"), ("ledger", "leger")]
 )

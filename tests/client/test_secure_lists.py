@@ -22,7 +22,7 @@ from cardionets_core.secure_config import (
     SecureTask,
 )
 from client.secure_agreement import agreement
-from client.secure_session import SessionFile
+from client.secure_session import SessionFile, question_mark
 from tests.secure_bench import PLAN, Hospital, array_of, carried, keyed, update_of
 from tests.task_header import task_header
 
@@ -184,7 +184,10 @@ def test_sites_that_sign_open_no_lists_that_differ_whatever_the_threshold(
         assert len(same) < THRESHOLD
         refused(server.unmask, name, told)
         most = max(most, len(same))
-    assert f"{most} sites have signed what this one was told, and 3 are needed" in caplog.text
+    assert (
+        f"what this site was told is signed by {most} of those in the sum; 3 are needed"
+        in caplog.text
+    )
 
 
 def test_nobody_opens_what_it_has_not_signed(tmp_path, monkeypatch, caplog):
@@ -206,7 +209,7 @@ def test_with_a_site_on_the_servers_side_one_list_is_opened_and_no_second(tmp_pa
     for name in "ABC":
         server.unmask(name, "ABCE")
     server.said["E"] = signed_by_hand(server, "E", as_told="D", came="ABDE")
-    refused(server.unmask, "D", "ABDE", caplog=caplog, cause="2 sites have signed what this one")
+    refused(server.unmask, "D", "ABDE", caplog=caplog, cause="is signed by 2 of those in the sum")
 
 
 def test_signatures_of_another_session_list_or_stranger_do_not_count(tmp_path, caplog):
@@ -224,14 +227,14 @@ def test_signatures_of_another_session_list_or_stranger_do_not_count(tmp_path, c
     three = right.copy()
     three[3:] = wrong["another session"][3:]
     for said in [*wrong.values(), three]:
-        refused(server.unmask, "A", NAMES, said, caplog=caplog, cause="have signed what this one")
+        refused(server.unmask, "A", NAMES, said, caplog=caplog, cause="of those in the sum")
     refused(server.unmask, "A", NAMES, right[:4], caplog=caplog, cause="of another size")
     for said in (right, right):
         server.unmask("A", NAMES, said)  # and the same again
     four = right.copy()
     four[0] = 0  # its own signature it knows by itself
     four[4] = 0
-    refused(server.unmask, "B", NAMES, four, caplog=caplog, cause="3 sites have signed")
+    refused(server.unmask, "B", NAMES, four, caplog=caplog, cause="is signed by 3 of those")
 
 
 def test_a_site_signs_one_list_and_the_same_again(tmp_path, caplog):
@@ -292,7 +295,22 @@ def test_sites_that_sign_open_no_sum_for_which_they_trained_differently(tmp_path
     server = LyingServer(hospitals(tmp_path), threshold=4)
     server.plan_for = dict.fromkeys("BCDE", replace(PLAN, **alone))
     server.to_masked().agree(dict.fromkeys(NAMES, NAMES))
-    refused(server.unmask, "A", NAMES, caplog=caplog, cause="1 sites have signed what this one")
+    refused(server.unmask, "A", NAMES, caplog=caplog, cause="is signed by 1 of those")
+
+
+@pytest.mark.parametrize("lie", [{"control": "start"}, {"partial": True, "budget_s": 1e-9}])
+def test_what_would_make_all_other_updates_known_is_refused(tmp_path, caplog, lie):
+    """A control variate is added after clipping; partial work ends when the seconds do."""
+    server = LyingServer(hospitals(tmp_path), threshold=4)
+    server.plan_for["A"] = replace(PLAN, **lie)
+    refused(server.ask, "A", "keys", caplog=caplog, cause="SCAFFOLD and partial work are not")
+
+
+def test_all_arrays_of_a_question_are_in_its_mark():
+    """The fingerprints of the header are those of the model's parts alone."""
+    task = Task(task_header(trains=("ecg_encoder",)), {SECURE: {}})
+    other = replace(task, weights={**task.weights, "control.ecg_encoder": {"b": np.ones(2)}})
+    assert question_mark(task) == question_mark(replace(task)) != question_mark(other)
 
 
 def test_sites_that_are_given_other_seconds_agree(tmp_path):

@@ -14,7 +14,7 @@ from cardionets_core.privacy.schedule import quoted
 from cardionets_core.privacy_config import PrivacyReport
 from cardionets_core.run_config import CONF, compose, run_config_from
 from server.following import lines_of, quote_lines
-from server.privacy import card_lines, spent_by_site
+from server.privacy import card_lines, raised_words, spent_by_site
 from server.quotes import beyond_plan, charges_left, quotes_of, schedule_of, warnings_of
 from server.schedule_table import schedule_table
 from server.state import RunState, SiteRecord
@@ -234,3 +234,10 @@ def test_a_card_says_what_was_promised_before_a_budget_was_raised(first, last, s
     assert spent["a"]["beyond_plan"] == 0 and "that the schedule does not" not in card
     assert ("was raised" in card) == bool(says) and says in card
     assert not says or "what was promised beforehand is 8, and more may be quoted only" in card
+
+
+def test_a_budget_that_was_raised_and_lowered_again_is_not_said_to_have_been_raised_to_less():
+    spent = {"promised": 8.0, "budget": 5.0, "epsilon": 15.0, "raised_in_run": 0}
+    words = raised_words(spent)
+    assert "raised above 8 (now 5; 15.00 is counted) after its first charge" in words
+    assert raised_words(spent | {"epsilon": 4.0}) == ""

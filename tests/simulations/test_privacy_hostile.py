@@ -12,6 +12,7 @@ from cardionets_core.privacy.clippable import require_clippable
 from cardionets_core.privacy.engines import clipped_sum, each_gradient, looped_sum
 from cardionets_core.privacy.ghost import ghost_sum
 from cardionets_core.privacy.model_randomness import moved
+from cardionets_core.privacy.places import engine_here
 from cardionets_core.privacy.step import CHUNK, LOADED
 from simulations.privacy import hostile
 from simulations.privacy.held import small_plan
@@ -37,6 +38,9 @@ def givens():
 @pytest.mark.parametrize("engine", [vmap, loop, ghost])
 def test_who_leaves_moves_the_sum_by_c_at_most(engine, givens):
     """With a last chunk as short as it came this was 2.79 C: the control of `make privacy`."""
+    model, _, _, objective = givens[0]
+    if engine_here(engine.__name__, model, objective, hostile.TRAINS) != engine.__name__:
+        pytest.skip(f"on this machine a site would not use {engine.__name__}")
     for given in givens:
         assert 0.9 < hostile.largest_move(given, engine) <= 1.0
 
