@@ -29,6 +29,12 @@ app = typer.Typer(
 console = Console()
 
 
+def wide_console(columns: int) -> Console:
+    """Return the terminal; for a log file, which has no edge, one with room for wide tables."""
+    own = Console()
+    return own if own.is_terminal else Console(width=columns)
+
+
 @contextmanager
 def told_plainly() -> Iterator[None]:
     """Turn our errors into one line and exit code 2, and Ctrl-C into one line and 130."""

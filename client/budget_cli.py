@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from cardionets_core.cli import told_plainly
 from cardionets_core.privacy.accounting import Charge
@@ -28,9 +27,7 @@ app = typer.Typer(
     no_args_is_help=True,
     help="The privacy budget of this hospital's patients: make it, look at it, plan with it.",
 )
-console = Console()
-if not console.is_terminal:
-    console = Console(width=140)  # a log file has no edge, and ten columns need room
+console = budget_plan.console
 
 Config = Annotated[Path, typer.Option(help="The site's YAML, with its section `privacy`.")]
 Overrides = Annotated[

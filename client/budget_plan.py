@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
-from cardionets_core.cli import told_plainly
+from cardionets_core.cli import told_plainly, wide_console
 from cardionets_core.errors import ConfigError
 from cardionets_core.privacy_config import LARGE_EPSILON
 from client.budget_plan_told import (
     Asked,
     Found,
+    command,
     handed,
     left_out,
     lines_of,
@@ -31,9 +31,8 @@ if TYPE_CHECKING:
     from cardionets_core.privacy.planning import Allowance
     from cardionets_core.site_config import SiteConfig
 
-console = Console()
-if not console.is_terminal:
-    console = Console(width=140)  # a log file has no edge, and ten columns need room
+console = wide_console(140)
+"""Of all commands of `budget`: ten columns need room."""
 
 USUAL_BATCH, USUAL_EPOCHS = 256, 50.0
 
@@ -133,7 +132,7 @@ def _tell_unchanged(found: Found, asked: Asked, site: SiteConfig | None) -> bool
         asked: what was typed.
         site: the hospital, or None.
     """
-    from client.budget_unchanged import command, handed_unchanged, to_fill_in, unchanged
+    from client.budget_unchanged import handed_unchanged, to_fill_in, unchanged
 
     as_it_is = unchanged(found.config, found.plan, site)
     console.print(Text(as_it_is.words(), style="bold"))

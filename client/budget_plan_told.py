@@ -12,6 +12,8 @@ from rich.text import Text
 from cardionets_core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import RenderableType
 
     from cardionets_core.privacy.noise_plan import NoisePlan, StageNeed
@@ -218,6 +220,11 @@ def _metrics_line(found: Found) -> str:
     return f"an evaluation with evaluation_noise {noise:g} has {'; '.join(told)}"
 
 
+def command(words: Sequence[str]) -> str:
+    """Return what the coordinator is to type."""
+    return f"cardionets-coordinator run {shlex.join(words)}"
+
+
 def handed(found: Found, asked: Asked) -> str:
     """Return what the coordinator is to type so that the run costs what was planned, at most."""
     from cardionets_core.privacy.planning import words_to_add
@@ -229,7 +236,7 @@ def handed(found: Found, asked: Asked) -> str:
         rates = [f"privacy.rate={s.rate}" for s in found.plan.stages]
         return f"{shlex.join([*last, *rates])}, with rounds x max_steps: {steps}"
     words = words_of(asked, found.config)
-    run = f"cardionets-coordinator run {shlex.join([*words, *last])}"
+    run = command((*words, *last))
     if not asked.releases:
         run += f" (with the sums it costs more than epsilon {found.plan.epsilon:g})"
     elif asked.stages:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -99,11 +98,6 @@ def handed_unchanged(run: Sequence[str]) -> tuple[str, ...]:
         run: overrides that were typed.
     """
     return (*run_words(run), *words_to_add(run))
-
-
-def command(words: Sequence[str]) -> str:
-    """Return what the coordinator is to type."""
-    return f"cardionets-coordinator run {shlex.join(words)}"
 
 
 def _refused(config: RunConfig, site: SiteConfig) -> str:

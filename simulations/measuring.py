@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from rich.console import Console
 
     from simulations.measured import Conditions
 
@@ -20,12 +21,6 @@ TITLE_COLUMNS = 52
 
 Part = TypeVar("Part")
 Outcome = TypeVar("Outcome")
-
-
-def wide_console(columns: int) -> Console:
-    """Return the terminal; for a log file, which has no edge, one with room for the table."""
-    console = Console()
-    return console if console.is_terminal else Console(width=columns)
 
 
 def print_head(console: Console, above: Conditions) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from cardionets_core.cli import told_plainly
+from cardionets_core.cli import told_plainly, wide_console
 from simulations.faults.page import write_page
 from simulations.faults.table import (
     TITLES,
@@ -22,7 +22,7 @@ from simulations.faults.table import (
     verdict,
 )
 from simulations.measured import plain, write_table
-from simulations.measuring import measured_with_bar, print_head, wide_console
+from simulations.measuring import measured_with_bar, print_head
 from simulations.process_group import signals_as_exceptions
 
 if TYPE_CHECKING:

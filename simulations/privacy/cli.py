@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from cardionets_core.cli import told_plainly
+from cardionets_core.cli import told_plainly, wide_console
 from simulations.measured import plain, write_table
-from simulations.measuring import measured_with_bar, print_head, wide_console
+from simulations.measuring import measured_with_bar, print_head
 from simulations.privacy.page import head, words, write_page
 from simulations.privacy.table import (
     SECTIONS,
