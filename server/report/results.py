@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cardionets_core.vocabulary import DISEASES, MAIN_PHENOTYPES, PHENOTYPE_BY_NAME
-from server.report.facts import STAGES, Facts
+from server.report.facts import STAGES, Facts, Scored
 from server.report.figures import draw_calibration, draw_phenotypes, drawn_r2, left_edge
 from server.report.noise import noise_texts, not_scored
 from server.report.page import (
@@ -57,6 +57,13 @@ def missing(facts: Facts, stage: str, needs: str) -> Text:
     return Text(reason or f"Nothing was scored: no site had enough held-out {needs}.")
 
 
+def _nothing_to_show(facts: Facts, section: Scored, needs: str) -> tuple[Text, ...]:
+    """Return why a section has no number: none was scored, or noise leaves none; else nothing."""
+    if not facts.pooled.get(section):
+        return (missing(facts, section, needs),)
+    return noise_texts(facts, section) if facts.drowned(section) else ()
+
+
 # -------------------------------------------------------------------------------------- phenotypes
 
 
@@ -64,11 +71,8 @@ def phenotype_section(facts: Facts) -> Section:
     """Return R2 of the phenotypes, pooled and per site; no number where noise leaves nothing."""
     title, noise = "CMR measurements from the ECG", noise_texts(facts, "phenotypes")
     found = facts.pooled.get("phenotypes", {})
-    if not found:
-        reason = missing(facts, "phenotypes", "patients with CMR measurements")
-        return Section("phenotypes", title, (reason,))
-    if facts.drowned("phenotypes"):
-        return Section("phenotypes", title, noise)
+    if nothing := _nothing_to_show(facts, "phenotypes", "patients with CMR measurements"):
+        return Section("phenotypes", title, nothing)
     names = list(found["by_phenotype"])
     main = [n for n in MAIN_PHENOTYPES if n in found["by_phenotype"]]
     blocks: list[Block] = [
@@ -191,11 +195,8 @@ def disease_section(facts: Facts) -> Section:
     """Return AUROC of the diseases beside prevalence, and calibration; none that noise leaves."""
     title, noise = "Diseases from the ECG", noise_texts(facts, "diseases")
     found = facts.pooled.get("diseases", {})
-    if not found:
-        reason = missing(facts, "diseases", "patients with diagnoses")
-        return Section("diseases", title, (reason,))
-    if facts.drowned("diseases"):
-        return Section("diseases", title, noise)
+    if nothing := _nothing_to_show(facts, "diseases", "patients with diagnoses"):
+        return Section("diseases", title, nothing)
     known = {n: r for n, r in found["by_disease"].items() if 0 < r["present"] < r["patients"]}
     blocks: list[Block] = [
         *noise,
