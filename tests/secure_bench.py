@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -216,3 +217,12 @@ def returned(update: Update) -> Update:
 
 def array_of(update: Update, name: str):
     return update.delta[SECURE][name]
+
+
+def refused(question, *args, caplog=None, cause="", **told):
+    """Ask what a site must refuse, and see why in its own log."""
+    with pytest.raises(SiteError) as raised:
+        question(*args, **told)
+    assert raised.value.code == "secure_aggregation"
+    if caplog is not None:
+        assert cause in caplog.text

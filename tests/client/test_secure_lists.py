@@ -23,7 +23,7 @@ from cardionets_core.secure_config import (
 )
 from client.secure_agreement import agreement
 from client.secure_session import SessionFile, question_mark
-from tests.secure_bench import PLAN, Hospital, array_of, carried, keyed, update_of
+from tests.secure_bench import PLAN, Hospital, array_of, carried, keyed, refused, update_of
 from tests.task_header import task_header
 
 NAMES = tuple("ABCDE")
@@ -138,14 +138,6 @@ def careless(monkeypatch):
     """Switch the rule of thresholds off, as it was before: more than half, and no more."""
     monkeypatch.setattr(protocol, "lowest_threshold", lambda sites: sites // 2 + 1)
     monkeypatch.setattr(client.secure_agreement, "fewest_opened", lambda sites, threshold: sites)
-
-
-def refused(question, *args, caplog=None, cause="", **told):
-    with pytest.raises(SiteError) as raised:
-        question(*args, **told)
-    assert raised.value.code == "secure_aggregation"
-    if caplog is not None:
-        assert cause in caplog.text
 
 
 both_lies = pytest.mark.parametrize("lies", [ONE_ALONE, TWO_ALONE], ids=["one", "two"])

@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cardionets_core.errors import DataError, SiteError
+from cardionets_core.errors import DataError
 from cardionets_core.messages import Task
 from cardionets_core.privacy.secure_aggregation.protocol import Secrets
 from cardionets_core.privacy_config import SitePrivacy
 from cardionets_core.secure_config import KEYS, RESIDUES, SECURE, SHARES, SecureTask
 from client.secure_session import FILE, SessionFile
-from tests.secure_bench import PLAN, Hospital, array_of, carried, keyed, update_of
+from tests.secure_bench import PLAN, Hospital, array_of, carried, keyed, refused, update_of
 from tests.task_header import task_header
 
 NAMES = ("site0", "site1", "site2", "site3")
@@ -69,14 +69,6 @@ class Played:
 @pytest.fixture
 def played(tmp_path):
     return Played(tmp_path)
-
-
-def refused(question, *args, caplog=None, cause="", **fields):
-    with pytest.raises(SiteError) as raised:
-        question(*args, **fields)
-    assert raised.value.code == "secure_aggregation"
-    if caplog is not None:
-        assert cause in caplog.text
 
 
 def row_of(public, signature=bytes(64)):
