@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cardionets_core.errors import ConfigError
 from cardionets_core.privacy.noise_plan import usual_delta
 from cardionets_core.privacy.plan import EVERYTHING
 from cardionets_core.privacy.planning import Allowance
-from client.budget_standing import require_not_lost, require_whole, to_look_at
+from client.budget_standing import is_made, require_whole, to_look_at
 
 if TYPE_CHECKING:
     from cardionets_core.privacy_config import SitePrivacy
@@ -67,10 +66,7 @@ def stated(settings: SitePrivacy) -> Allowance:
 def _of_site(site: SiteConfig) -> Allowance:
     """Return what a site allows; a ledger that is not made yet holds nothing."""
     own = stated(site.privacy)
-    if not site.privacy.ledger:
-        return own
-    require_not_lost(site)
-    if not Path(site.privacy.ledger).exists():
+    if not site.privacy.ledger or not is_made(site):
         return own
     with to_look_at(site) as ledger:
         too_much = ledger.above_recorded()

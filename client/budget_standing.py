@@ -25,16 +25,16 @@ def to_look_at(site: SiteConfig) -> Iterator[Ledger]:
     Raises:
         PrivacyError: as `Ledger.read`; of one that is lost what `budget init` would say.
     """
-    require_not_lost(site)
+    is_made(site)
     with Ledger.read(site.privacy) as ledger:
         yield ledger
 
 
-def require_not_lost(site: SiteConfig) -> None:
-    """Refuse a hospital whose ledger is gone; one that never had any passes.
+def is_made(site: SiteConfig) -> bool:
+    """Return whether a hospital has made its ledger.
 
     Raises:
-        PrivacyError: says what is left to do.
+        PrivacyError: it has, and the ledger is gone: says what is left to do.
     """
     path = ledger_path(site.privacy)
     try:
@@ -42,8 +42,10 @@ def require_not_lost(site: SiteConfig) -> None:
     except FileNotFoundError:
         check_new(path)
         population.check_marks(path, Path(site.data.cache), Path(site.data.manifest))
+        return False
     except OSError:
-        return  # whoever opens it says why not
+        return True  # whoever opens it says why not
+    return True
 
 
 def refusals(ledger: Ledger, site: SiteConfig) -> list[str]:

@@ -95,3 +95,10 @@ def test_a_copy_of_the_ledger_is_refused_with_both_places(site):
     assert typed("show", "--config", site)[0] == 0
     lose(site)  # so it was moved
     assert typed("show", "--config", site, *other)[0] == 0
+
+
+@pytest.mark.parametrize("words", [("show",), ("plan", *PLAN)])
+def test_a_ledger_that_the_system_will_not_open_is_told_in_a_sentence(site, words):
+    """It is not one that was never made: nothing may be planned as if no round were charged."""
+    code, said = typed(words[0], f"privacy.ledger=/{'x' * 300}", "--config", site, *words[1:])
+    assert code == 2 and said.startswith("error: ") and "too long" in said
